@@ -1,0 +1,140 @@
+"""Pixels to network inputs and back: standardisation and ZCA whitening.
+
+Images of a data set are uint8 in [0, 255]; networks see float32 with zero mean
+and unit variance a channel (over the training images), and, with ZCA, without
+correlation between pixels. A `Normalization` travels with every artifact, as
+distilled images mean nothing without it.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Above this many values an image the d x d whitening matrix passes 1 GiB.
+_MAX_ZCA_VALUES = 16384
+
+
+@flax.struct.dataclass
+class Normalization:
+  """How uint8 images become network inputs.
+
+  Attributes:
+    mean: `[c]` channel means of the training images, in [0, 1].
+    std: `[c]` channel standard deviations, in (0, 1].
+    zca_mean: `[d]` pixel means after standardisation (d = h * w * c), or None.
+    zca: `[d, d]` whitening matrix applied after standardisation, or None.
+    zca_inverse: `[d, d]` its inverse, or None.
+  """
+
+  mean: jax.Array  # [c]
+  std: jax.Array  # [c]
+  zca_mean: jax.Array | None = None  # [d]
+  zca: jax.Array | None = None  # [d, d]
+  zca_inverse: jax.Array | None = None  # [d, d]
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation a channel of uint8 images, in units of 255.
+
+  Exact: pixel values are counted, so neither float32 copies of the images nor
+  a summation error arise.
+
+  Args:
+    images: `[n, h, w, c]` uint8.
+
+  Returns:
+    Mean and (biased) standard deviation, each `[c]` float32. A constant
+    channel gets 1/255 as its deviation, the distance of two grey levels, so
+    that nothing is divided by zero.
+  """
+  counts = np.stack(
+    [
+      np.bincount(images[..., c].ravel(), minlength=256)
+      for c in range(images.shape[-1])
+    ]
+  )
+  values = np.arange(256) / 255.0
+  total = counts.sum(axis=1)
+  mean = counts @ values / total
+  variance = np.maximum(counts @ values**2 / total - mean**2, 0.0)
+  std = np.maximum(np.sqrt(variance), 1.0 / 255.0)
+  return mean.astype(np.float32), std.astype(np.float32)
+
+
+def standardization(images: np.ndarray) -> Normalization:
+  """Fits channel mean and deviation to `[n, h, w, c]` uint8 images."""
+  mean, std = channel_statistics(images)
+  return Normalization(jnp.asarray(mean), jnp.asarray(std))
+
+
+def zca_whitening(
+  images: np.ndarray, *, ridge: float = 0.1, batch_size: int = 1000
+) -> Normalization:
+  """Fits standardisation followed by ZCA whitening.
+
+  The transform of FRePo: standardise channels, subtract the pixel mean, then
+  multiply by (C + ridge * tr(C)/d * I)^(-1/2), C being the covariance.
+
+  Args:
+    images: `[n, h, w, c]` uint8 training images.
+    ridge: added to the covariance's diagonal, relative to its mean trace.
+    batch_size: images converted to float32 at once.
+
+  Returns:
+    A normalisation with its whitening matrix and inverse.
+
+  Raises:
+    ValueError: if d = h * w * c is too large for a d x d matrix.
+  """
+  d = int(np.prod(images.shape[1:]))
+  if d > _MAX_ZCA_VALUES:
+    raise ValueError(
+      f'ZCA needs a {d} x {d} matrix for images of shape {images.shape[1:]}; '
+      f'at most {_MAX_ZCA_VALUES} values an image are supported. Reduce '
+      'image_size or switch ZCA off.'
+    )
+  plain = standardization(images)
+  total, gram = np.zeros(d), np.zeros((d, d))
+  for start in range(0, len(images), batch_size):
+    batch = np.asarray(normalize(images[start : start + batch_size], plain))
+    flat = batch.reshape(len(batch), d)
+    total += flat.sum(axis=0, dtype=np.float64)
+    gram += flat.T @ flat
+  mean = total / len(images)
+  covariance = gram / len(images) - np.outer(mean, mean)
+  values, vectors = np.linalg.eigh(covariance)
+  scale = np.sqrt(np.maximum(values, 0.0) + ridge * np.trace(covariance) / d)
+  return plain.replace(
+    zca_mean=jnp.asarray(mean, jnp.float32),
+    zca=jnp.asarray((vectors / scale) @ vectors.T, jnp.float32),
+    zca_inverse=jnp.asarray((vectors * scale) @ vectors.T, jnp.float32),
+  )
+
+
+def normalize(
+  images: np.ndarray | jax.Array, normalization: Normalization
+) -> jax.Array:
+  """uint8 `[n, h, w, c]` in [0, 255] to float32 network inputs."""
+  x = jnp.asarray(images).astype(jnp.float32) / 255.0
+  x = (x - normalization.mean) / normalization.std
+  if normalization.zca is None:
+    return x
+  flat = x.reshape(len(x), -1) - normalization.zca_mean
+  return jnp.matmul(flat, normalization.zca, precision='highest').reshape(
+    x.shape
+  )
+
+
+def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:
+  """Network inputs `[n, h, w, c]` to float32 pixels; [0, 1] is displayable.
+
+  The inverse of `normalize` up to rounding; distilled images may leave [0, 1],
+  and the caller clips them for display.
+  """
+  x = images
+  if normalization.zca_inverse is not None:
+    flat = images.reshape(len(images), -1)
+    flat = jnp.matmul(flat, normalization.zca_inverse, precision='highest')
+    x = (flat + normalization.zca_mean).reshape(images.shape)
+  return x * normalization.std + normalization.mean

@@ -1,0 +1,5 @@
+"""Legacy entry point; all metadata lives in pyproject.toml."""
+
+import setuptools
+
+setuptools.setup()
