@@ -6,6 +6,8 @@ correlation between pixels. A `Normalization` travels with every artifact, as
 distilled images mean nothing without it.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -105,7 +107,8 @@ def zca_whitening(
   covariance = gram / len(images) - np.outer(mean, mean)
   values, vectors = np.linalg.eigh(covariance)
   scale = np.sqrt(np.maximum(values, 0.0) + ridge * np.trace(covariance) / d)
-  return plain.replace(
+  return dataclasses.replace(
+    plain,
     zca_mean=jnp.asarray(mean, jnp.float32),
     zca=jnp.asarray((vectors / scale) @ vectors.T, jnp.float32),
     zca_inverse=jnp.asarray((vectors * scale) @ vectors.T, jnp.float32),
@@ -118,7 +121,7 @@ def normalize(
   """uint8 `[n, h, w, c]` in [0, 255] to float32 network inputs."""
   x = jnp.asarray(images).astype(jnp.float32) / 255.0
   x = (x - normalization.mean) / normalization.std
-  if normalization.zca is None:
+  if normalization.zca is None or normalization.zca_mean is None:
     return x
   flat = x.reshape(len(x), -1) - normalization.zca_mean
   return jnp.matmul(flat, normalization.zca, precision='highest').reshape(
@@ -133,7 +136,9 @@ def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:
   and the caller clips them for display.
   """
   x = images
-  if normalization.zca_inverse is not None:
+  if normalization.zca_inverse is not None and (
+    normalization.zca_mean is not None
+  ):
     flat = images.reshape(len(images), -1)
     flat = jnp.matmul(flat, normalization.zca_inverse, precision='highest')
     x = (flat + normalization.zca_mean).reshape(images.shape)

@@ -1,0 +1,81 @@
+"""Distils a data set into a few images a class (Alg. 4).
+
+1 Net is --num_networks=1, the paper's Baseline --num_networks=T with
+--num_steps=T, and Pool(R) --num_networks=R --revisit.
+
+  python experiments/distill.py --dataset=cifar10 --ipc=10 --num_networks=16 \
+      --revisit --num_steps=300 --workdir=runs/pool16
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from fsdd_jax import artifacts, baselines, cli, normalization, pictures
+from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax.stage_loop import LoopOptions
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Folder of results, logs and checkpoints; a killed run resumes in it.',
+  required=True,
+)
+
+
+def main(_: list[str]) -> None:
+  """Parses flags, distils and writes the distilled set and its picture."""
+  data = cli.from_flags(DataConfig)
+  network_config = cli.from_flags(NetworkConfig)
+  config = cli.from_flags(DistillationConfig)
+  workdir = pathlib.Path(_WORKDIR.value)
+  train = cli.load_dataset(data, 'train')
+  transform = cli.fit_normalization(data, train)
+  network = cli.make_network(
+    network_config, train.images.shape[1:], train.num_classes
+  )
+  result = baselines.distill_over_networks(
+    network,
+    train,
+    transform,
+    config=config,
+    options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
+  )
+  learned = config.label_learning_rate > 0
+  distilled = artifacts.DistilledSet(
+    np.asarray(result.synthetic.images),
+    np.asarray(result.synthetic.labels),
+    transform,
+    artifacts.Metadata(
+      dataset=data.dataset,
+      class_names=train.class_names,
+      label_coding='learned' if learned else config.label_coding,
+      ipc=config.ipc,
+      network=dataclasses.asdict(network_config),
+      recipe={
+        'method': baselines.method_name(config),
+        'data': dataclasses.asdict(data),
+        'distillation': dataclasses.asdict(config),
+      },
+      seeds={'distillation': config.seed},
+    ),
+  )
+  path = workdir / 'distilled.safetensors'
+  artifacts.save_distilled(path, distilled)
+  pictures.save_grid(
+    workdir / 'distilled.png',
+    np.asarray(normalization.denormalize(result.synthetic.images, transform)),
+    train.class_names,
+    ipc=config.ipc,
+  )
+  parts = ', '.join(f'{k} {v:.1f} s' for k, v in result.seconds.items())
+  print(f'{baselines.method_name(config)}: {parts}')
+  print(f'Wrote {path} and {workdir / "distilled.png"}.')
+  print(f'Score it: python experiments/evaluate.py {path}')
+
+
+if __name__ == '__main__':
+  cli.define_flags(DataConfig, NetworkConfig, DistillationConfig)
+  cli.run(main)

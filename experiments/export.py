@@ -1,0 +1,41 @@
+"""Exports a distilled set as PNG, NumPy and PyTorch files.
+
+Example:
+  python experiments/export.py set.safetensors --output=out --formats=png,npz
+"""
+
+from absl import app, flags
+
+from fsdd_jax import artifacts, cli, exports
+
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'Folder to write into.', required=True
+)
+_FORMATS = flags.DEFINE_list(
+  'formats',
+  None,
+  'Some of png, npz, torch (safetensors) and pt (torch.save, with torch '
+  'beside it); all that can be written here if not given.',
+)
+
+
+def main(arguments: list[str]) -> None:
+  """Loads the file named on the command line and exports it."""
+  if len(arguments) != 2:
+    raise app.UsageError(
+      f'Give one distilled set to export; got {arguments[1:]}.'
+    )
+  distilled = artifacts.load_distilled(arguments[1])
+  formats = _FORMATS.value or exports.default_formats()
+  exports.export(distilled, _OUTPUT.value, formats)
+  _, clipped = exports.to_pixels(distilled)
+  print(
+    f'{len(distilled.images)} images of {distilled.metadata.dataset} exported '
+    f'as {", ".join(formats)} to {_OUTPUT.value}; its README.md says how to '
+    f'load them. {clipped:.2%} of the pixel values left [0, 255] and are '
+    'clipped where shown.'
+  )
+
+
+if __name__ == '__main__':
+  cli.run(main)

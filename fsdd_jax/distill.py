@@ -1,0 +1,171 @@
+"""T optimiser steps on synthetic images and labels against a given loss.
+
+The caller says what is minimised by a pure function
+`loss_fn(synthetic, *inputs) -> scalar`; Algs. 1, 3 and 4 differ in that
+function and in the inputs of each step alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from fsdd_jax.types import LabeledSet
+
+LossFn = Callable[..., jax.Array]
+Metrics = dict[str, jax.Array]
+StepFn = Callable[..., tuple['DistillState', Metrics]]
+
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+  'adabelief': optax.adabelief,
+  'adam': optax.adam,
+  'lamb': optax.lamb,
+  'sgd': optax.sgd,
+}
+
+
+@flax.struct.dataclass
+class DistillState:
+  """What one optimiser step maps to the next.
+
+  Attributes:
+    step: `[]` int32, steps done.
+    synthetic: the distilled set (X_S, Y_S).
+    opt_state: the optimiser's state over its images and labels.
+  """
+
+  step: jax.Array  # []
+  synthetic: LabeledSet
+  opt_state: optax.OptState
+
+
+def make_optimizer(
+  name: str,
+  learning_rate: float,
+  *,
+  label_learning_rate: float | None = None,
+) -> optax.GradientTransformation:
+  """An optimiser over `{'images', 'labels'}` with a rate for each.
+
+  Args:
+    name: a key of `OPTIMIZERS`; `sgd` is the literal update of the paper.
+    learning_rate: alpha for images (Alg. 1, line 17).
+    label_learning_rate: alpha for labels (line 18); 0 keeps them fixed, None
+      takes that of the images.
+
+  Returns:
+    An optax transformation.
+
+  Raises:
+    ValueError: if the name is unknown or a rate is out of range.
+  """
+  if name not in OPTIMIZERS:
+    raise ValueError(
+      f'Unknown optimizer {name!r}; choose one of {", ".join(OPTIMIZERS)}.'
+    )
+  if label_learning_rate is None:
+    label_learning_rate = learning_rate
+  if learning_rate <= 0 or label_learning_rate < 0:
+    raise ValueError(
+      'Learning rates must be positive (0 is allowed for labels, which keeps '
+      f'them fixed); got {learning_rate} and {label_learning_rate}.'
+    )
+  make = OPTIMIZERS[name]
+  labels = optax.set_to_zero()
+  if label_learning_rate > 0:
+    labels = make(label_learning_rate)
+  names = {'images': 'images', 'labels': 'labels'}
+  return optax.partition(
+    {'images': make(learning_rate), 'labels': labels}, names
+  )
+
+
+def init_state(
+  synthetic: LabeledSet, tx: optax.GradientTransformation
+) -> DistillState:
+  """State before the first step.
+
+  The images are copied, as the first step donates them.
+  """
+  synthetic = jax.tree.map(jnp.array, synthetic)
+  opt_state = tx.init(_trainable(synthetic))
+  return DistillState(jnp.zeros((), jnp.int32), synthetic, opt_state)
+
+
+def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn:
+  """Builds the jitted update of X_S and Y_S (Alg. 1, lines 15-18).
+
+  A step whose loss or gradient is not finite leaves images, labels and
+  optimiser untouched, so that the state still tells what went wrong; the
+  caller sees it in the metrics and stops.
+
+  Args:
+    loss_fn: `loss_fn(synthetic, *inputs) -> []`.
+    tx: an optimiser over `{'images', 'labels'}`, as of `make_optimizer`.
+
+  Returns:
+    `step(state, *inputs) -> (state, metrics)`; the state is donated, and the
+    metrics are `loss` and `gradient_norm`, both `[]`.
+  """
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def step(state: DistillState, *inputs: Any) -> tuple[DistillState, Metrics]:
+    def loss_of(trainable: dict[str, jax.Array]) -> jax.Array:
+      return loss_fn(dataclasses.replace(state.synthetic, **trainable), *inputs)
+
+    trainable = _trainable(state.synthetic)
+    loss, gradient = jax.value_and_grad(loss_of)(trainable)
+    norm = optax.tree.norm(gradient)
+    updates, opt_state = tx.update(gradient, state.opt_state, trainable)
+    changed = optax.apply_updates(trainable, updates), opt_state
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    trainable, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      changed,
+      (trainable, state.opt_state),
+    )
+    synthetic = dataclasses.replace(state.synthetic, **trainable)
+    state = DistillState(state.step + 1, synthetic, opt_state)
+    return state, {'loss': loss, 'gradient_norm': norm}
+
+  return step
+
+
+def distill(
+  step_fn: StepFn,
+  state: DistillState,
+  inputs_at: Callable[[int], tuple],
+  *,
+  num_steps: int,
+  on_step: Callable[[int, DistillState, Metrics], None] | None = None,
+) -> DistillState:
+  """Runs a step function until `num_steps` steps are done.
+
+  The loop stays in Python: on CPU, XLA runs convolutions inside a compiled
+  loop several times slower.
+
+  Args:
+    step_fn: from `make_step`.
+    state: where to start; a restored state goes on at its own step.
+    inputs_at: the inputs of step i, a pure function of i.
+    num_steps: total number of steps, those done included.
+    on_step: called after each step with the number of steps done, the state
+      and the metrics; it must not keep the state, which the next step donates.
+
+  Returns:
+    The state after the last step.
+  """
+  for index in range(int(state.step), num_steps):
+    state, metrics = step_fn(state, *inputs_at(index))
+    if on_step is not None:
+      on_step(index + 1, state, metrics)
+  return state
+
+
+def _trainable(synthetic: LabeledSet) -> dict[str, jax.Array]:
+  return {'images': synthetic.images, 'labels': synthetic.labels}

@@ -1,0 +1,42 @@
+"""Files that are written whole or not at all."""
+
+import os
+import pathlib
+import secrets
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+  """Writes `data` to `path` so that no reader ever sees half of it.
+
+  The bytes go to a temporary name in the same folder, reach the disk, and
+  then take the place of an earlier file in one step. Missing folders are
+  made. A symbolic link stays a link; the file it points to is replaced.
+
+  Args:
+    path: where the file shall be.
+    data: its whole content.
+
+  Raises:
+    OSError: if the file cannot be written; an earlier file is then as before.
+  """
+  target = pathlib.Path(os.path.realpath(path))
+  temporary = target.parent / f'.{secrets.token_hex(8)}.tmp'
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with open(temporary, 'xb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, target)
+    except BaseException:  # An interrupt must not leave the temporary behind.
+      temporary.unlink(missing_ok=True)
+      raise
+  except OSError as error:
+    # With its number, OSError picks the fitting subclass by itself.
+    raise OSError(
+      error.errno,
+      f'Cannot write ({error.strerror}); a file that was there is unchanged. '
+      f'Choose a folder that is writable and has {len(data)} bytes free',
+      str(path),
+    ) from error

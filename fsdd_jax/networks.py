@@ -1,0 +1,216 @@
+"""Feature extractors of the field as Linen modules: `(logits, features)`.
+
+The ConvNet, AlexNet, VGG11 and ResNet18 of dataset condensation (DC, DSA, DM,
+MTT, HaBa). Images are `[n, h, w, c]` float32 with any h, w and c; features are
+`[n, d]`, the last map flattened; the classifier on top takes features.
+Further modules join by `register`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from fsdd_jax.layers import Network, choose, max_pool, pad_to_multiple
+
+FieldsFor = Callable[[tuple[int, ...]], dict[str, Any]]
+
+
+def depth_for(image_size: int) -> int:
+  """Blocks of a ConvNet: 3 at 28 and 32 pixels, 4 at 64, 5 at 128 (DC, MTT)."""
+  return max(1, round(math.log2(image_size)) - 2)
+
+
+NETWORKS: dict[str, tuple[type[nn.Module], FieldsFor]] = {}
+
+
+def register(
+  name: str, *, fields_for: FieldsFor = lambda image_shape: {}
+) -> Callable[[type[nn.Module]], type[nn.Module]]:
+  """Class decorator that lets `make` build a module by name.
+
+  The module must have a field `num_classes`, and `apply(variables, images,
+  train=False)` must return logits `[n, num_classes]` and features `[n, d]`.
+
+  Args:
+    name: name for `make`; a class of the same qualified name is replaced, so
+      that a notebook's cell can run twice.
+    fields_for: defaults of fields that depend on the image shape `(h, w, c)`.
+
+  Returns:
+    The decorator; it returns the class unchanged.
+
+  Raises:
+    TypeError: if the class is no Linen module with a field `num_classes`.
+    ValueError: if another class has the name.
+  """
+
+  def add(module: type[nn.Module]) -> type[nn.Module]:
+    is_module = isinstance(module, type) and issubclass(module, nn.Module)
+    if not is_module or 'num_classes' not in _fields(module):
+      raise TypeError(
+        f'Network {name!r} must be a flax.linen.Module with a field '
+        f'num_classes; got {module!r}.'
+      )
+    if name in NETWORKS:
+      taken = NETWORKS[name][0].__qualname__
+      if taken != module.__qualname__:
+        raise ValueError(
+          f'The network name {name!r} belongs to {taken}; choose another.'
+        )
+    NETWORKS[name] = (module, fields_for)
+    return module
+
+  return add
+
+
+def _fields(module: type[nn.Module]) -> list[str]:
+  names = [field.name for field in dataclasses.fields(module)]
+  return [name for name in names if name not in ('parent', 'name')]
+
+
+def make(
+  name: str, *, image_shape: Sequence[int], num_classes: int, **fields: Any
+) -> nn.Module:
+  """Builds a network by its registered name.
+
+  Args:
+    name: 'convnet', 'alexnet', 'vgg11', 'resnet18' or a registered name.
+    image_shape: `(h, w, c)` of the images; sets the depth of a ConvNet.
+    num_classes: columns of the logits.
+    **fields: further fields of the module.
+
+  Returns:
+    A module; its parameters are drawn by `init`.
+
+  Raises:
+    ValueError: if the name, a field or its value is unknown.
+  """
+  module, fields_for = choose(NETWORKS, name, 'network')
+  shape = tuple(image_shape)
+  if len(shape) != 3 or min(shape) < 1:
+    raise ValueError(f'image_shape must be (h, w, c), each >= 1; got {shape}.')
+  known = _fields(module)
+  if unknown := sorted(set(fields) - set(known)):
+    raise ValueError(
+      f'Network {name!r} has no field {", ".join(unknown)}; its fields are '
+      f'{", ".join(known)}.'
+    )
+  return module(**{**fields_for(shape), **fields, 'num_classes': num_classes})
+
+
+def describe(network: nn.Module) -> str:
+  """One line that names a network's class and fields, for tables."""
+  parts = []
+  for field in dataclasses.fields(network):  # type: ignore[arg-type]
+    value = getattr(network, field.name)
+    told = field.name in ('norm', 'width', 'depth') or value != field.default
+    if told and field.name not in ('parent', 'name', 'num_classes'):
+      parts.append(f'{field.name}={value}')
+  return f'{type(network).__name__}({", ".join(parts)})'
+
+
+@register(
+  'convnet', fields_for=lambda shape: {'depth': depth_for(min(shape[:2]))}
+)
+class ConvNet(Network):
+  """Blocks of 3 x 3 convolution, norm, ReLU and 2 x 2 average pooling.
+
+  Constant width is DC's ConvNet (d = 2048 at 32 x 32), `width_multiplier=2`
+  FRePo's (d = 8192).
+
+  Attributes:
+    width: channels of the first block.
+    depth: number of blocks; see `depth_for`.
+    width_multiplier: factor of the width from one block to the next.
+  """
+
+  width: int = 128
+  depth: int = 3
+  width_multiplier: int = 1
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns logits `[n, num_classes]` and features `[n, d]`."""
+    x = pad_to_multiple(images, 2**self.depth)
+    for block in range(self.depth):
+      x = self.conv(x, self.width * self.width_multiplier**block)
+      x = nn.relu(self.normalize(x, train))
+      x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return self.head(x)
+
+
+@register('alexnet')
+class AlexNet(Network):
+  """DC's AlexNet: five convolutions; d = 3072 at 32 x 32."""
+
+  norm: str = 'none'
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns logits `[n, num_classes]` and features `[n, d]`."""
+    x = pad_to_multiple(images, 8)
+    for width, size, pool in (
+      (128, 5, True),
+      (192, 5, True),
+      (256, 3, False),
+      (192, 3, False),
+      (192, 3, True),
+    ):
+      x = nn.relu(self.normalize(self.conv(x, width, size=size), train))
+      x = max_pool(x) if pool else x
+    return self.head(x)
+
+
+@register('vgg11')
+class VGG11(Network):
+  """DC's VGG11: eight convolutions, five poolings; d = 512 at 32 x 32."""
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns logits `[n, num_classes]` and features `[n, d]`."""
+    x = pad_to_multiple(images, 32)
+    for widths in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
+      for width in widths:
+        x = nn.relu(self.normalize(self.conv(x, width), train))
+      x = max_pool(x)
+    return self.head(x)
+
+
+@register('resnet18')
+class ResNet18(Network):
+  """DC's ResNet18 for small images, global average pooling; d = 512."""
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns logits `[n, num_classes]` and features `[n, d]`."""
+    x = pad_to_multiple(images, 8)
+    x = self.conv(x, 64, use_bias=False)
+    x = nn.relu(self.normalize(x, train))
+    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+      x = self._block(x, width, stride, train)
+      x = self._block(x, width, 1, train)
+    return self.head(x.mean((1, 2)))
+
+  @nn.nowrap
+  def _block(
+    self, x: jax.Array, width: int, stride: int, train: bool
+  ) -> jax.Array:
+    y = self.conv(x, width, stride=stride, use_bias=False)
+    y = nn.relu(self.normalize(y, train))
+    y = self.normalize(self.conv(y, width, use_bias=False), train)
+    if x.shape[-1] != width:
+      x = self.conv(x, width, size=1, stride=stride, use_bias=False)
+      x = self.normalize(x, train)
+    return nn.relu(x + y)

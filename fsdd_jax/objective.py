@@ -1,0 +1,166 @@
+"""The paper's one loss: fit on the distilled set, score on the target set.
+
+A `FeatureFn` maps `(variables, images [n, h, w, c])` to features `[n, d]`;
+`feature_fn` makes one of a network. Everything else here takes such a function,
+so that kernels and other feature maps fit in.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fsdd_jax import krr
+from fsdd_jax.normalization import Normalization, normalize
+from fsdd_jax.types import LabeledSet
+
+FeatureFn = Callable[[Any, jax.Array], jax.Array]
+
+
+@functools.cache
+def feature_fn(network: nn.Module) -> FeatureFn:
+  """The feature map of a network that returns `(logits, features)`.
+
+  Equal modules give the same function object, so nothing compiles twice.
+  """
+
+  def extract(variables: Any, images: jax.Array) -> jax.Array:
+    _, features = network.apply(variables, images)
+    return jnp.asarray(features)
+
+  return extract
+
+
+def krr_loss(
+  features_of: FeatureFn,
+  variables: Any,
+  synthetic: LabeledSet,
+  target: LabeledSet,
+  *,
+  ridge: float,
+) -> jax.Array:
+  """Error on target images of the map fitted to the distilled set.
+
+  Alg. 1, lines 15-16; Alg. 2, lines 8-9 (without the translator).
+
+  Args:
+    features_of: the feature map f.
+    variables: its weights, theta.
+    synthetic: the distilled set (X_S, Y_S).
+    target: a batch of the target set (X_T, Y_T).
+    ridge: relative ridge of `krr.solve`.
+
+  Returns:
+    `[]` mean over images of the squared error summed over labels.
+  """
+  weights = krr.solve(
+    features_of(variables, synthetic.images),
+    synthetic.labels,
+    ridge=ridge,
+    mask=synthetic.mask,
+  )
+  features = features_of(variables, target.images)
+  return krr.mean_squared_error(weights, features, target.labels, target.mask)
+
+
+def krr_loss_from_statistics(
+  features_of: FeatureFn,
+  variables: Any,
+  synthetic: LabeledSet,
+  stats: krr.Statistics,
+  *,
+  ridge: float,
+) -> jax.Array:
+  """`krr_loss` over a whole target set whose statistics were summed before.
+
+  Alg. 3, lines 11-13, and Alg. 4, lines 11-14: the cost does not depend on the
+  number of target images.
+  """
+  weights = krr.solve(
+    features_of(variables, synthetic.images),
+    synthetic.labels,
+    ridge=ridge,
+    mask=synthetic.mask,
+  )
+  return krr.mean_squared_error_from_statistics(weights, stats)
+
+
+def batches(
+  images: np.ndarray, labels: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Splits a set into batches of one size, the last one padded with zeros.
+
+  Args:
+    images: `[n, ...]`.
+    labels: `[n, ...]`.
+    batch_size: rows a batch; a smaller set makes one batch of its own size.
+
+  Yields:
+    Images, labels and a float32 mask of `min(batch_size, n)` rows each.
+  """
+  size = min(batch_size, len(images))
+  for start in range(0, len(images), size):
+    part = images[start : start + size], labels[start : start + size]
+    mask = np.ones(len(part[0]), np.float32)
+    rows = [*part, mask]
+    if missing := size - len(mask):
+      rows = [np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in rows]
+    yield rows[0], rows[1], rows[2]
+
+
+@functools.partial(
+  jax.jit, static_argnames='features_of', donate_argnames='total'
+)
+def _add_batch(
+  total: krr.Statistics,
+  features_of: FeatureFn,
+  variables: Any,
+  images: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  normalization: Normalization,
+) -> krr.Statistics:
+  features = features_of(variables, normalize(images, normalization))
+  batch = krr.statistics(features, labels, mask)
+  return jax.tree.map(jnp.add, total, batch)
+
+
+def target_statistics(
+  features_of: FeatureFn,
+  variables: Any,
+  images: np.ndarray,
+  labels: np.ndarray,
+  normalization: Normalization,
+  *,
+  batch_size: int = 500,
+  on_batch: Callable[[int], None] | None = None,
+) -> krr.Statistics:
+  """Sums the statistics of a data set in one network (Alg. 4, line 9).
+
+  Args:
+    features_of: the feature map f.
+    variables: its weights, theta.
+    images: `[n, h, w, c]` uint8, kept on the host but for one batch.
+    labels: `[n, k]` float32.
+    normalization: how uint8 images become network inputs.
+    batch_size: images on the device at once.
+    on_batch: called with the number of images added, for a progress bar.
+
+  Returns:
+    Statistics of all n images.
+  """
+  shape = jax.eval_shape(
+    features_of,
+    variables,
+    jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32),
+  )
+  total = krr.zero_statistics(shape.shape[1], labels.shape[1])
+  for batch in batches(images, labels, batch_size):
+    total = _add_batch(total, features_of, variables, *batch, normalization)
+    if on_batch is not None:
+      on_batch(int(batch[2].sum()))
+  return total

@@ -1,0 +1,172 @@
+"""What watches a stage's steps: progress, logs, checkpoints, a stop on NaN."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from fsdd_jax import files, metrics
+from fsdd_jax.checkpoints import Checkpointer
+
+State = TypeVar('State')
+ProgressFn = Callable[[int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+  """How a stage is watched and where it keeps its state.
+
+  Attributes:
+    workdir: folder of checkpoints, metrics and settings; None writes nothing.
+    checkpoint_every: steps between checkpoints.
+    log_every: steps between log lines; losses reach the host only then.
+    progress_fn: called at each log line with the steps done and the metrics.
+  """
+
+  workdir: str | os.PathLike[str] | None = None
+  checkpoint_every: int = 50
+  log_every: int = 10
+  progress_fn: ProgressFn | None = None
+
+
+def claim_workdir(
+  workdir: str | os.PathLike[str], settings: Mapping[str, Any]
+) -> None:
+  """Makes a work directory that of one run, or checks that it already is.
+
+  Args:
+    workdir: the folder; created where it is missing.
+    settings: JSON values that fix the run's result.
+
+  Raises:
+    ValueError: if the folder belongs to a run with other settings; every
+      differing one is named.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  ours = json.loads(json.dumps(settings))
+  if not path.exists():
+    text = json.dumps(settings, indent=2, sort_keys=True) + '\n'
+    files.write_bytes_atomic(path, text.encode())
+    return
+  try:
+    theirs = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f'{path} is not JSON. Choose a new workdir, or delete this one.'
+    ) from error
+  different = [
+    f'{name}: {theirs.get(name)!r} there, {ours.get(name)!r} now'
+    for name in sorted(ours.keys() | theirs.keys())
+    if ours.get(name) != theirs.get(name)
+  ]
+  if different:
+    raise ValueError(
+      f'The workdir {workdir} belongs to a run with other settings '
+      f'({"; ".join(different)}). Use those settings to resume it, or choose '
+      'a new workdir.'
+    )
+
+
+class StageLoop:
+  """Restores a stage's state and follows its steps.
+
+  Used as a context; on leaving it, everything saved is on disk.
+  """
+
+  def __init__(
+    self,
+    description: str,
+    *,
+    num_steps: int,
+    options: LoopOptions,
+    diagnose: Callable[[int, Any], str] | None = None,
+  ) -> None:
+    """Opens the files of the work directory, if there is one.
+
+    Args:
+      description: what the progress bar calls the stage.
+      num_steps: the total number of steps.
+      options: where and how often to write.
+      diagnose: says what a state looks like whose step with the given index
+        was not finite, for the error message.
+    """
+    self._description = description
+    self._num_steps = num_steps
+    self._options = options
+    self._diagnose = diagnose
+    self._pending: list[tuple[int, Any]] = []
+    self._checkpointer: Checkpointer | None = None
+    self._writer: metrics.MetricWriter | None = None
+    self._bar = metrics.progress_bar(num_steps, description, unit='step')
+    if options.workdir is not None:
+      folder = pathlib.Path(options.workdir) / 'checkpoints'
+      self._checkpointer = Checkpointer(folder)
+
+  def restore_or(self, state: State) -> State:
+    """The last saved state, or the given one; call it once, before steps."""
+    if self._checkpointer is None or self._options.workdir is None:
+      return state
+    state = self._checkpointer.restore_or(state)
+    done = int(state.step)  # type: ignore[attr-defined]
+    self._writer = metrics.MetricWriter(self._options.workdir, resume_step=done)
+    self._bar.initial = done
+    self._bar.reset(total=self._num_steps)
+    return state
+
+  def on_step(
+    self, done: int, state: Any, step_metrics: Mapping[str, jax.Array]
+  ) -> None:
+    """Follows one step; `distill.distill` calls it.
+
+    Raises:
+      FloatingPointError: if a loss since the last log line was not finite.
+    """
+    self._pending.append((done, step_metrics))
+    self._bar.update()
+    last = done == self._num_steps
+    save = last or done % self._options.checkpoint_every == 0
+    if save or done % self._options.log_every == 0:
+      self._flush(state)
+    if save and self._checkpointer is not None:
+      self._checkpointer.save(done, state)
+
+  def _flush(self, state: Any) -> None:
+    """Fetches the pending metrics, checks and writes them."""
+    pending = jax.device_get(self._pending)
+    self._pending = []
+    for done, values in pending:
+      if not all(np.isfinite(value) for value in values.values()):
+        numbers = ', '.join(f'{k} = {float(v):g}' for k, v in values.items())
+        details = self._diagnose(done - 1, state) if self._diagnose else ''
+        raise FloatingPointError(
+          f'{self._description} stopped at step {done}: {numbers}. {details} '
+          'Try a smaller learning rate or a larger ridge; saved checkpoints '
+          'are intact.'
+        )
+      scalars = {name: float(value) for name, value in values.items()}
+      if self._writer is not None:
+        self._writer.write(done, scalars)
+    self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}')
+    if self._options.progress_fn is not None:
+      self._options.progress_fn(done, scalars)
+
+  def __enter__(self) -> 'StageLoop':
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._bar.close()
+    if self._writer is not None:
+      self._writer.close()
+    if self._checkpointer is not None:
+      self._checkpointer.close()

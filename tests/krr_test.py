@@ -1,0 +1,170 @@
+"""Closed-form solver against a float64 NumPy oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from fsdd_jax import krr
+
+
+def oracle(features, labels, ridge):
+  """Minimum-norm ridge solution in float64, dual form, by pseudo-inverse."""
+  features = np.asarray(features, np.float64)
+  kernel = features @ features.T
+  level = ridge * np.trace(kernel) / len(kernel)
+  inverse = np.linalg.pinv(kernel + level * np.eye(len(kernel)), rcond=1e-10)
+  return features.T @ inverse @ np.asarray(labels, np.float64)
+
+
+def make(n, d, k=3, seed=0):
+  rng = np.random.default_rng(seed)
+  # Positive features, as after ReLU: the hard case for conditioning.
+  features = np.abs(rng.standard_normal((n, d))).astype(np.float32)
+  labels = rng.standard_normal((n, k)).astype(np.float32)
+  return jnp.asarray(features), jnp.asarray(labels)
+
+
+@pytest.mark.parametrize('ridge', [0.0, 1e-6, 1e-2])
+@pytest.mark.parametrize(('n', 'd'), [(5, 40), (40, 5), (12, 13)])
+def test_solve_equals_oracle(n, d, ridge):
+  features, labels = make(n, d)
+  weights = krr.solve(features, labels, ridge=ridge)
+  probe, _ = make(7, d, seed=1)
+  expected = np.asarray(probe, np.float64) @ oracle(features, labels, ridge)
+  np.testing.assert_allclose(
+    krr.predict(probe, weights), expected, rtol=2e-3, atol=2e-3
+  )
+
+
+@pytest.mark.parametrize(('n', 'd'), [(6, 30), (30, 8)])
+@pytest.mark.parametrize('ridge', [0.0, 1e-3])
+def test_padding_changes_neither_weights_nor_gradients(n, d, ridge):
+  features, labels = make(n, d)
+  rng = np.random.default_rng(2)
+  junk = jnp.asarray(rng.standard_normal((4, d)), jnp.float32)
+  padded = jnp.concatenate([features, junk])
+  padded_labels = jnp.pad(labels, [(0, 4), (0, 0)], constant_values=5.0)
+  mask = jnp.concatenate([jnp.ones(n), jnp.zeros(4)])
+
+  def total(features, labels, mask):
+    weights = krr.solve(features, labels, ridge=ridge, mask=mask)
+    return jnp.sum(jnp.sin(weights)), weights
+
+  grad = jax.grad(total, argnums=(0, 1), has_aux=True)
+  gradient, weights = grad(features, labels, None)
+  padded_gradient, padded_weights = grad(padded, padded_labels, mask)
+  np.testing.assert_allclose(padded_weights, weights, rtol=1e-3, atol=1e-4)
+  for plain, with_padding in zip(gradient, padded_gradient, strict=True):
+    np.testing.assert_allclose(with_padding[:n], plain, rtol=5e-3, atol=1e-3)
+    np.testing.assert_array_equal(with_padding[n:], 0.0)
+
+
+@pytest.mark.parametrize('ridge', [0.0, 1e-6])
+def test_duplicate_images_give_a_finite_solution(ridge):
+  features, labels = make(20, 100)
+  features = jnp.concatenate([features, features])
+  labels = jnp.concatenate([labels, labels + 0.1])
+  weights = krr.solve(features, labels, ridge=ridge)
+  expected = oracle(features, labels, ridge)
+  predicted = krr.predict(features, weights)
+  # The condition number is above 1e6, so float32 leaves about two digits.
+  np.testing.assert_allclose(
+    predicted, np.asarray(features) @ expected, atol=5e-2
+  )
+  # Twins with different labels are both predicted at their mean.
+  np.testing.assert_allclose(predicted[:20], predicted[20:], atol=1e-4)
+  gradient = jax.grad(
+    lambda f: jnp.sum(krr.solve(f, labels, ridge=ridge) ** 2)
+  )(features)
+  assert np.isfinite(gradient).all()
+
+
+def test_constant_images_and_one_image_are_finite():
+  constant = krr.solve(jnp.ones((8, 16)), jnp.eye(8), ridge=0.0)
+  one = krr.solve(jnp.ones((1, 16)), jnp.ones((1, 2)), ridge=0.0)
+  assert np.isfinite(constant).all()
+  np.testing.assert_allclose(one, 1 / 16, rtol=1e-5)
+
+
+def test_nan_features_stay_visible():
+  features, labels = make(5, 9)
+  weights = krr.solve(features.at[2, 3].set(jnp.nan), labels, ridge=1e-6)
+  assert np.isnan(weights).any()
+
+
+@pytest.mark.parametrize(('n', 'd'), [(4, 9), (9, 4)])
+def test_gradients_by_finite_differences(n, d):
+  features, labels = make(n, d)
+  target, target_labels = make(6, d, seed=3)
+
+  def loss(features, labels):
+    weights = krr.solve(features, labels, ridge=1e-2)
+    return krr.mean_squared_error(weights, target, target_labels)
+
+  with jax.enable_x64(True):
+    arrays = [jnp.asarray(np.float64(x)) for x in (features, labels)]
+    target, target_labels = np.float64(target), np.float64(target_labels)
+    check_grads(loss, arrays, order=1, modes=['fwd', 'rev'], eps=1e-6)
+
+
+def test_mean_squared_error_leaves_out_masked_rows():
+  features, labels = make(10, 6)
+  weights = krr.solve(features, labels, ridge=1e-1)
+  mask = jnp.asarray([1.0] * 7 + [0.0] * 3)
+  np.testing.assert_allclose(
+    krr.mean_squared_error(weights, features, labels, mask),
+    krr.mean_squared_error(weights, features[:7], labels[:7]),
+    rtol=1e-6,
+  )
+
+
+def test_statistics_add_up_to_the_direct_loss_within_the_stated_bound():
+  batch_size, num_batches, d, k = 64, 16, 32, 4
+  features, labels = make(batch_size * num_batches, d, k, seed=4)
+  fit, fit_labels = make(20, d, k, seed=5)
+  weights = krr.solve(fit, fit_labels, ridge=1e-3)
+  total = krr.zero_statistics(d, k)
+  for start in range(0, len(features), batch_size):
+    part = slice(start, start + batch_size)
+    batch = krr.statistics(features[part], labels[part])
+    total = jax.tree.map(jnp.add, total, batch)
+  p, y, w = (np.asarray(x, np.float64) for x in (features, labels, weights))
+  direct = ((p @ w - y) ** 2).sum() / len(p)
+  found = float(krr.mean_squared_error_from_statistics(weights, total))
+  scale = np.abs(p) @ np.abs(w)
+  terms = (scale**2).sum() + 2 * (scale * np.abs(y)).sum() + (y**2).sum()
+  bound = (batch_size + num_batches + 2 * d) * 2.0**-24 * terms / len(p)
+  assert abs(found - direct) <= bound
+  assert bound < 0.1 * direct
+  np.testing.assert_allclose(found, direct, rtol=1e-4)
+
+
+def test_masked_statistics_equal_those_of_the_kept_rows():
+  features, labels = make(9, 5)
+  mask = jnp.asarray([1.0] * 6 + [0.0] * 3)
+  kept = krr.statistics(features[:6], labels[:6])
+  for a, b in zip(
+    jax.tree.leaves(krr.statistics(features, labels, mask)),
+    jax.tree.leaves(kept),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_condition_number_equals_numpy():
+  features, _ = make(6, 20)
+  kernel = np.asarray(features, np.float64) @ np.asarray(features).T
+  expected = np.linalg.cond(kernel + 1e-3 * np.trace(kernel) / 6 * np.eye(6))
+  found = krr.condition_number(features, ridge=1e-3)
+  np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_vmap_equals_a_loop():
+  features, labels = zip(*[make(5, 8, seed=s) for s in range(3)], strict=True)
+  stacked = jnp.stack(features), jnp.stack(labels)
+  found = jax.vmap(lambda f, y: krr.solve(f, y, ridge=1e-4))(*stacked)
+  for i in range(3):
+    one = krr.solve(features[i], labels[i], ridge=1e-4)
+    np.testing.assert_allclose(found[i], one, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,112 @@
+"""Tests of standardisation and whitening against float64 NumPy."""
+
+import jax
+import numpy as np
+import pytest
+
+from fsdd_jax import normalization
+
+
+def _images(n=200, size=4, channels=3, seed=0):
+  """Smooth images: neighbouring pixels and channels are correlated."""
+  rng = np.random.default_rng(seed)
+  noise = rng.normal(size=(n, size, size, channels))
+  smooth = noise.cumsum(1).cumsum(2) + noise.sum(-1, keepdims=True)
+  return np.clip(128 + 20 * smooth, 0, 255).astype(np.uint8)
+
+
+def test_standardization_matches_float64():
+  images = _images()
+  fitted = normalization.standardization(images)
+  x = images.astype(np.float64) / 255
+  mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
+  np.testing.assert_allclose(fitted.mean, mean, rtol=1e-6)
+  np.testing.assert_allclose(fitted.std, std, rtol=1e-6)
+  y = normalization.normalize(images, fitted)
+  assert y.dtype == np.float32
+  np.testing.assert_allclose(y, (x - mean) / std, atol=2e-5)
+
+
+def test_constant_channel_stays_finite():
+  images = _images()
+  images[..., 1] = 77
+  fitted = normalization.standardization(images)
+  np.testing.assert_allclose(fitted.std[1], 1 / 255, rtol=1e-6)
+  y = np.asarray(normalization.normalize(images, fitted))
+  assert np.isfinite(y).all()
+  np.testing.assert_allclose(y[..., 1], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_standardization_round_trip(channels):
+  images = _images(channels=channels)
+  fitted = normalization.standardization(images)
+  pixels = normalization.denormalize(
+    normalization.normalize(images, fitted), fitted
+  )
+  np.testing.assert_array_equal(np.round(255 * np.asarray(pixels)), images)
+
+
+def test_zca_matches_float64():
+  images, ridge = _images(), 0.1
+  fitted = normalization.zca_whitening(images, ridge=ridge, batch_size=64)
+  x = images.astype(np.float64) / 255
+  x = ((x - x.mean((0, 1, 2))) / x.std((0, 1, 2))).reshape(len(x), -1)
+  covariance = np.cov(x.T, bias=True)
+  d = x.shape[1]
+  regular = covariance + ridge * np.trace(covariance) / d * np.eye(d)
+  values, vectors = np.linalg.eigh(regular)
+  whiten = vectors @ np.diag(values**-0.5) @ vectors.T
+  expected = (x - x.mean(0)) @ whiten
+  y = np.asarray(normalization.normalize(images, fitted)).reshape(len(x), -1)
+  np.testing.assert_allclose(y, expected, atol=2e-4)
+  np.testing.assert_allclose(fitted.zca, whiten, atol=2e-4)
+
+
+def test_zca_with_a_small_ridge_whitens_the_covariance():
+  images = _images(n=600)
+  fitted = normalization.zca_whitening(images, ridge=1e-6)
+  y = np.asarray(normalization.normalize(images, fitted), np.float64)
+  y = y.reshape(len(y), -1)
+  np.testing.assert_allclose(np.cov(y.T, bias=True), np.eye(48), atol=0.01)
+  np.testing.assert_allclose(y.mean(0), 0, atol=1e-3)
+
+
+def test_zca_stays_in_the_image_domain():
+  """Of all whitenings ZCA is the symmetric one, so pixels keep their place."""
+  fitted = normalization.zca_whitening(_images())
+  zca = np.asarray(fitted.zca)
+  np.testing.assert_allclose(zca, zca.T, atol=1e-5)
+  assert np.all(np.linalg.eigvalsh(zca) > 0)
+
+
+def test_zca_round_trip():
+  images = _images()
+  fitted = normalization.zca_whitening(images)
+  pixels = normalization.denormalize(
+    normalization.normalize(images, fitted), fitted
+  )
+  np.testing.assert_array_equal(np.round(255 * np.asarray(pixels)), images)
+
+
+def test_zca_does_not_depend_on_the_batch_size():
+  images = _images(n=50)
+  one = normalization.zca_whitening(images, batch_size=50)
+  many = normalization.zca_whitening(images, batch_size=7)
+  np.testing.assert_allclose(one.zca, many.zca, atol=1e-4)
+
+
+def test_zca_refuses_large_images():
+  images = np.zeros((1, 128, 128, 3), np.uint8)
+  with pytest.raises(ValueError, match='49152 x 49152.*image_size'):
+    normalization.zca_whitening(images)
+
+
+def test_normalize_is_jit_able_with_the_normalization_as_argument():
+  images = _images(n=4)
+  fitted = normalization.zca_whitening(_images())
+  np.testing.assert_allclose(
+    jax.jit(normalization.normalize)(images, fitted),
+    normalization.normalize(images, fitted),
+    atol=1e-5,
+  )

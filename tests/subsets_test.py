@@ -1,0 +1,214 @@
+"""Tests of the class-balanced draws."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from fsdd_jax import subsets, types
+
+_LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 30))
+_LABELS = np.concatenate([_LABELS, [2, 2, 5]])  # Classes of unequal sizes.
+_TABLE = subsets.class_table(_LABELS, 6)
+_RANGES = {
+  'min_classes': 2,
+  'max_classes': 5,
+  'max_images': 42,
+  'max_synthetic': 12,
+}
+
+
+def _used(subset):
+  keep = np.asarray(subset.mask) > 0
+  return np.asarray(subset.rows)[keep], np.asarray(subset.labels)[keep]
+
+
+def test_class_table_lists_each_row_once():
+  counts = np.bincount(_LABELS)
+  np.testing.assert_array_equal(_TABLE.counts, counts)
+  for c in range(6):
+    np.testing.assert_array_equal(
+      _TABLE.rows[c, : counts[c]], np.flatnonzero(_LABELS == c)
+    )
+    assert not np.any(_TABLE.rows[c, counts[c] :])
+
+
+@pytest.mark.parametrize(
+  ('labels', 'match'),
+  [([0, 2], 'Class 1 has no'), ([0, 3], '\\[0, 3\\]'), ([-1, 0], '-1')],
+)
+def test_class_table_refuses_bad_labels(labels, match):
+  with pytest.raises(ValueError, match=match):
+    subsets.class_table(np.asarray(labels), 3)
+
+
+def test_class_table_refuses_no_labels():
+  with pytest.raises(ValueError, match='non-empty'):
+    subsets.class_table(np.zeros(0, np.int32), 3)
+
+
+def test_class_ranks_are_a_fixed_permutation_of_each_class():
+  ranks = subsets.class_ranks(_LABELS)
+  for c in range(6):
+    in_class = ranks[_LABELS == c]
+    assert sorted(in_class) == list(range(len(in_class)))
+    assert list(in_class) != list(range(len(in_class)))
+  # Another class's images do not matter.
+  np.testing.assert_array_equal(
+    subsets.class_ranks(_LABELS[_LABELS < 3]), ranks[_LABELS < 3]
+  )
+
+
+@hypothesis.given(seed=st.integers(0, 2**31), ipc=st.integers(1, 30))
+@hypothesis.settings(max_examples=15, deadline=None)
+def test_sample_ipc_is_class_by_class_without_replacement(seed, ipc):
+  rows = np.asarray(subsets.sample_ipc(jax.random.key(seed), _TABLE, ipc))
+  np.testing.assert_array_equal(_LABELS[rows], np.repeat(np.arange(6), ipc))
+  assert len(set(rows)) == 6 * ipc
+
+
+def test_sample_ipc_depends_on_its_key_only():
+  first, again, other = (
+    np.asarray(subsets.sample_ipc(jax.random.key(i), _TABLE, 5))
+    for i in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert np.any(first != other)
+
+
+def test_sample_ipc_reaches_every_image_about_equally():
+  keys = jax.random.split(jax.random.key(0), 2000)
+  draw = jax.vmap(lambda key: subsets.sample_ipc(key, _TABLE, 3))
+  counts = np.bincount(np.asarray(draw(keys)).ravel(), minlength=len(_LABELS))
+  expected = 2000 * 3 / np.bincount(_LABELS)[_LABELS]  # About 200.
+  assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+
+
+def test_sample_ipc_names_the_class_with_too_few_images():
+  table = subsets.class_table(np.asarray([0, 0, 0, 1, 1, 2, 2, 2]), 3)
+  with pytest.raises(ValueError, match='Class 1 has 2 images.*the 3 to be'):
+    subsets.sample_ipc(jax.random.key(0), table, 3)
+  with pytest.raises(ValueError, match='at least 1'):
+    subsets.sample_ipc(jax.random.key(0), table, 0)
+
+
+@pytest.mark.parametrize('size', [1, 6, 20, 64, 400])
+def test_balanced_batch_has_equally_many_of_each_class(size):
+  batch = jax.jit(subsets.balanced_batch, static_argnums=2)
+  rows = np.asarray(batch(jax.random.key(size), _TABLE, size))
+  assert rows.shape == (size,)
+  per_class = np.bincount(_LABELS[rows], minlength=6)
+  assert per_class.max() - per_class.min() <= 1
+  for c in range(6):
+    uses = np.bincount(rows[_LABELS[rows] == c], minlength=len(_LABELS))
+    uses = uses[_LABELS == c]
+    assert uses.max() - uses.min() <= 1  # No image recurs before all are used.
+
+
+def test_balanced_batch_gives_odd_images_to_random_classes():
+  keys = jax.random.split(jax.random.key(0), 300)
+  draw = jax.vmap(lambda key: subsets.balanced_batch(key, _TABLE, 1))
+  counts = np.bincount(_LABELS[np.asarray(draw(keys)).ravel()], minlength=6)
+  assert counts.min() > 20
+
+
+@hypothesis.given(
+  seed=st.integers(0, 2**31), name=st.sampled_from(['centered', 'onehot'])
+)
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_sample_subset_follows_algorithm_1(seed, name):
+  coding = types.LABEL_CODINGS[name]
+  target, synthetic, num_classes, ipc = subsets.sample_subset(
+    jax.random.key(seed), _TABLE, **_RANGES, coding=coding
+  )
+  c, i = int(num_classes), int(ipc)
+  assert 2 <= c <= 5
+  assert 1 <= i <= 12 // c
+  for subset, per_class, size in ((target, 42 // c, 42), (synthetic, i, 12)):
+    assert subset.rows.shape == (size,)
+    assert subset.labels.shape == (size, 5)
+    np.testing.assert_array_equal(subset.mask, np.arange(size) < c * per_class)
+    padded = np.asarray(subset.mask) == 0
+    assert not np.any(np.asarray(subset.labels)[padded])
+    assert not np.any(np.asarray(subset.rows)[padded])
+    rows, labels = _used(subset)
+    assert len(set(rows)) == c * per_class
+    classes = _LABELS[rows].reshape(c, per_class)
+    assert (classes == classes[:, :1]).all()
+    assert len(set(classes[:, 0])) == c
+    expected = np.repeat(np.eye(5)[:c], per_class, axis=0)
+    if name == 'centered':
+      expected[:, :c] -= 1 / c
+    np.testing.assert_allclose(labels, expected, atol=1e-6)
+    assert not np.any(labels[:, c:])  # Exactly 0.
+  first = _used(target)[0].reshape(c, -1)[:, :i]
+  np.testing.assert_array_equal(_used(synthetic)[0].reshape(c, i), first)
+
+
+def test_sample_subset_compiles_once_and_agrees_with_eager():
+  traces = []
+
+  @jax.jit
+  def draw(key):
+    traces.append(key)
+    return subsets.sample_subset(key, _TABLE, **_RANGES)
+
+  seen = set()
+  for seed in range(12):
+    key = jax.random.key(seed)
+    drawn = draw(key)
+    seen.add((int(drawn[2]), int(drawn[3])))
+    if seed < 2:
+      eager = subsets.sample_subset(key, _TABLE, **_RANGES)
+      for a, b, c in zip(
+        *map(jax.tree.leaves, (drawn, eager, draw(key))), strict=True
+      ):
+        np.testing.assert_allclose(a, b, atol=1e-7)
+        np.testing.assert_array_equal(a, c)
+  assert len(seen) > 3
+  assert len(traces) == 1
+
+
+def test_sample_subset_under_vmap_has_uniform_classes_and_ipc():
+  @jax.jit
+  def draw(keys, table):  # Counts are unknown here: nothing is checked.
+    return jax.vmap(lambda k: subsets.sample_subset(k, table, **_RANGES))(keys)
+
+  keys = jax.random.split(jax.random.key(0), 4000)
+  target, _, num_classes, ipc = jax.device_get(draw(keys, _TABLE))
+  counts = np.bincount(num_classes)
+  assert list(np.flatnonzero(counts)) == [2, 3, 4, 5]
+  assert np.all(np.abs(counts[2:] - 1000) < 150)
+  of_two = np.bincount(ipc[num_classes == 2])[1:]
+  assert len(of_two) == 6
+  assert np.all(np.abs(of_two - of_two.mean()) < 5 * np.sqrt(of_two.mean()))
+  # Each class of the data set opens a draw about equally often.
+  firsts = np.bincount(_LABELS[target.rows[:, 0]], minlength=6)
+  assert np.all(np.abs(firsts - 4000 / 6) < 5 * np.sqrt(4000 / 6))
+  alone = subsets.sample_subset(keys[7], _TABLE, **_RANGES)[0]
+  np.testing.assert_array_equal(alone.rows, target.rows[7])
+
+
+@pytest.mark.parametrize(
+  ('change', 'match'),
+  [
+    ({'min_classes': 0}, 'min_classes'),
+    ({'max_classes': 7, 'max_synthetic': 20}, 'min_classes.*<= 6'),
+    ({'max_synthetic': 4}, 'max_synthetic'),
+    ({'max_images': 11}, 'max_images'),
+    ({'max_images': 62}, 'Class 0 has 30 images.*the 31'),
+  ],
+)
+def test_sample_subset_refuses_impossible_ranges(change, match):
+  with pytest.raises(ValueError, match=match):
+    subsets.sample_subset(jax.random.key(0), _TABLE, **{**_RANGES, **change})
+
+
+def test_gather_picks_images_of_any_batch_shape():
+  images = jnp.arange(5 * 2 * 2).reshape(5, 2, 2, 1).astype(jnp.uint8)
+  rows = jnp.asarray([[4, 0, 4], [1, 2, 3]])
+  picked = subsets.gather(images, rows)
+  assert picked.shape == (2, 3, 2, 2, 1)
+  np.testing.assert_array_equal(picked[0, 2], images[4])
