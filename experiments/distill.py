@@ -7,7 +7,6 @@
       --revisit --num_steps=300 --workdir=runs/pool16
 """
 
-import dataclasses
 import pathlib
 
 import numpy as np
@@ -23,6 +22,9 @@ _WORKDIR = flags.DEFINE_string(
   'Folder of results, logs and checkpoints; a killed run resumes in it.',
   required=True,
 )
+
+
+CONFIGS = (DataConfig, NetworkConfig, DistillationConfig)
 
 
 def main(_: list[str]) -> None:
@@ -43,24 +45,8 @@ def main(_: list[str]) -> None:
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
   )
-  learned = config.label_learning_rate > 0
-  distilled = artifacts.DistilledSet(
-    np.asarray(result.synthetic.images),
-    np.asarray(result.synthetic.labels),
-    transform,
-    artifacts.Metadata(
-      dataset=data.dataset,
-      class_names=train.class_names,
-      label_coding='learned' if learned else config.label_coding,
-      ipc=config.ipc,
-      network=dataclasses.asdict(network_config),
-      recipe={
-        'method': baselines.method_name(config),
-        'data': dataclasses.asdict(data),
-        'distillation': dataclasses.asdict(config),
-      },
-      seeds={'distillation': config.seed},
-    ),
+  distilled = cli.describe_result(
+    result.synthetic, transform, train, data, network_config, config
   )
   path = workdir / 'distilled.safetensors'
   artifacts.save_distilled(path, distilled)
@@ -77,5 +63,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(DataConfig, NetworkConfig, DistillationConfig)
+  cli.define_flags(*CONFIGS)
   cli.run(main)

@@ -82,10 +82,12 @@ def random_real(
   Raises:
     ValueError: if a class has fewer than `ipc` images.
   """
-  num_classes = len(dataset.class_names)
+  num_classes = dataset.num_classes
   table = subsets.class_table(dataset.labels, num_classes)
   rows = np.asarray(subsets.sample_ipc(key, table, ipc))
-  labels = LABEL_CODINGS[label_coding](dataset.labels[rows], num_classes)
+  labels = LABEL_CODINGS[label_coding](
+    jnp.asarray(dataset.labels[rows]), num_classes
+  )
   return labeled_set(normalize(dataset.images[rows], normalization), labels)
 
 
@@ -267,7 +269,7 @@ def _sampled_inputs(
 ) -> InputsFn:
   """Inputs of a step: a network and a class-balanced batch of real images."""
   labels = _coded_labels(dataset, config)
-  table = subsets.class_table(dataset.labels, len(dataset.class_names))
+  table = subsets.class_table(dataset.labels, dataset.num_classes)
   draw_cached = functools.lru_cache(
     maxsize=config.num_networks if config.revisit else 1
   )(draw)
@@ -284,7 +286,7 @@ def _sampled_inputs(
 
 def _coded_labels(dataset: Dataset, config: DistillationConfig) -> np.ndarray:
   encode = LABEL_CODINGS[config.label_coding]
-  return np.asarray(encode(dataset.labels, len(dataset.class_names)))
+  return np.asarray(encode(jnp.asarray(dataset.labels), dataset.num_classes))
 
 
 def _diagnosis(

@@ -205,13 +205,17 @@ def _check_shard(path: pathlib.Path, count: int) -> None:
   reader = array_record_module.ArrayRecordReader(
     str(path), _READER_OPTIONS, file_reader_buffer_size=32768
   )
-  found = reader.num_records() if reader.ok() else 'no readable'
-  reader.close()
+  found = reader.num_records()  # 0 if the file makes no sense.
+  try:
+    reader.close()
+    reason = 'it was not written by this manifest'
+  except RuntimeError as error:
+    reason = str(error)
   if found != count:
     raise ValueError(
-      f'{path}: {found} entries instead of {count}; the file is damaged or cut '
-      'short. Delete it and run the caching stage again, which writes only the '
-      'missing shards.'
+      f'{path}: {found} entries can be read instead of {count} ({reason}). '
+      'Delete this file and run the caching stage again, which writes only '
+      'the missing shards.'
     )
 
 

@@ -2,15 +2,17 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import flax.linen as nn
+import numpy as np
 from absl import app, flags, logging
 
-from fsdd_jax import datasets, networks
+from fsdd_jax import artifacts, baselines, datasets, networks
 from fsdd_jax import normalization as normalization_lib
-from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax.types import LabeledSet
 
 Config = TypeVar('Config')
 
@@ -100,4 +102,37 @@ def make_network(
       fields['depth'] = config.depth
   return networks.make(
     config.network, image_shape=image_shape, num_classes=num_classes, **fields
+  )
+
+
+def describe_result(
+  synthetic: LabeledSet,
+  normalization: normalization_lib.Normalization,
+  dataset: datasets.Dataset,
+  data: DataConfig,
+  network: NetworkConfig,
+  config: DistillationConfig,
+  scores: Sequence[dict[str, Any]] = (),
+) -> artifacts.DistilledSet:
+  """A distilled set with all that its file tells about it."""
+  learned = config.label_learning_rate > 0
+  metadata = artifacts.Metadata(
+    dataset=data.dataset,
+    class_names=dataset.class_names,
+    label_coding='learned' if learned else config.label_coding,
+    ipc=config.ipc,
+    network=dataclasses.asdict(network),
+    recipe={
+      'method': baselines.method_name(config),
+      'data': dataclasses.asdict(data),
+      'distillation': dataclasses.asdict(config),
+    },
+    seeds={'distillation': config.seed},
+    scores=tuple(scores),
+  )
+  return artifacts.DistilledSet(
+    np.asarray(synthetic.images),
+    np.asarray(synthetic.labels),
+    normalization,
+    metadata,
   )

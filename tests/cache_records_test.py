@@ -144,7 +144,7 @@ def test_bad_values_are_refused():
   for value in (np.nan, np.inf):
     entry = make_entry(manifest)
     entry.synthetic.labels[0, 0] = value
-    with pytest.raises(ValueError, match='Entry 3: labels .* learning rate'):
+    with pytest.raises(ValueError, match=r'Entry 3: labels .* learning rate'):
       to_record(entry, manifest, 3)
   entry = make_entry(manifest)
   entry.target.mask[0] = 0.5

@@ -114,7 +114,7 @@ def test_no_entry_depends_on_the_number_of_shards(tmp_path, whole):
 
 def test_two_processes_split_the_work(tmp_path, whole):
   assert write_all(tmp_path, 1, 2) == [1]
-  with pytest.raises(FileNotFoundError, match='shard-00000-of-00003.* missing'):
+  with pytest.raises(FileNotFoundError, match=r'shard-00000-of-00003.*miss'):
     cache.open_cache(tmp_path)
   assert write_all(tmp_path, 0, 2) == [0, 2]
   assert read_folder(tmp_path) == read_folder(whole)
@@ -154,9 +154,7 @@ def test_a_killed_writer_leaves_no_shard_and_a_restart_cleans_up(copy, whole):
 @pytest.mark.parametrize('count', [1, 3])
 def test_a_wrong_number_of_entries_writes_nothing(tmp_path, count):
   writer = cache.CacheWriter(tmp_path, MANIFEST)
-  with pytest.raises(
-    ValueError, match=rf'has 2 subsets \(0 to 1\); got {count}'
-  ):
+  with pytest.raises(ValueError, match=f'has 2 subsets .*got {count}'):
     writer.write_shard(0, [make_entry(i) for i in range(count)])
   assert list(read_folder(tmp_path)) == ['manifest.json']
 
@@ -199,7 +197,7 @@ def test_another_manifest_is_refused(whole):
 
 
 def test_no_cache_is_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match='manifest.json: no such file'):
+  with pytest.raises(FileNotFoundError, match=r'manifest\.json: no such file'):
     cache.open_cache(tmp_path)
 
 
@@ -208,30 +206,30 @@ def test_a_truncated_shard_is_refused_at_opening(copy, keep):
   path = shard_path(copy, 1)
   data = path.read_bytes()
   path.write_bytes(data[: int(keep * len(data)) if keep == 0.5 else keep])
-  with pytest.raises(
-    ValueError, match=r'shard-00001.* instead of 2.*Delete it'
-  ):
+  with pytest.raises(ValueError, match=r'shard-00001.* of 2 .*Delete'):
     cache.open_cache(copy)
 
 
 def test_a_flipped_bit_is_never_read_as_data(copy):
   path = shard_path(copy, 1)
-  data, refused = path.read_bytes(), 0
+  data = path.read_bytes()
+  expected = [make_entry(i) for i in range(7)]
   rng = np.random.default_rng(0)
-  used = len(data.rstrip(b'\0'))
-  for position in rng.integers(0, used, 100):
+  # Most of the file is padding of zeros, which nobody reads.
+  positions = rng.choice(np.flatnonzero(np.frombuffer(data, np.uint8)), 100)
+  messages = []
+  for position in positions:
     damaged = bytearray(data)
     damaged[position] ^= 1 << rng.integers(8)
     path.write_bytes(damaged)
     try:
-      assert_same(
-        list(cache.open_cache(copy)), [make_entry(i) for i in range(7)]
-      )
+      assert_same(list(cache.open_cache(copy)), expected)
     except ValueError as error:
-      assert str(path) in str(error)
-      assert 'run the caching stage again' in str(error)
-      refused += 1
-  assert refused > 50
+      messages.append(str(error))
+  assert len(messages) > 90
+  for message in messages:
+    assert message.startswith(str(path))
+    assert 'run the caching stage again' in message
 
 
 def test_shards_that_changed_places_are_refused(copy):
@@ -239,7 +237,7 @@ def test_shards_that_changed_places_are_refused(copy):
   data = [p.read_bytes() for p in paths]
   for path, other in zip(paths, reversed(data), strict=True):
     path.write_bytes(other)
-  with pytest.raises(ValueError, match='shard-00000.* holds entry 2 instead'):
+  with pytest.raises(ValueError, match=r'shard-00000.* holds entry 2 instead'):
     cache.open_cache(copy).verify()
 
 
@@ -248,7 +246,7 @@ def test_a_shard_of_another_cache_is_refused(copy, tmp_path_factory):
   folder = tmp_path_factory.mktemp('other')
   cache.CacheWriter(folder, other).write_shard(2, entries_of(2))
   shard_path(copy, 2).write_bytes(shard_path(folder, 2).read_bytes())
-  with pytest.raises(ValueError, match='shard-00002.* another manifest'):
+  with pytest.raises(ValueError, match=r'shard-00002.* another manifest'):
     cache.open_cache(copy).verify()
 
 

@@ -138,32 +138,6 @@ def test_convnet_against_float64():
   np.testing.assert_allclose(actual[0], logits + classifier['bias'], atol=2e-5)
 
 
-def test_instance_norm_is_affine_and_per_image_and_channel():
-  x = 5 + 3 * np.random.default_rng(1).normal(size=(2, 4, 5, 3))
-  scale, bias = np.array([1.0, -2.0, 0.5]), np.array([0.0, 1.0, -1.0])
-  mean, var = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
-  expected = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
-  params = {'params': {'scale': scale, 'bias': bias}}
-  params = jax.tree.map(jnp.float32, params)
-  actual = layers.InstanceNorm().apply(params, jnp.float32(x))
-  np.testing.assert_allclose(actual, expected, atol=1e-5)
-
-
-def test_instance_norm_keeps_precision_far_from_zero():
-  x = 1000 + np.random.default_rng(1).normal(size=(1, 8, 8, 2))
-  x = np.float32(x)
-  params = {'params': {'scale': jnp.ones(2), 'bias': jnp.zeros(2)}}
-  actual = layers.InstanceNorm().apply(params, jnp.asarray(x))
-  exact = x.astype(np.float64)
-  exact = (exact - exact.mean((1, 2))) / np.sqrt(exact.var((1, 2)) + 1e-5)
-  np.testing.assert_allclose(actual, exact, atol=1e-3)
-
-
-def test_max_pool():
-  expected = nn.max_pool(IMAGES, (2, 2), (2, 2))
-  np.testing.assert_array_equal(layers.max_pool(IMAGES), expected)
-
-
 @pytest.mark.parametrize('name', ['convnet', 'resnet18'])
 def test_pytorch_initialization_is_uniform_by_fan_in(name):
   network = networks.make(name, image_shape=(32, 32, 3), num_classes=10)

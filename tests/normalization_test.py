@@ -98,7 +98,7 @@ def test_zca_does_not_depend_on_the_batch_size():
 
 def test_zca_refuses_large_images():
   images = np.zeros((1, 128, 128, 3), np.uint8)
-  with pytest.raises(ValueError, match='49152 x 49152.*image_size'):
+  with pytest.raises(ValueError, match=r'49152 x 49152.*image_size'):
     normalization.zca_whitening(images)
 
 

@@ -88,7 +88,7 @@ def test_sample_ipc_reaches_every_image_about_equally():
 
 def test_sample_ipc_names_the_class_with_too_few_images():
   table = subsets.class_table(np.asarray([0, 0, 0, 1, 1, 2, 2, 2]), 3)
-  with pytest.raises(ValueError, match='Class 1 has 2 images.*the 3 to be'):
+  with pytest.raises(ValueError, match=r'Class 1 has 2 images.*the 3 to be'):
     subsets.sample_ipc(jax.random.key(0), table, 3)
   with pytest.raises(ValueError, match='at least 1'):
     subsets.sample_ipc(jax.random.key(0), table, 0)

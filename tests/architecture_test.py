@@ -1,0 +1,102 @@
+"""Imports point down the layers, and public functions are documented."""
+
+import ast
+import doctest
+import importlib
+import pathlib
+
+import pytest
+
+import fsdd_jax
+
+_ROOT = pathlib.Path(fsdd_jax.__file__).parent
+
+# Layers, lowest first; a file imports lower layers, and in its own only what
+# stands before it in the list.
+_LAYERS = (
+  (
+    'files',
+    'types',
+    'normalization',
+    'krr',
+    'image_ops',
+    'augment',
+    'layers',
+    'networks',
+    'translator',
+  ),
+  (
+    'objective',
+    'random_networks',
+    'distill',
+    'translator_step',
+    'parallel',
+  ),
+  (
+    'containers',
+    'fractals',
+    'subsets',
+    'sources',
+    'datasets',
+    'cache_manifest',
+    'cache_records',
+    'cache',
+    'artifacts',
+    'checkpoints',
+    'metrics',
+    'pictures',
+    'report',
+    'exports',
+    'configs',
+    'stage_loop',
+  ),
+  ('baselines', 'evaluation', 'cli'),
+)
+_ORDER = [name for layer in _LAYERS for name in layer]
+_MODULES = sorted(p.stem for p in _ROOT.glob('*.py') if p.stem != '__init__')
+
+
+def _imports(tree):
+  """Names of this package's modules that a file imports."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      if node.module == 'fsdd_jax':
+        yield from (alias.name for alias in node.names)
+      elif node.module.startswith('fsdd_jax.'):
+        yield node.module.split('.')[1]
+    elif isinstance(node, ast.Import):
+      for alias in node.names:
+        if alias.name.startswith('fsdd_jax.'):
+          yield alias.name.split('.')[1]
+
+
+def test_every_file_has_a_layer():
+  assert sorted(_ORDER) == _MODULES
+
+
+@pytest.mark.parametrize('name', _MODULES)
+def test_imports_point_down(name):
+  tree = ast.parse((_ROOT / f'{name}.py').read_text())
+  upward = [m for m in _imports(tree) if _ORDER.index(m) >= _ORDER.index(name)]
+  assert not upward
+
+
+@pytest.mark.parametrize('name', _MODULES)
+def test_public_functions_are_documented_and_typed(name):
+  tree = ast.parse((_ROOT / f'{name}.py').read_text())
+  for node in tree.body:
+    if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
+      assert ast.get_docstring(node), node.name
+      assert node.returns is not None, node.name
+
+
+@pytest.mark.parametrize('name', _MODULES)
+def test_examples_in_docstrings_run(name):
+  module = importlib.import_module(f'fsdd_jax.{name}')
+  assert doctest.testmod(module).failed == 0
+
+
+def test_the_public_names_exist():
+  for name in fsdd_jax.__all__:
+    assert getattr(fsdd_jax, name) is not None
+  assert len(set(fsdd_jax.__all__)) == len(fsdd_jax.__all__)

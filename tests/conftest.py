@@ -1,0 +1,29 @@
+"""Fixtures that several tests share: a tiny data set and network."""
+
+import numpy as np
+import pytest
+
+from fsdd_jax import datasets, networks, normalization
+
+
+@pytest.fixture(scope='session')
+def tiny_dataset():
+  """60 images of three classes that differ in color; uint8 `[60, 8, 8, 3]`."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat(np.arange(3), 20)
+  base = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])[labels]
+  noise = rng.integers(-50, 50, (60, 8, 8, 3))
+  images = np.clip(base[:, None, None] + noise, 0, 255).astype(np.uint8)
+  return datasets.from_arrays(images, labels, ('red', 'green', 'blue'))
+
+
+@pytest.fixture(scope='session')
+def tiny_normalization(tiny_dataset):
+  """Standardisation of `tiny_dataset`."""
+  return normalization.standardization(tiny_dataset.images)
+
+
+@pytest.fixture(scope='session')
+def tiny_network():
+  """A ConvNet of one block of four channels for `tiny_dataset`."""
+  return networks.make('convnet', image_shape=(8, 8, 3), num_classes=3, width=4)

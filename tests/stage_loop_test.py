@@ -1,0 +1,74 @@
+"""Work directories, logs and the stop on NaN."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsdd_jax import distill, metrics
+from fsdd_jax.stage_loop import LoopOptions, StageLoop, claim_workdir
+from fsdd_jax.types import labeled_set
+
+
+def test_a_workdir_keeps_its_settings(tmp_path):
+  claim_workdir(tmp_path, {'ridge': 1e-6, 'seed': 0})
+  claim_workdir(tmp_path, {'ridge': 1e-6, 'seed': 0})
+  with pytest.raises(ValueError, match=r'seed: 0 there, 1 now.*new workdir'):
+    claim_workdir(tmp_path, {'ridge': 1e-6, 'seed': 1})
+
+
+def test_a_damaged_settings_file_is_named(tmp_path):
+  (tmp_path / 'config.json').write_text('{')
+  with pytest.raises(ValueError, match=r'config.json is not JSON'):
+    claim_workdir(tmp_path, {})
+
+
+def _run(options, losses, num_steps, diagnose=None):
+  """Counts steps whose losses are given; returns the last state."""
+  tx = distill.make_optimizer('sgd', 0.1)
+  step = distill.make_step(lambda s, scale: scale * jnp.sum(s.images), tx)
+  start = labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
+  loop = StageLoop(
+    'count', num_steps=num_steps, options=options, diagnose=diagnose
+  )
+  with loop:
+    return distill.distill(
+      step,
+      loop.restore_or(distill.init_state(start, tx)),
+      lambda index: (losses[index],),
+      num_steps=num_steps,
+      on_step=loop.on_step,
+    )
+
+
+def test_nan_stops_with_step_and_diagnosis_and_keeps_checkpoints(tmp_path):
+  options = LoopOptions(tmp_path, checkpoint_every=2, log_every=2)
+  losses = [1.0, 1.0, 1.0, np.nan, 1.0, 1.0]
+  with pytest.raises(FloatingPointError) as caught:
+    _run(options, losses, 6, lambda index, state: f'index {index}.')
+  assert 'count stopped at step 4: ' in str(caught.value)
+  assert 'loss = nan' in str(caught.value)
+  assert 'index 3.' in str(caught.value)
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
+
+
+def test_resume_goes_on_and_its_log_has_each_step_once(tmp_path):
+  options = LoopOptions(tmp_path, checkpoint_every=2, log_every=1)
+  with pytest.raises(FloatingPointError):
+    _run(options, [1.0, 1.0, 1.0, np.nan], 4)
+  done = []
+  options = LoopOptions(tmp_path, 2, 1, lambda step, values: done.append(step))
+  resumed = _run(options, [1.0] * 4, 4)
+  straight = _run(LoopOptions(), [1.0] * 4, 4)
+  assert done == [3, 4]
+  np.testing.assert_array_equal(
+    resumed.synthetic.images, straight.synthetic.images
+  )
+  rows = metrics.read_metrics(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+  options = LoopOptions(tmp_path, 2, 1)
+  first = _run(options, [1.0] * 3, 3)
+  again = _run(options, [np.nan] * 3, 3)
+  np.testing.assert_array_equal(first.synthetic.images, again.synthetic.images)
