@@ -1,4 +1,4 @@
-"""Distils a data set into a few images a class (Alg. 4).
+r"""Distils a data set into a few images a class (Alg. 4).
 
 1 Net is --num_networks=1, the paper's Baseline --num_networks=T with
 --num_steps=T, and Pool(R) --num_networks=R --revisit.

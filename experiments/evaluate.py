@@ -1,4 +1,4 @@
-"""Scores distilled sets in fresh networks, beside random real images.
+r"""Scores distilled sets in fresh networks, beside random real images.
 
 python experiments/evaluate.py runs/pool16/distilled.safetensors \
       --protocols=krr,frepo,dc --networks=convnet,resnet18 --repeats=5
@@ -10,7 +10,17 @@ import pathlib
 import jax
 from absl import flags
 
-from fsdd_jax import artifacts, baselines, cli, evaluation, files, report
+from fsdd_jax import (
+  artifacts,
+  baselines,
+  cli,
+  datasets,
+  evaluation,
+  files,
+  protocols,
+  report,
+  resolution,
+)
 from fsdd_jax.configs import DataConfig, EvaluationConfig, NetworkConfig
 from fsdd_jax.types import LabeledSet, labeled_set
 
@@ -37,6 +47,14 @@ def _data_config(distilled: artifacts.DistilledSet) -> DataConfig:
   return DataConfig(**fields)
 
 
+def _load(
+  data: DataConfig, split: str, distilled: artifacts.DistilledSet
+) -> datasets.Dataset:
+  """A split, with grey images repeated where they were distilled as RGB."""
+  dataset = cli.load_dataset(data, split)
+  return resolution.repeat_channels(dataset, distilled.images.shape[-1])
+
+
 def _rows(
   path: str, distilled: artifacts.DistilledSet, data: DataConfig, seed: int
 ) -> dict[str, LabeledSet]:
@@ -45,7 +63,7 @@ def _rows(
   if _RANDOM_REAL.value:
     rows['random real'] = baselines.random_real(
       jax.random.key(seed),
-      cli.load_dataset(data, 'train'),
+      _load(data, 'train', distilled),
       distilled.normalization,
       ipc=distilled.metadata.ipc,
     )
@@ -67,7 +85,7 @@ def main(arguments: list[str]) -> None:
   config = cli.from_flags(EvaluationConfig)
   distilled = artifacts.load_distilled(path)
   data = _data_config(distilled)
-  dataset = cli.load_dataset(data, config.split)
+  dataset = _load(data, config.split, distilled)
   trained_in = NetworkConfig(**distilled.metadata.network)
   names = config.networks or (trained_in.network,)
   networks = {
@@ -93,7 +111,7 @@ def main(arguments: list[str]) -> None:
         protocol=protocol,
         repeats=config.repeats,
         split=config.split,
-        without=evaluation.unsuitable_augmentation(data.dataset),
+        without=protocols.unsuitable_augmentation(data.dataset),
       )
       for protocol in config.protocols
       for network in networks.values()

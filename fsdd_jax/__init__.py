@@ -15,7 +15,7 @@ from fsdd_jax.configs import (
   NetworkConfig,
 )
 from fsdd_jax.datasets import Dataset, from_arrays, load
-from fsdd_jax.evaluation import PROTOCOLS, Score, evaluate
+from fsdd_jax.evaluation import Score, evaluate
 from fsdd_jax.krr import mean_squared_error, predict, solve
 from fsdd_jax.networks import make as make_network
 from fsdd_jax.networks import register as register_network
@@ -32,6 +32,7 @@ from fsdd_jax.objective import (
   krr_loss_from_statistics,
   target_statistics,
 )
+from fsdd_jax.protocols import PROTOCOLS
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator, translate
 from fsdd_jax.types import LabeledSet, labeled_set, pad, unpad

@@ -6,8 +6,6 @@ random order, so that R passes over the target images pay for all T steps.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax import (
-  distill,
-  krr,
+  artifacts,
+  inputs,
   metrics,
   objective,
   random_networks,
@@ -25,8 +23,9 @@ from fsdd_jax import (
 )
 from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.distill_loop import LossFn, distill_from
 from fsdd_jax.normalization import Normalization, normalize
-from fsdd_jax.stage_loop import LoopOptions, StageLoop, claim_workdir
+from fsdd_jax.stage_loop import LoopOptions, claim_workdir
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
 # Seen networks a report scores in: the last of a long sequence say enough.
@@ -143,15 +142,6 @@ def distill_over_networks(
       norms and the condition number of the kernel.
   """
   options = options or LoopOptions()
-  if options.workdir is not None:
-    claim_workdir(
-      options.workdir,
-      {
-        **dataclasses.asdict(config),
-        'network_fields': repr(network),
-        'dataset_fingerprint': dataset.fingerprint(),
-      },
-    )
   clock = metrics.StageClock()
   initial_key, network_key, order_key, batch_key = jax.random.split(
     jax.random.key(config.seed), 4
@@ -160,153 +150,60 @@ def distill_over_networks(
     order_key, config.num_networks, config.num_steps, revisit=config.revisit
   )
   features_of = objective.feature_fn(network)
-  image_shape = (1, *dataset.images.shape[1:])
 
   def draw(index: int) -> Any:
     key = jax.random.fold_in(network_key, index)
-    return random_networks.sample(key, network, image_shape[1:])
+    return random_networks.sample(key, network, dataset.images.shape[1:])
 
+  keep = config.num_networks if config.revisit else 1
   if config.real_batch:
-    loss_fn = functools.partial(_loss, objective.krr_loss, features_of, config)
-    inputs_of = _sampled_inputs(batch_key, draw, dataset, normalization, config)
-  else:
-    loss_fn = functools.partial(
-      _loss, objective.krr_loss_from_statistics, features_of, config
-    )
-    inputs_of = _statistics_inputs(
-      features_of, draw, dataset, normalization, config, clock
-    )
-  tx = distill.make_optimizer(
-    config.optimizer,
-    config.learning_rate,
-    label_learning_rate=config.label_learning_rate,
-  )
-  state = distill.init_state(
-    random_real(
-      initial_key,
+    loss_fn: LossFn = objective.krr_loss
+    inputs_of = inputs.from_batches(
+      batch_key,
+      draw,
       dataset,
       normalization,
-      ipc=config.ipc,
       label_coding=config.label_coding,
-    ),
-    tx,
+      size=config.real_batch,
+      keep=keep,
+    )
+  else:
+    loss_fn = objective.krr_loss_from_statistics
+    inputs_of = inputs.from_statistics(
+      features_of,
+      draw,
+      dataset,
+      normalization,
+      label_coding=config.label_coding,
+      num_networks=config.num_networks,
+      keep=keep,
+      clock=clock,
+    )
+  start = random_real(
+    initial_key,
+    dataset,
+    normalization,
+    ipc=config.ipc,
+    label_coding=config.label_coding,
   )
-
-  def diagnose(step: int, state: distill.DistillState) -> str:
-    variables = draw(int(order[step]))
-    return _diagnosis(features_of, variables, state.synthetic, config.ridge)
-
-  loop = StageLoop(
-    'distil', num_steps=len(order), options=options, diagnose=diagnose
+  claim_workdir(
+    options,
+    config,
+    network_fields=repr(network),
+    dataset_fingerprint=dataset.fingerprint(),
+    normalization=artifacts.describe_normalization(normalization),
   )
-  with loop, clock.part('distillation'):
-    state = distill.distill(
-      distill.make_step(loss_fn, tx),
-      loop.restore_or(state),
+  with clock.part('distillation'):
+    synthetic = distill_from(
+      start,
+      features_of,
+      loss_fn,
       lambda step: inputs_of(int(order[step]), step),
       num_steps=len(order),
-      on_step=loop.on_step,
+      config=config,
+      options=options,
     )
-    jax.block_until_ready(state)
   last_seen = list(dict.fromkeys(order[::-1].tolist()))[:_MAX_SEEN]
   return DistillationResult(
-    state.synthetic, [draw(index) for index in last_seen], clock.seconds()
-  )
-
-
-InputsFn = Callable[[int, int], tuple]
-
-
-def _loss(
-  loss_fn: Callable[..., jax.Array],
-  features_of: objective.FeatureFn,
-  config: DistillationConfig,
-  synthetic: LabeledSet,
-  variables: Any,
-  target: Any,
-) -> jax.Array:
-  """Puts the distilled set first, as `distill.make_step` wants it."""
-  return loss_fn(features_of, variables, synthetic, target, ridge=config.ridge)
-
-
-def _statistics_inputs(
-  features_of: objective.FeatureFn,
-  draw: Callable[[int], Any],
-  dataset: Dataset,
-  normalization: Normalization,
-  config: DistillationConfig,
-  clock: metrics.StageClock,
-) -> InputsFn:
-  """Inputs of a step: a network and the whole target set's statistics."""
-  labels = _coded_labels(dataset, config)
-
-  # A pool keeps every network; a sequence never returns to an earlier one.
-  @functools.lru_cache(maxsize=config.num_networks if config.revisit else 1)
-  def inputs(index: int) -> tuple[Any, krr.Statistics]:
-    variables = draw(index)
-    name = f'statistics of network {index + 1}/{config.num_networks}'
-    bar = metrics.progress_bar(len(labels), name, unit='image', leave=False)
-    with clock.part('statistics'), bar:
-      stats = objective.target_statistics(
-        features_of,
-        variables,
-        dataset.images,
-        labels,
-        normalization,
-        on_batch=bar.update,
-      )
-      return variables, jax.block_until_ready(stats)
-
-  return lambda index, step: inputs(index)
-
-
-def _sampled_inputs(
-  key: jax.Array,
-  draw: Callable[[int], Any],
-  dataset: Dataset,
-  normalization: Normalization,
-  config: DistillationConfig,
-) -> InputsFn:
-  """Inputs of a step: a network and a class-balanced batch of real images."""
-  labels = _coded_labels(dataset, config)
-  table = subsets.class_table(dataset.labels, dataset.num_classes)
-  draw_cached = functools.lru_cache(
-    maxsize=config.num_networks if config.revisit else 1
-  )(draw)
-  sample_rows = jax.jit(subsets.balanced_batch, static_argnums=2)
-
-  def inputs(index: int, step: int) -> tuple[Any, LabeledSet]:
-    row_key = jax.random.fold_in(key, step)
-    rows = np.asarray(sample_rows(row_key, table, config.real_batch))
-    images = normalize(dataset.images[rows], normalization)
-    return draw_cached(index), labeled_set(images, jnp.asarray(labels[rows]))
-
-  return inputs
-
-
-def _coded_labels(dataset: Dataset, config: DistillationConfig) -> np.ndarray:
-  encode = LABEL_CODINGS[config.label_coding]
-  return np.asarray(encode(jnp.asarray(dataset.labels), dataset.num_classes))
-
-
-def _diagnosis(
-  features_of: objective.FeatureFn,
-  variables: Any,
-  synthetic: LabeledSet,
-  ridge: float,
-) -> str:
-  """Norms and condition number of the set that a step started from."""
-  features = features_of(variables, synthetic.images)
-  condition = krr.condition_number(features, ridge=ridge, mask=synthetic.mask)
-  norms = {
-    'images': synthetic.images,
-    'labels': synthetic.labels,
-    'features': features,
-  }
-  parts = [
-    f'largest absolute value of {name}: {float(abs(value).max()):g}'
-    for name, value in norms.items()
-  ]
-  return '; '.join(
-    [*parts, f'condition number of the kernel: {float(condition):g}.']
+    synthetic, [draw(index) for index in last_seen], clock.seconds()
   )

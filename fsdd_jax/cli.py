@@ -1,17 +1,35 @@
 """What the experiment binaries share: flags of configs, loading, one error."""
 
 import dataclasses
+import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from fsdd_jax import artifacts, baselines, datasets, networks
+from fsdd_jax import (
+  artifacts,
+  baselines,
+  caching,
+  datasets,
+  networks,
+  pictures,
+  pretrained,
+  resolution,
+)
 from fsdd_jax import normalization as normalization_lib
-from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax.configs import (
+  DataConfig,
+  DistillationConfig,
+  NetworkConfig,
+  TranslatorConfig,
+)
+from fsdd_jax.one_network import FixedNetwork
+from fsdd_jax.translator import Translator
 from fsdd_jax.types import LabeledSet
 
 Config = TypeVar('Config')
@@ -22,6 +40,7 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
   float: flags.DEFINE_float,
   str: flags.DEFINE_string,
   tuple[str, ...]: flags.DEFINE_list,
+  tuple[int, ...]: flags.DEFINE_list,
 }
 
 
@@ -36,8 +55,12 @@ def define_flags(*config_classes: type, **defaults: Any) -> None:
     for field in dataclasses.fields(config_class):
       default = defaults.get(field.name, field.default)
       if isinstance(default, tuple):
-        default = list(default)
+        default = [str(part) for part in default]
       _DEFINE[field.type](field.name, default, field.metadata['help'])
+      # So that --help of the binary lists the flag.
+      flags.FLAGS.register_key_flag_for_module(
+        sys.argv[0], flags.FLAGS[field.name]
+      )
 
 
 def from_flags(config_class: type[Config]) -> Config:
@@ -45,8 +68,21 @@ def from_flags(config_class: type[Config]) -> Config:
   values = {}
   for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
     value = flags.FLAGS[field.name].value
+    if field.type == tuple[int, ...]:
+      value = integers(field.name)
     values[field.name] = tuple(value) if isinstance(value, list) else value
   return config_class(**values)
+
+
+def integers(name: str) -> tuple[int, ...]:
+  """The value of a flag that lists integers."""
+  parts: Sequence[str] = flags.FLAGS[name].value or ()
+  try:
+    return tuple(int(part) for part in parts)
+  except ValueError as error:
+    raise ValueError(
+      f'--{name}={",".join(parts)} must list integers, as in --{name}=1,10.'
+    ) from error
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -95,6 +131,8 @@ def make_network(
   fields: dict[str, Any] = {'initialization': config.initialization}
   if config.norm:
     fields['norm'] = config.norm
+  if config.dtype != 'float32':
+    fields['dtype'] = config.dtype
   if config.network == 'convnet':
     fields['width'] = config.width
     fields['width_multiplier'] = config.width_multiplier
@@ -105,6 +143,81 @@ def make_network(
   )
 
 
+def translator_from_flags(
+  path: str,
+  image_shape: tuple[int, ...],
+  num_classes: int,
+  *,
+  theta_seed: int | None,
+  theta_size: int | None,
+  seed: int,
+) -> tuple[pretrained.Pretrained, NetworkConfig]:
+  """A translator with theta, and the config of networks for the target set.
+
+  What the flags of `NetworkConfig` do not say, the translator's file does;
+  `pretrained.check_pretrained` finds what contradicts it.
+
+  Args:
+    path: its file; 'none' makes a random one.
+    image_shape: `(h, w, c)` of the target set.
+    num_classes: of the target set.
+    theta_seed: of the fixed network; None: the file's, or 0.
+    theta_size: its resolution; None: the file's, or the target set's.
+    seed: of a random translator.
+
+  Returns:
+    The translator with the theta to use, and the network's config.
+
+  Raises:
+    ValueError: for flags that cannot hold for a file.
+  """
+  if path == 'none':
+    network = from_flags(NetworkConfig)
+    shape = _resized(image_shape, theta_size)
+    module = make_network(network, shape, num_classes)
+    theta = FixedNetwork(module, theta_seed or 0, shape)
+    size = from_flags(TranslatorConfig)
+    translator = Translator(
+      size.translator_width, size.translator_blocks, size.head_scale
+    )
+    return pretrained.random_translator(seed, translator, theta), network
+  for field in dataclasses.fields(TranslatorConfig):
+    if flags.FLAGS[field.name].present:
+      raise ValueError(
+        f'--{field.name} shapes a random translator alone (--translator=none); '
+        f'leave it out with {path}.'
+      )
+  found = pretrained.load_pretrained(path)
+  shape = _resized(found.theta.image_shape, theta_size)
+  described = caching.describe_network(found.theta.network)
+  network = used = _network_like(described)
+  if resolution.is_above(image_shape, shape):  # Deeper than theta, that is.
+    used = dataclasses.replace(network, depth=described.get('depth', 0))
+    depth: Any = flags.FLAGS['depth'].value
+    network = dataclasses.replace(network, depth=depth)
+  theta = FixedNetwork(
+    make_network(used, shape, num_classes),
+    found.theta.seed if theta_seed is None else theta_seed,
+    shape,
+  )
+  return dataclasses.replace(found, theta=theta), network
+
+
+def _resized(image_shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
+  return image_shape if size is None else (size, size, image_shape[2])
+
+
+def _network_like(description: Mapping[str, Any]) -> NetworkConfig:
+  """The network that the given flags and, for the rest, a description name."""
+  known = {**description, 'network': description['name']}
+  values: dict[str, Any] = {}
+  for field in dataclasses.fields(NetworkConfig):
+    flag = flags.FLAGS[field.name]
+    given = flag.present or field.name not in known
+    values[field.name] = flag.value if given else known[field.name]
+  return NetworkConfig(**values)
+
+
 def describe_result(
   synthetic: LabeledSet,
   normalization: normalization_lib.Normalization,
@@ -113,8 +226,29 @@ def describe_result(
   network: NetworkConfig,
   config: DistillationConfig,
   scores: Sequence[dict[str, Any]] = (),
+  *,
+  method: str = '',
+  further: Mapping[str, Any] | None = None,
+  theta_seed: int | None = None,
 ) -> artifacts.DistilledSet:
-  """A distilled set with all that its file tells about it."""
+  """A distilled set with all that its file tells about it.
+
+  Args:
+    synthetic: the set, without padding.
+    normalization: how images became network inputs.
+    dataset: the target set.
+    data: where that came from.
+    network: the network that the set was made for.
+    config: its distillation.
+    scores: measured accuracies.
+    method: the row of a table that it is; by default that of Alg. 4.
+    further: what else belongs to its recipe, by name; JSON values.
+    theta_seed: of the fixed network that it was distilled in, if in one.
+
+  Returns:
+    What `artifacts.save_distilled` writes.
+  """
+  seeds = {} if theta_seed is None else {'theta': theta_seed}
   learned = config.label_learning_rate > 0
   metadata = artifacts.Metadata(
     dataset=data.dataset,
@@ -123,11 +257,12 @@ def describe_result(
     ipc=config.ipc,
     network=dataclasses.asdict(network),
     recipe={
-      'method': baselines.method_name(config),
+      'method': method or baselines.method_name(config),
       'data': dataclasses.asdict(data),
       'distillation': dataclasses.asdict(config),
+      **(further or {}),
     },
-    seeds={'distillation': config.seed},
+    seeds={'distillation': config.seed, **seeds},
     scores=tuple(scores),
   )
   return artifacts.DistilledSet(
@@ -136,3 +271,19 @@ def describe_result(
     normalization,
     metadata,
   )
+
+
+def write_result(path: pathlib.Path, distilled: artifacts.DistilledSet) -> None:
+  """Writes a distilled set and its picture, and tells how to score it."""
+  artifacts.save_distilled(path, distilled)
+  pictures.save_grid(
+    path.with_suffix('.png'),
+    np.asarray(
+      normalization_lib.denormalize(
+        jnp.asarray(distilled.images), distilled.normalization
+      )
+    ),
+    distilled.metadata.class_names,
+    ipc=distilled.metadata.ipc,
+  )
+  print(f'Score it: python experiments/evaluate.py {path}')

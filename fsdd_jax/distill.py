@@ -21,11 +21,19 @@ LossFn = Callable[..., jax.Array]
 Metrics = dict[str, jax.Array]
 StepFn = Callable[..., tuple['DistillState', Metrics]]
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'adabelief': optax.adabelief,
   'adam': optax.adam,
   'lamb': optax.lamb,
   'sgd': optax.sgd,
+}
+
+# Of a learning rate and a number of steps.
+SCHEDULES: dict[str, Callable[[float, int], optax.ScalarOrSchedule]] = {
+  'constant': lambda rate, num_steps: rate,
+  'cosine': lambda rate, num_steps: optax.cosine_decay_schedule(
+    rate, num_steps
+  ),
 }
 
 
@@ -49,6 +57,7 @@ def make_optimizer(
   learning_rate: float,
   *,
   label_learning_rate: float | None = None,
+  schedule: Callable[[float], optax.ScalarOrSchedule] = float,
 ) -> optax.GradientTransformation:
   """An optimiser over `{'images', 'labels'}` with a rate for each.
 
@@ -57,6 +66,7 @@ def make_optimizer(
     learning_rate: alpha for images (Alg. 1, line 17).
     label_learning_rate: alpha for labels (line 18); 0 keeps them fixed, None
       takes that of the images.
+    schedule: makes a schedule of each rate; constant by default.
 
   Returns:
     An optax transformation.
@@ -78,10 +88,10 @@ def make_optimizer(
   make = OPTIMIZERS[name]
   labels = optax.set_to_zero()
   if label_learning_rate > 0:
-    labels = make(label_learning_rate)
+    labels = make(schedule(label_learning_rate))
   names = {'images': 'images', 'labels': 'labels'}
   return optax.partition(
-    {'images': make(learning_rate), 'labels': labels}, names
+    {'images': make(schedule(learning_rate)), 'labels': labels}, names
   )
 
 

@@ -1,62 +1,23 @@
 """How good a distilled set is: fresh networks, named protocols, mean and std.
 
-A protocol fits a fresh random network to the distilled set and returns a
-`ScoreFn`; the share of images whose largest score is their class is the
-accuracy. Always the last step counts, and the images it is measured on are
-read once.
+The share of images whose largest score is their class is the accuracy. The
+images it is measured on are read once.
 """
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from fsdd_jax import (
-  augment,
-  krr,
-  metrics,
-  networks,
-  objective,
-  random_networks,
-)
+from fsdd_jax import metrics, networks, objective
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.normalization import Normalization, normalize
+from fsdd_jax.protocols import PROTOCOLS, ScoreFn
 from fsdd_jax.types import LabeledSet
-
-# Maps a fitted model and normalised images [n, h, w, c] to scores [n, k].
-ScoreFn = Callable[[Any, jax.Array], jax.Array]
-Fit = Callable[[jax.Array, nn.Module, LabeledSet], tuple[ScoreFn, Any]]
-
-# Data sets whose mirror images are of another class or of none.
-_CHIRAL = ('digits', 'emnist', 'kmnist', 'mnist', 'svhn_cropped')
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-  """How a network is trained on a distilled set.
-
-  Attributes:
-    num_steps: steps for a set of n images and a batch size.
-    max_batch: images a step; smaller sets are taken whole.
-    optimizer: makes the optimiser for a number of steps.
-    targets: what the network shall predict for labels `[n, k]`.
-    loss: mean loss of logits and targets, both `[n, k]`.
-    augment: random augmentation of `(key, images)`.
-  """
-
-  num_steps: Callable[[int, int], int]
-  max_batch: int
-  optimizer: Callable[[int], optax.GradientTransformation]
-  targets: Callable[[jax.Array], jax.Array]
-  loss: Callable[[jax.Array, jax.Array], jax.Array]
-  augment: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,223 +69,6 @@ class Score:
     }
 
 
-def frepo_steps(num_images: int, batch_size: int) -> int:
-  """FRePo's evaluation length as a rule of |S|.
-
-  It lists 1,000 steps at 10 images, 2,000 at 100, 5,000 at 400 and 500, 10,000
-  at 1,000 and 40,000 at 2,000 and 5,000; sizes between take the next larger.
-  Its exception for 200 images (20,000) is not followed.
-  """
-  del batch_size
-  for limit, steps in ((10, 1000), (100, 2000), (500, 5000), (1000, 10000)):
-    if num_images <= limit:
-      return steps
-  return 40000
-
-
-def _frepo_optimizer(num_steps: int) -> optax.GradientTransformation:
-  schedule = optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=3e-4,
-    warmup_steps=min(500, num_steps // 2),
-    decay_steps=num_steps,
-    end_value=3e-6,
-  )
-  return optax.adam(schedule)
-
-
-def _half_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  return 0.5 * jnp.sum((logits - targets) ** 2, axis=1).mean()
-
-
-def _dc_steps(num_images: int, batch_size: int) -> int:
-  return 1000 * math.ceil(num_images / batch_size)
-
-
-def _dc_optimizer(num_steps: int) -> optax.GradientTransformation:
-  rate = optax.piecewise_constant_schedule(0.01, {num_steps // 2 + 1: 0.1})
-  return optax.chain(
-    optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
-  )
-
-
-def _hard(labels: jax.Array) -> jax.Array:
-  return jax.nn.one_hot(jnp.argmax(labels, axis=1), labels.shape[1])
-
-
-def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  return optax.softmax_cross_entropy(logits, targets).mean()
-
-
-@functools.cache
-def frepo_recipe(without: tuple[str, ...] = ()) -> Recipe:
-  """FRePo's `eval.py`: soft labels, squared error, Adam, mild augmentation."""
-  operations = augment.select('frepo', without=without)
-  return Recipe(
-    num_steps=frepo_steps,
-    max_batch=500,
-    optimizer=_frepo_optimizer,
-    targets=lambda labels: labels,
-    loss=_half_squared_error,
-    augment=functools.partial(
-      augment.augment, operations=operations, siamese=False
-    ),
-  )
-
-
-@functools.cache
-def dc_recipe(without: tuple[str, ...] = ()) -> Recipe:
-  """DC and DSA: hard labels, cross-entropy, SGD, DSA, 1000 epochs."""
-  operations = augment.select('dsa', without=without)
-  return Recipe(
-    num_steps=_dc_steps,
-    max_batch=256,
-    optimizer=_dc_optimizer,
-    targets=_hard,
-    loss=_cross_entropy,
-    augment=functools.partial(
-      augment.augment, operations=operations, siamese=False
-    ),
-  )
-
-
-def unsuitable_augmentation(dataset: str) -> tuple[str, ...]:
-  """Operations that change a class: digits do without the flip."""
-  name = dataset.partition(':')[0].partition('/')[0]
-  return ('flip',) if name in _CHIRAL else ()
-
-
-@functools.cache
-def _krr_scores(network: nn.Module) -> ScoreFn:
-  features_of = objective.feature_fn(network)
-
-  def scores(model: Any, images: jax.Array) -> jax.Array:
-    variables, weights = model
-    return krr.predict(features_of(variables, images), weights)
-
-  return scores
-
-
-def fit_krr_in(
-  variables: Any,
-  network: nn.Module,
-  synthetic: LabeledSet,
-  *,
-  ridge: float = 1e-6,
-) -> tuple[ScoreFn, Any]:
-  """Fits the closed form to a distilled set in one given network."""
-  features = jax.jit(objective.feature_fn(network))(variables, synthetic.images)
-  weights = krr.solve(
-    features, synthetic.labels, ridge=ridge, mask=synthetic.mask
-  )
-  return _krr_scores(network), (variables, weights)
-
-
-def fit_krr(
-  key: jax.Array, network: nn.Module, synthetic: LabeledSet
-) -> tuple[ScoreFn, Any]:
-  """Protocol `krr`: the closed form in a fresh random network."""
-  image_shape = synthetic.images.shape[1:]
-  variables = random_networks.sample(key, network, image_shape)
-  return fit_krr_in(variables, network, synthetic)
-
-
-@functools.cache
-def _logits(network: nn.Module) -> ScoreFn:
-  return lambda variables, images: network.apply(variables, images)[0]
-
-
-@functools.cache
-def _training_step(
-  recipe: Recipe, network: nn.Module, num_steps: int, batch_size: int
-) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  tx = recipe.optimizer(num_steps)
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(
-    variables: Any, opt_state: Any, key: jax.Array, synthetic: LabeledSet
-  ) -> tuple[Any, Any, jax.Array]:
-    row_key, augment_key = jax.random.split(key)
-    images, targets = synthetic.images, recipe.targets(synthetic.labels)
-    if batch_size < len(images):
-      rows = jax.random.permutation(row_key, len(images))[:batch_size]
-      images, targets = images[rows], targets[rows]
-    images = recipe.augment(augment_key, images)
-
-    def loss_of(params: Any) -> tuple[jax.Array, Any]:
-      (logits, _), changed = network.apply(
-        {**variables, 'params': params},
-        images,
-        train=True,
-        mutable=['batch_stats'],
-      )
-      return recipe.loss(logits, targets), changed
-
-    params = variables['params']
-    (loss, changed), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-      params
-    )
-    updates, opt_state = tx.update(gradient, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    return {**variables, **changed, 'params': params}, opt_state, loss
-
-  return tx, step
-
-
-def train(
-  key: jax.Array, network: nn.Module, synthetic: LabeledSet, *, recipe: Recipe
-) -> tuple[ScoreFn, Any]:
-  """Trains a fresh network on a distilled set, to the last step.
-
-  Args:
-    key: consumed: initial weights, batches and augmentation.
-    network: the architecture.
-    synthetic: the distilled set, without padding.
-    recipe: optimiser, length, loss and augmentation.
-
-  Returns:
-    The function that scores images, and the trained variables.
-
-  Raises:
-    FloatingPointError: if the loss is not finite at the end.
-  """
-  init_key, step_key = jax.random.split(key)
-  num_images = len(synthetic.images)
-  batch_size = min(num_images, recipe.max_batch)
-  num_steps = recipe.num_steps(num_images, batch_size)
-  tx, step = _training_step(recipe, network, num_steps, batch_size)
-  variables = random_networks.sample(
-    init_key, network, synthetic.images.shape[1:]
-  )
-  opt_state = tx.init(variables['params'])
-  bar = metrics.progress_bar(
-    num_steps, 'train on the distilled set', unit='step', leave=False
-  )
-  with bar:
-    for index in range(num_steps):
-      variables, opt_state, loss = step(
-        variables, opt_state, jax.random.fold_in(step_key, index), synthetic
-      )
-      bar.update()
-  if not np.isfinite(loss):
-    raise FloatingPointError(
-      f'Training on the distilled set ended after {num_steps} steps with a '
-      f'loss of {float(loss)}; the set has pixels up to '
-      f'{float(abs(synthetic.images).max()):g}. Distil it with a smaller '
-      'learning rate, or score it by another protocol.'
-    )
-  return _logits(network), variables
-
-
-PROTOCOLS: dict[str, Callable[[tuple[str, ...]], Fit]] = {
-  'krr': lambda without: fit_krr,
-  'frepo': lambda without: functools.partial(
-    train, recipe=frepo_recipe(without)
-  ),
-  'dc': lambda without: functools.partial(train, recipe=dc_recipe(without)),
-}
-
-
 @functools.partial(jax.jit, static_argnames='score')
 def _count_hits(
   score: ScoreFn,
@@ -344,7 +88,7 @@ def accuracy(
   dataset: Dataset,
   normalization: Normalization,
   *,
-  batch_size: int = 500,
+  batch_size: int | None = None,
 ) -> float:
   """Share of a data set's images that a fitted model gets right, percent."""
   hits = [

@@ -20,6 +20,8 @@ from fsdd_jax.types import LabeledSet
 
 FeatureFn = Callable[[Any, jax.Array], jax.Array]
 
+_PIXELS_A_BATCH = 2**18
+
 
 @functools.cache
 def feature_fn(network: nn.Module) -> FeatureFn:
@@ -90,18 +92,22 @@ def krr_loss_from_statistics(
 
 
 def batches(
-  images: np.ndarray, labels: np.ndarray, batch_size: int
+  images: np.ndarray, labels: np.ndarray, batch_size: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Splits a set into batches of one size, the last one padded with zeros.
 
   Args:
-    images: `[n, ...]`.
+    images: `[n, h, w, c]`.
     labels: `[n, ...]`.
     batch_size: rows a batch; a smaller set makes one batch of its own size.
+      By default as many images as have 2^18 pixels (256 at 32 x 32), which
+      bounds the memory of feature maps at any resolution.
 
   Yields:
     Images, labels and a float32 mask of `min(batch_size, n)` rows each.
   """
+  if batch_size is None:
+    batch_size = max(1, _PIXELS_A_BATCH // int(np.prod(images.shape[1:3])))
   size = min(batch_size, len(images))
   for start in range(0, len(images), size):
     part = images[start : start + size], labels[start : start + size]
@@ -136,7 +142,7 @@ def target_statistics(
   labels: np.ndarray,
   normalization: Normalization,
   *,
-  batch_size: int = 500,
+  batch_size: int | None = None,
   on_batch: Callable[[int], None] | None = None,
 ) -> krr.Statistics:
   """Sums the statistics of a data set in one network (Alg. 4, line 9).
@@ -147,7 +153,7 @@ def target_statistics(
     images: `[n, h, w, c]` uint8, kept on the host but for one batch.
     labels: `[n, k]` float32.
     normalization: how uint8 images become network inputs.
-    batch_size: images on the device at once.
+    batch_size: images on the device at once; by default as of `batches`.
     on_batch: called with the number of images added, for a progress bar.
 
   Returns:

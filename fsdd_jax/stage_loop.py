@@ -35,19 +35,25 @@ class LoopOptions:
   progress_fn: ProgressFn | None = None
 
 
-def claim_workdir(
-  workdir: str | os.PathLike[str], settings: Mapping[str, Any]
-) -> None:
+def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
   """Makes a work directory that of one run, or checks that it already is.
 
   Args:
-    workdir: the folder; created where it is missing.
-    settings: JSON values that fix the run's result.
+    options: names the folder, which is created where it is missing; without
+      one, nothing is done.
+    config: the stage's dataclass; how often it logs and saves does not count.
+    **facts: JSON values that fix the result beside it: data, networks.
 
   Raises:
     ValueError: if the folder belongs to a run with other settings; every
       differing one is named.
   """
+  workdir = options.workdir
+  if workdir is None:
+    return
+  settings = {**dataclasses.asdict(config), **facts}
+  for name in ('checkpoint_every', 'log_every'):
+    settings.pop(name, None)
   path = pathlib.Path(workdir) / 'config.json'
   ours = json.loads(json.dumps(settings))
   if not path.exists():

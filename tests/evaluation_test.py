@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import baselines, evaluation, networks, random_networks
+from fsdd_jax import (
+  baselines,
+  evaluation,
+  networks,
+  protocols,
+  random_networks,
+)
 from fsdd_jax.types import labeled_set
 
 
@@ -22,12 +28,12 @@ def _short(monkeypatch, steps):
   """Shortens both training recipes."""
   for name in ('frepo_recipe', 'dc_recipe'):
     recipe = dataclasses.replace(
-      getattr(evaluation, name)(), num_steps=lambda n, b: steps
+      getattr(protocols, name)(), num_steps=lambda n, b: steps
     )
-    monkeypatch.setattr(evaluation, name, lambda without, r=recipe: r)
+    monkeypatch.setattr(protocols, name, lambda without, r=recipe: r)
 
 
-@pytest.mark.parametrize('protocol', sorted(evaluation.PROTOCOLS))
+@pytest.mark.parametrize('protocol', sorted(protocols.PROTOCOLS))
 def test_easy_colors_are_learned(
   protocol,
   real,
@@ -73,7 +79,7 @@ def test_krr_accuracy_equals_numpy(
   real, tiny_dataset, tiny_normalization, tiny_network
 ):
   variables = random_networks.sample(jax.random.key(3), tiny_network, (8, 8, 3))
-  fitted = evaluation.fit_krr_in(variables, tiny_network, real)
+  fitted = protocols.fit_krr_in(variables, tiny_network, real)
   found = evaluation.accuracy(
     *fitted, tiny_dataset, tiny_normalization, batch_size=7
   )
@@ -100,11 +106,11 @@ def test_score_statistics():
   [(10, 1000), (100, 2000), (101, 5000), (500, 5000), (1000, 10000)],
 )
 def test_frepo_length_follows_its_table(num_images, steps):
-  assert evaluation.frepo_steps(num_images, 10) == steps
+  assert protocols.frepo_steps(num_images, 10) == steps
 
 
 def test_frepo_rate_warms_up_and_decays():
-  tx = evaluation.frepo_recipe().optimizer(2000)
+  tx = protocols.frepo_recipe().optimizer(2000)
   params = jnp.ones(3)
   state = tx.init(params)
   sizes = []
@@ -117,7 +123,7 @@ def test_frepo_rate_warms_up_and_decays():
 
 
 def test_dc_is_sgd_with_decay_and_a_drop_after_half():
-  recipe = evaluation.dc_recipe()
+  recipe = protocols.dc_recipe()
   assert recipe.num_steps(100, 100) == 1000
   assert recipe.num_steps(500, 256) == 2000
   tx = recipe.optimizer(10)
@@ -138,16 +144,16 @@ def test_batch_statistics_are_trained(real, tiny_normalization, monkeypatch):
   network = networks.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='batch'
   )
-  _, variables = evaluation.train(
-    jax.random.key(0), network, real, recipe=evaluation.dc_recipe(())
+  _, variables = protocols.train(
+    jax.random.key(0), network, real, recipe=protocols.dc_recipe(())
   )
   means = jax.tree.leaves(variables['batch_stats'])
   assert any(np.abs(m).sum() > 0 for m in means)
 
 
 def test_digits_are_not_flipped():
-  assert evaluation.unsuitable_augmentation('digits') == ('flip',)
-  assert evaluation.unsuitable_augmentation('cifar10') == ()
+  assert protocols.unsuitable_augmentation('digits') == ('flip',)
+  assert protocols.unsuitable_augmentation('cifar10') == ()
 
 
 def test_unknown_protocol_and_other_sizes_are_refused(
@@ -167,9 +173,9 @@ def test_nan_set_stops_training(real, tiny_network, monkeypatch):
   _short(monkeypatch, 2)
   broken = labeled_set(real.images.at[0].set(jnp.nan), real.labels)
   with pytest.raises(FloatingPointError, match='smaller learning rate'):
-    evaluation.train(
+    protocols.train(
       jax.random.key(0),
       tiny_network,
       broken,
-      recipe=evaluation.frepo_recipe(()),
+      recipe=protocols.frepo_recipe(()),
     )

@@ -5,21 +5,23 @@ import numpy as np
 import pytest
 
 from fsdd_jax import distill, metrics
+from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.stage_loop import LoopOptions, StageLoop, claim_workdir
 from fsdd_jax.types import labeled_set
 
 
 def test_a_workdir_keeps_its_settings(tmp_path):
-  claim_workdir(tmp_path, {'ridge': 1e-6, 'seed': 0})
-  claim_workdir(tmp_path, {'ridge': 1e-6, 'seed': 0})
+  options = LoopOptions(tmp_path)
+  claim_workdir(options, DistillationConfig(log_every=1), data='digits')
+  claim_workdir(options, DistillationConfig(log_every=2), data='digits')
   with pytest.raises(ValueError, match=r'seed: 0 there, 1 now.*new workdir'):
-    claim_workdir(tmp_path, {'ridge': 1e-6, 'seed': 1})
+    claim_workdir(options, DistillationConfig(seed=1), data='digits')
 
 
 def test_a_damaged_settings_file_is_named(tmp_path):
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'config.json is not JSON'):
-    claim_workdir(tmp_path, {})
+    claim_workdir(LoopOptions(tmp_path), DistillationConfig())
 
 
 def _run(options, losses, num_steps, diagnose=None):

@@ -1,0 +1,125 @@
+r"""Adapts a translator to a data set and distils it for any IPC (Alg. 3).
+
+--translator=none is the column w/o Pre-Train, --num_adaptation_steps=0 w/o Ada.
+
+  python experiments/adapt.py --translator=runs/pre/translator.safetensors \
+      --dataset=cifar10 --adapt_ipcs=1,50 --ipcs=1,10,50 --network_pool=16 \
+      --workdir=runs/adapt
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from fsdd_jax import adaptation, cli, files, metrics, pretrained, resolution
+from fsdd_jax.configs import (
+  AdaptationConfig,
+  DataConfig,
+  NetworkConfig,
+  TranslatorConfig,
+)
+from fsdd_jax.stage_loop import LoopOptions
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Folder of results, logs and checkpoints; a killed run resumes in it.',
+  required=True,
+)
+_TRANSLATOR = flags.DEFINE_string(
+  'translator',
+  None,
+  "A translator's file, or none for a random one (w/o Pre-Train).",
+  required=True,
+)
+_IPCS = flags.DEFINE_list(
+  'ipcs', None, 'Images per class to distil; those adapted on if not given.'
+)
+_THETA_SEED = flags.DEFINE_integer(
+  'theta_seed', None, "Seed of theta; the file's, or 0, if not given."
+)
+_THETA_SIZE = flags.DEFINE_integer(
+  'theta_size', None, "Resolution of theta; the file's, or the data set's."
+)
+
+CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, AdaptationConfig)
+
+
+def main(_: list[str]) -> None:
+  """Adapts, then writes a distilled set and its picture for each IPC."""
+  data, config = cli.from_flags(DataConfig), cli.from_flags(AdaptationConfig)
+  ipcs = cli.integers('ipcs') or config.adapt_ipcs
+  workdir = pathlib.Path(_WORKDIR.value)
+  train = cli.load_dataset(data, 'train')
+  start, network_config = cli.translator_from_flags(
+    _TRANSLATOR.value,
+    train.images.shape[1:],
+    train.num_classes,
+    theta_seed=_THETA_SEED.value,
+    theta_size=_THETA_SIZE.value,
+    seed=config.seed,
+  )
+  train = resolution.repeat_channels(train, start.theta.image_shape[-1])
+  transform = cli.fit_normalization(data, train)
+  pretrained.check_pretrained(start, transform)
+  network = cli.make_network(
+    network_config, train.images.shape[1:], train.num_classes
+  )
+  clock = metrics.StageClock()
+  common: dict[str, Any] = {
+    'dataset': train,
+    'normalization': transform,
+    'theta': start.theta,
+    'config': config,
+    'options': LoopOptions(workdir, config.checkpoint_every, config.log_every),
+    'clock': clock,
+  }
+  # All IPCs at once, so that they share the statistics.
+  wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
+  in_theta = adaptation.distill_in_theta(ipcs=wanted, **common)
+  variables = adaptation.adapt(
+    network, start.translator, start.variables, in_theta=in_theta, **common
+  ).variables
+  record = {
+    'adaptation': dataclasses.asdict(config),
+    'translator': _TRANSLATOR.value,
+  }
+  if config.num_adaptation_steps:
+    path = workdir / 'translator.safetensors'
+    pretrained.save_adapted(path, start, variables, transform, record=record)
+    print(f'Wrote {path}.')
+  for ipc in ipcs:
+    synthetic = adaptation.distill_dataset(
+      start.translator, variables, ipc=ipc, in_theta=in_theta[ipc], **common
+    )
+    distilled = cli.describe_result(
+      synthetic,
+      transform,
+      train,
+      data,
+      network_config,
+      config.distillation(ipc),
+      method=pretrained.method_name(start, config),
+      further=record,
+      theta_seed=start.theta.seed,
+    )
+    cli.write_result(workdir / f'distilled_ipc{ipc}.safetensors', distilled)
+  _report(workdir / 'seconds.jsonl', clock.seconds())
+
+
+def _report(path: pathlib.Path, seconds: dict[str, float]) -> None:
+  """Adds a line for this run to a file, and prints it.
+
+  Apart from the distilled sets, whose files are the same after a kill.
+  """
+  earlier = path.read_text() if path.exists() else ''
+  files.write_bytes_atomic(path, f'{earlier}{json.dumps(seconds)}\n'.encode())
+  print(', '.join(f'{part} {spent:.1f} s' for part, spent in seconds.items()))
+
+
+if __name__ == '__main__':
+  cli.define_flags(*CONFIGS)
+  cli.run(main)

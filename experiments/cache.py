@@ -1,0 +1,103 @@
+"""Distils many random subsets of a large set in one network (Alg. 1).
+
+Run the same command again after a kill, and in as many processes as wanted
+with --process_index and --process_count: each writes only missing files.
+
+  python experiments/cache.py --dataset=tiny_imagenet_32 --width=32 \
+      --max_images=1000 --max_synthetic=100 --num_steps=100 --folder=runs/cache
+  python experiments/cache.py --folder=runs/cache --inspect
+"""
+
+import itertools
+import pathlib
+import time
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from fsdd_jax import cache_summary, caching, cli, files, pictures
+from fsdd_jax.cache_records import CacheEntry
+from fsdd_jax.configs import CachingConfig, DataConfig, NetworkConfig
+from fsdd_jax.normalization import Normalization, denormalize
+
+_FOLDER = flags.DEFINE_string('folder', None, 'The cache.', required=True)
+_INSPECT = flags.DEFINE_bool(
+  'inspect', False, 'Tell what the folder holds, and write its inspection.png.'
+)
+_PROCESS_INDEX = flags.DEFINE_integer(
+  'process_index', 0, 'Number of this process, from 0.'
+)
+_PROCESS_COUNT = flags.DEFINE_integer(
+  'process_count', 1, 'Processes that share the work.'
+)
+
+CONFIGS = (DataConfig, NetworkConfig, CachingConfig)
+DEFAULTS = {'dataset': 'fractals'}
+_SHOWN = 8  # Subsets in the picture, and images of each.
+
+
+def main(_: list[str]) -> None:
+  """Parses flags, then builds a cache or inspects one."""
+  if _INSPECT.value:
+    return inspect(pathlib.Path(_FOLDER.value))
+  data = cli.from_flags(DataConfig)
+  config = cli.from_flags(CachingConfig)
+  train = cli.load_dataset(data, 'train')
+  network = cli.make_network(
+    cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+  )
+  start = time.perf_counter()
+  caching.build_cache(
+    network,
+    train,
+    cli.fit_normalization(data, train),
+    config=config,
+    folder=_FOLDER.value,
+    dataset_name=data.dataset,
+    process_index=_PROCESS_INDEX.value,
+    process_count=_PROCESS_COUNT.value,
+  )
+  seconds = time.perf_counter() - start
+  print(f'Cache in {_FOLDER.value} after {seconds:.1f} s with compilation.')
+  print(f'Look at it: python {__file__} --folder={_FOLDER.value} --inspect')
+
+
+def inspect(folder: pathlib.Path) -> None:
+  """Prints counts, losses and damage; draws X_S of a few subsets."""
+  summary = cache_summary.summarize(folder)
+  print(cache_summary.to_text(summary))
+  entries = itertools.islice(
+    cache_summary.intact_entries(folder, summary), _SHOWN
+  )
+  rows = [_row(number, entry) for number, entry in entries]
+  if rows:
+    fitted = summary.manifest.normalization
+    transform = Normalization(
+      jnp.asarray(fitted['mean']), jnp.asarray(fitted['std'])
+    )
+    images = denormalize(jnp.concatenate([row[0] for row in rows]), transform)
+    titles = [title for row in rows for title in row[1]]
+    grid = pictures.image_grid(
+      np.asarray(images), columns=_SHOWN, titles=titles, min_tile=96
+    )
+    path = folder / 'inspection.png'
+    files.write_bytes_atomic(path, pictures.png_bytes(grid))
+    print(f'Wrote {path}: a subset a row, one image a class.')
+  if summary.damaged:
+    raise ValueError(f'{len(summary.damaged)} files are damaged, see above.')
+
+
+def _row(number: int, entry: CacheEntry) -> tuple[np.ndarray, list[str]]:
+  """One image of each of the first classes, zeros behind, and a title."""
+  first = np.asarray(entry.synthetic.images)[:: int(entry.ipc)]
+  first = first[: min(_SHOWN, int(entry.num_classes))]
+  images = np.zeros((_SHOWN, *first.shape[1:]), np.float32)
+  images[: len(first)] = first
+  title = f'{number}: C={entry.num_classes}, I={entry.ipc}'
+  return images, [title, *[''] * (_SHOWN - 1)]
+
+
+if __name__ == '__main__':
+  cli.define_flags(*CONFIGS, **DEFAULTS)
+  cli.run(main)

@@ -1,0 +1,85 @@
+"""Pre-trains a translator on a cache of distilled subsets (Alg. 2).
+
+Give the data and the network of the cache. The column `w AE` is
+--objective=reconstruction --head_scale=1.
+
+  python experiments/pretrain.py --cache=runs/cache --dataset=tiny_imagenet_32 \
+      --width=32 --workdir=runs/pretrain
+"""
+
+import pathlib
+import time
+
+from absl import flags
+
+from fsdd_jax import artifacts, cache, cli, pretraining
+from fsdd_jax.configs import (
+  DataConfig,
+  NetworkConfig,
+  PretrainingConfig,
+  TranslatorConfig,
+)
+from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.translator import Translator
+
+_CACHE = flags.DEFINE_string(
+  'cache', None, 'Folder of experiments/cache.py.', required=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Folder of the translator, logs and checkpoints; a killed run resumes in it.',
+  required=True,
+)
+
+CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, PretrainingConfig)
+DEFAULTS = {'dataset': 'fractals'}
+
+
+def main(_: list[str]) -> None:
+  """Parses flags, pre-trains and writes omega_0."""
+  data = cli.from_flags(DataConfig)
+  fields = cli.from_flags(TranslatorConfig)
+  config = cli.from_flags(PretrainingConfig)
+  workdir = pathlib.Path(_WORKDIR.value)
+  source = cache.open_cache(_CACHE.value)
+  train = cli.load_dataset(data, 'train')
+  network = cli.make_network(
+    cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+  )
+  translator = Translator(
+    width=fields.translator_width,
+    num_blocks=fields.translator_blocks,
+    head_scale=fields.head_scale,
+  )
+  start = time.perf_counter()
+  result = pretraining.pretrain(
+    network,
+    translator,
+    source,
+    train,
+    cli.fit_normalization(data, train),
+    config=config,
+    options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
+  )
+  seconds = time.perf_counter() - start
+  path = workdir / 'translator.safetensors'
+  artifacts.save_translator(
+    path,
+    result.variables,
+    pretraining.translator_metadata(translator, source.manifest, result.record),
+  )
+  record = result.record
+  print(
+    f'{record["num_steps"]} steps in {seconds:.1f} s with compilation, ended '
+    f'by the {record["ended_by"]}.\n'
+    f'Held-out loss: {record["untranslated_loss"]:.4f} untranslated, '
+    f'{record["best_heldout_loss"]:.4f} translated (best), '
+    f'{record["heldout_losses"][-1]:.4f} (last).'
+  )
+  print(f'Wrote {path}.')
+
+
+if __name__ == '__main__':
+  cli.define_flags(*CONFIGS, **DEFAULTS)
+  cli.run(main)

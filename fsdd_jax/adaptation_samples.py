@@ -1,0 +1,198 @@
+"""What adaptation draws: sets, networks and their targets (Alg. 3, 20-24).
+
+The paper draws theta' anew for each sample. A pool of networks whose statistics
+over all target images are kept makes an update as cheap as one of distillation.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from fsdd_jax import (
+  baselines,
+  inputs,
+  metrics,
+  objective,
+  one_network,
+  random_networks,
+  types,
+)
+from fsdd_jax.configs import AdaptationConfig
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.normalization import Normalization
+from fsdd_jax.random_networks import LossFn
+from fsdd_jax.types import LabeledSet
+
+# A network's variables and its target, for each of the B samples of a step.
+SamplesFn = Callable[[int], list[tuple[Any, Any]]]
+
+
+def entries(
+  sets: Mapping[int, LabeledSet], config: AdaptationConfig
+) -> Callable[[int], list[LabeledSet]]:
+  """Draws random entries of D for each step (Alg. 3, line 20).
+
+  They are padded to the largest drawn for the step: as many sizes to compile
+  as there are IPCs, at most, and no work on padding where all are small.
+
+  Args:
+    sets: D, by IPC.
+    config: S and B.
+
+  Returns:
+    A function of the step that gives B sets of one size.
+  """
+  ipcs, key = list(sets), _keys(config)[0]
+  shape = (config.num_adaptation_steps, config.batch_size)
+  drawn = np.asarray(jax.random.randint(key, shape, 0, len(ipcs)))
+  padded = functools.cache(lambda ipc, size: types.pad(sets[ipc], size))
+
+  def entries_at(step: int) -> list[LabeledSet]:
+    chosen = [ipcs[entry] for entry in drawn[step]]
+    size = max(len(sets[ipc].mask) for ipc in chosen)
+    return [padded(ipc, size) for ipc in chosen]
+
+  return entries_at
+
+
+def pool(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  config: AdaptationConfig,
+  clock: metrics.StageClock,
+) -> tuple[LossFn, SamplesFn]:
+  """Samples in a pool of networks, against the statistics of all images.
+
+  Args:
+    network: f, whose weights theta' are drawn for the pool.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    config: the size of the pool, S and B.
+    clock: gets the seconds of the statistics.
+
+  Returns:
+    The loss of a sample and the samples of each step.
+  """
+  _, network_key, order_key, _ = _keys(config)
+  size = config.batch_size
+  order = baselines.network_order(
+    order_key,
+    config.network_pool,
+    config.num_adaptation_steps * size,
+    revisit=True,
+  )
+  inputs_of = _statistics(
+    network_key, network, dataset, normalization, config, clock
+  )
+
+  @functools.cache
+  def fill() -> None:  # Before the first step, so that times do not mix.
+    for index in sorted(set(order.tolist())):
+      inputs_of(index, 0)
+
+  def samples_at(step: int) -> list[tuple[Any, Any]]:
+    fill()
+    chosen = order[step * size : (step + 1) * size]
+    return [inputs_of(int(index), 0) for index in chosen]
+
+  loss_fn = objective.krr_loss_from_statistics
+  return _in_network(loss_fn, network, config), samples_at
+
+
+def fresh(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  config: AdaptationConfig,
+  clock: metrics.StageClock,
+) -> tuple[LossFn, SamplesFn]:
+  """Samples in networks that are drawn anew (Alg. 3, line 22).
+
+  Args:
+    network: f, whose weights theta' are drawn for each sample.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    config: real images a sample (0: the statistics of all), S and B.
+    clock: gets the seconds of the statistics.
+
+  Returns:
+    The loss of a sample and the samples of each step.
+  """
+  _, network_key, _, batch_key = _keys(config)
+  if config.real_batch:
+    loss_fn: Callable[..., jax.Array] = objective.krr_loss
+    inputs_of = inputs.from_batches(
+      batch_key,
+      _draw(network_key, network, dataset),
+      dataset,
+      normalization,
+      label_coding=config.label_coding,
+      size=config.real_batch,
+      keep=1,
+    )
+  else:
+    loss_fn = objective.krr_loss_from_statistics
+    inputs_of = _statistics(
+      network_key, network, dataset, normalization, config, clock
+    )
+
+  def samples_at(step: int) -> list[tuple[Any, Any]]:
+    first = step * config.batch_size
+    return [inputs_of(i, i) for i in range(first, first + config.batch_size)]
+
+  return _in_network(loss_fn, network, config), samples_at
+
+
+def _keys(config: AdaptationConfig) -> jax.Array:
+  """Keys of entries, networks, their order and real images."""
+  return jax.random.split(one_network.stage_keys(config.seed)[1], 4)
+
+
+def _draw(
+  key: jax.Array, network: nn.Module, dataset: Dataset
+) -> inputs.DrawFn:
+  def draw(index: int) -> Any:
+    own = jax.random.fold_in(key, index)
+    return random_networks.sample(own, network, dataset.images.shape[1:])
+
+  return draw
+
+
+def _statistics(
+  key: jax.Array,
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  config: AdaptationConfig,
+  clock: metrics.StageClock,
+) -> inputs.InputsFn:
+  total = config.num_adaptation_steps * config.batch_size
+  return inputs.from_statistics(
+    objective.feature_fn(network),
+    _draw(key, network, dataset),
+    dataset,
+    normalization,
+    label_coding=config.label_coding,
+    num_networks=config.network_pool or total,
+    keep=config.network_pool or 1,
+    clock=clock,
+    part='adaptation statistics',
+  )
+
+
+def _in_network(
+  loss_fn: Callable[..., jax.Array],
+  network: nn.Module,
+  config: AdaptationConfig,
+) -> LossFn:
+  features_of = objective.feature_fn(network)
+
+  def loss(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
+    return loss_fn(features_of, variables, labeled, target, ridge=config.ridge)
+
+  return loss

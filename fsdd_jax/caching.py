@@ -1,0 +1,170 @@
+"""Alg. 1: the data set D of random subsets, distilled in one fixed network.
+
+Subset i depends on the seed and i alone. The subsets of one batch make one
+file, so processes share the work by files, and a restart makes missing files.
+"""
+
+import dataclasses
+import os
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from fsdd_jax import artifacts, metrics
+from fsdd_jax.cache import CacheWriter
+from fsdd_jax.cache_manifest import Manifest
+from fsdd_jax.configs import CachingConfig
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.networks import NETWORKS
+from fsdd_jax.normalization import Normalization
+from fsdd_jax.stage_loop import ProgressFn
+from fsdd_jax.subset_distiller import subset_distiller
+
+# Settings that do not shape an entry, or stand elsewhere in the manifest.
+_NOT_IN_CONFIGURATION = (
+  'log_every',
+  'num_subsets',
+  'subsets_per_batch',
+  'theta_seed',
+)
+
+
+def describe_network(network: nn.Module) -> dict[str, Any]:
+  """Name and fields of a network as JSON values, for manifests and artifacts.
+
+  `networks.make(**description, image_shape=..., num_classes=...)` builds it
+  again. The number of classes is left out, as features do not depend on it.
+
+  Args:
+    network: a module, of a class known to `networks.make` if it is to be built
+      again.
+
+  Returns:
+    `{'name': ..., field: value, ...}`.
+
+  Example:
+    >>> from fsdd_jax import networks
+    >>> net = networks.make('convnet', image_shape=(8, 8, 3), num_classes=2)
+    >>> describe_network(net)['name'], describe_network(net)['depth']
+    ('convnet', 1)
+  """
+  names = {module: name for name, (module, _) in NETWORKS.items()}
+  kind = type(network)
+  description = {'name': names.get(kind, kind.__qualname__)}
+  for field in dataclasses.fields(network):  # type: ignore[arg-type]
+    if field.name not in ('parent', 'name', 'num_classes'):
+      value = getattr(network, field.name)
+      if not isinstance(value, bool | int | float | str | None):
+        value = getattr(value, '__name__', repr(value))  # Such as a dtype.
+      description[field.name] = value
+  return description
+
+
+def make_manifest(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  config: CachingConfig,
+  dataset_name: str = '',
+) -> Manifest:
+  """What the cache of a configuration holds; see `build_cache`."""
+  configuration = dataclasses.asdict(config)
+  for name in _NOT_IN_CONFIGURATION:
+    del configuration[name]
+  height, width, channels = dataset.images.shape[1:]
+  return Manifest(
+    dataset=dataset_name,
+    dataset_fingerprint=dataset.fingerprint(),
+    network=describe_network(network),
+    network_seed=config.theta_seed,
+    normalization=artifacts.describe_normalization(normalization),
+    configuration=configuration,
+    num_subsets=config.num_subsets,
+    num_shards=-(-config.num_subsets // config.subsets_per_batch),
+    target_size=config.max_images,
+    synthetic_size=config.max_synthetic,
+    label_size=config.max_classes,
+    image_shape=(height, width, channels),
+  )
+
+
+def build_cache(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  config: CachingConfig,
+  folder: str | os.PathLike[str],
+  dataset_name: str = '',
+  process_index: int = 0,
+  process_count: int = 1,
+  progress_fn: ProgressFn | None = None,
+) -> Manifest:
+  """Distils N subsets of a large set and writes them to a folder (Alg. 1).
+
+  A file holds the subsets of one batch and appears whole or not at all. So a
+  kill loses the subsets in flight, and a restart writes the missing files, to
+  the same bytes.
+
+  Args:
+    network: f; its weights theta follow from `config.theta_seed`.
+    dataset: the large set Z.
+    normalization: how its images become network inputs.
+    config: N, C_min, C_max, M, I_max, T, alpha and the rest.
+    folder: made if missing.
+    dataset_name: the name of Z that the manifest tells.
+    process_index: number of this process; each writes its own files.
+    process_count: number of processes that share the folder.
+    progress_fn: called after each file with the number of subsets done by this
+      process, and the mean `first_loss` and `last_loss` over its subsets.
+
+  Returns:
+    The manifest; `cache.open_cache` reads the folder once all files are there.
+
+  Raises:
+    ValueError: if the data set cannot serve the config, or the folder holds
+      another cache.
+    FloatingPointError: if a loss is not finite; it names the subset.
+  """
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+      f'process_index={process_index} must lie in [0, {process_count}), the '
+      'number of processes; number them from 0.'
+    )
+  bar = metrics.progress_bar(0, 'cache', unit='subset')
+
+  def on_step(step: int, loss: float) -> None:
+    bar.set_postfix(step=f'{step}/{config.num_steps}', loss=f'{loss:.4f}')
+
+  with bar:
+    distil = subset_distiller(
+      network, dataset, normalization, config=config, on_step=on_step
+    )
+    manifest = make_manifest(
+      network,
+      dataset,
+      normalization,
+      config=config,
+      dataset_name=dataset_name,
+    )
+    writer = CacheWriter(folder, manifest)
+    ours = range(process_index, manifest.num_shards, process_count)
+    missing = writer.missing_shards(
+      process_index=process_index, process_count=process_count
+    )
+    sizes = {shard: len(manifest.shard_range(shard)) for shard in ours}
+    done = sum(size for shard, size in sizes.items() if shard not in missing)
+    bar.initial = done
+    bar.reset(total=sum(sizes.values()))
+    for shard in missing:
+      entries = distil(manifest.shard_range(shard))
+      writer.write_shard(shard, entries)
+      done += len(entries)
+      bar.update(len(entries))
+      if progress_fn is not None:
+        losses = np.mean([entry.losses for entry in entries], axis=0)
+        ends = {'first_loss': float(losses[0]), 'last_loss': float(losses[-1])}
+        progress_fn(done, ends)
+  return manifest

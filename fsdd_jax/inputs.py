@@ -1,0 +1,118 @@
+"""What a step works in and against: a random network and target images.
+
+The stages that optimise on a target set differ in which network each step
+uses; what the step is computed against is either the statistics of all target
+images in that network, or a batch of real images.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fsdd_jax import krr, metrics, objective, subsets
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.normalization import Normalization, normalize
+from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
+
+# Maps the numbers of a network and of a draw to variables and a target.
+InputsFn = Callable[[int, int], tuple[Any, Any]]
+DrawFn = Callable[[int], Any]
+
+
+def coded_labels(dataset: Dataset, label_coding: str) -> np.ndarray:
+  """Label vectors `[n, k]` of a data set, coded as `LABEL_CODINGS` names it."""
+  encode = LABEL_CODINGS[label_coding]
+  return np.asarray(encode(jnp.asarray(dataset.labels), dataset.num_classes))
+
+
+def from_statistics(
+  features_of: objective.FeatureFn,
+  draw: DrawFn,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  label_coding: str,
+  num_networks: int,
+  keep: int,
+  clock: metrics.StageClock,
+  part: str = 'statistics',
+) -> InputsFn:
+  """Inputs of a step: a network and the whole target set's statistics.
+
+  Alg. 3, line 9, and Alg. 4, line 9: one pass over the target images a
+  network.
+
+  Args:
+    features_of: the feature map f.
+    draw: draws the network of a number.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    label_coding: a name in `LABEL_CODINGS`.
+    num_networks: how many there are, for the progress bar.
+    keep: how many networks to keep, with their `[d, d]` statistics.
+    clock: gets the time of the passes.
+    part: the name of that time.
+
+  Returns:
+    A function of a network's number, which ignores the number of the draw.
+  """
+  labels = coded_labels(dataset, label_coding)
+
+  @functools.lru_cache(maxsize=keep)
+  def inputs(index: int) -> tuple[Any, krr.Statistics]:
+    variables = draw(index)
+    name = f'statistics of network {index + 1}/{num_networks}'
+    bar = metrics.progress_bar(len(labels), name, unit='image', leave=False)
+    with clock.part(part), bar:
+      stats = objective.target_statistics(
+        features_of,
+        variables,
+        dataset.images,
+        labels,
+        normalization,
+        on_batch=bar.update,
+      )
+      return variables, jax.block_until_ready(stats)
+
+  return lambda index, step: inputs(index)
+
+
+def from_batches(
+  key: jax.Array,
+  draw: DrawFn,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  label_coding: str,
+  size: int,
+  keep: int,
+) -> InputsFn:
+  """Inputs of a step: a network and a class-balanced batch of real images.
+
+  Args:
+    key: consumed; draw i uses `fold_in(key, i)`.
+    draw: draws the network of a number.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    label_coding: a name in `LABEL_CODINGS`.
+    size: images a batch.
+    keep: how many networks to keep.
+
+  Returns:
+    A function of the numbers of a network and of a draw.
+  """
+  labels = coded_labels(dataset, label_coding)
+  table = subsets.class_table(dataset.labels, dataset.num_classes)
+  draw_cached = functools.lru_cache(maxsize=keep)(draw)
+  sample_rows = jax.jit(subsets.balanced_batch, static_argnums=2)
+
+  def inputs(index: int, step: int) -> tuple[Any, LabeledSet]:
+    rows = np.asarray(sample_rows(jax.random.fold_in(key, step), table, size))
+    images = normalize(dataset.images[rows], normalization)
+    return draw_cached(index), labeled_set(images, jnp.asarray(labels[rows]))
+
+  return inputs

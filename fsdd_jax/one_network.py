@@ -1,0 +1,163 @@
+"""Alg. 3, lines 2-16: distillation in the one network of the caching stage."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from fsdd_jax import (
+  artifacts,
+  baselines,
+  inputs,
+  metrics,
+  objective,
+  random_networks,
+  resolution,
+)
+from fsdd_jax.configs import AdaptationConfig
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.distill_loop import distill_from
+from fsdd_jax.normalization import Normalization
+from fsdd_jax.stage_loop import LoopOptions, claim_workdir
+from fsdd_jax.types import LabeledSet
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedNetwork:
+  """theta: the arbitrary but fixed random network of Alg. 1 and Alg. 3.
+
+  Attributes:
+    network: its module.
+    seed: of its weights.
+    image_shape: `(h, w, c)` that the translator was pre-trained at.
+  """
+
+  network: nn.Module
+  seed: int
+  image_shape: tuple[int, ...]
+
+  def sample(self, image_shape: tuple[int, ...]) -> Any:
+    """Its variables for images `(h, w, c)`; only the head depends on h, w."""
+    key = jax.random.key(self.seed)
+    return random_networks.sample(key, self.network, image_shape)
+
+
+def stage_keys(seed: int) -> jax.Array:
+  """Keys `[3]` of the sets in theta, of adaptation, and of a random omega."""
+  return jax.random.split(jax.random.key(seed), 3)
+
+
+def options_within(options: LoopOptions, *names: str) -> LoopOptions:
+  """The same options with a folder inside the work directory."""
+  if options.workdir is None:
+    return options
+  workdir = pathlib.Path(options.workdir).joinpath(*names)
+  return dataclasses.replace(options, workdir=workdir)
+
+
+def distill_in_theta(
+  theta: FixedNetwork,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  ipcs: Sequence[int],
+  config: AdaptationConfig,
+  options: LoopOptions | None = None,
+  clock: metrics.StageClock | None = None,
+) -> dict[int, LabeledSet]:
+  """Distils a target set in theta for some IPCs (Alg. 3, lines 2-16).
+
+  The statistics of all target images are computed once for all IPCs. A set
+  does not depend on which other IPCs are asked for. Images above the
+  resolution of theta are scaled down to it.
+
+  Args:
+    theta: the fixed network.
+    dataset: the target set (X_T, Y_T), with the channels of theta.
+    normalization: how its images become network inputs.
+    ipcs: numbers of images per class.
+    config: T, alpha and the rest of the distillation.
+    options: progress, logs, checkpoints; each IPC has a folder
+      `in_theta/ipc_<I>` in the work directory.
+    clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
+
+  Returns:
+    The distilled set of each IPC, at the resolution of theta.
+
+  Raises:
+    ValueError: if channels or normalisation do not fit theta, a class has
+      fewer images than an IPC, or the work directory is another run's.
+    FloatingPointError: when a loss is not finite.
+  """
+  options, clock = options or LoopOptions(), clock or metrics.StageClock()
+  _check_target(theta, dataset, normalization)
+  dataset = resolution.reduce_resolution(dataset, theta.image_shape)
+  features_of = objective.feature_fn(theta.network)
+  inputs_of = inputs.from_statistics(
+    features_of,
+    lambda index: theta.sample(dataset.images.shape[1:]),
+    dataset,
+    normalization,
+    label_coding=config.label_coding,
+    num_networks=1,
+    keep=1,
+    clock=clock,
+  )
+  found, key = {}, stage_keys(config.seed)[0]
+  configs = {ipc: config.distillation(ipc) for ipc in ipcs}
+  starts = {
+    ipc: baselines.random_real(
+      jax.random.fold_in(key, ipc),
+      dataset,
+      normalization,
+      ipc=ipc,
+      label_coding=config.label_coding,
+    )
+    for ipc in ipcs
+  }
+  for ipc, own in configs.items():
+    folder = options_within(options, 'in_theta', f'ipc_{ipc}')
+    claim_workdir(
+      folder,
+      own,
+      theta=repr(theta),
+      dataset_fingerprint=dataset.fingerprint(),
+      normalization=artifacts.describe_normalization(normalization),
+    )
+    with clock.part(f'distillation, IPC {ipc}'):
+      found[ipc] = distill_from(
+        starts[ipc],
+        features_of,
+        objective.krr_loss_from_statistics,
+        lambda step: inputs_of(0, step),
+        num_steps=own.num_steps,
+        config=own,
+        options=folder,
+        description=f'distil in theta, IPC {ipc}',
+      )
+  return found
+
+
+def _check_target(
+  theta: FixedNetwork, dataset: Dataset, normalization: Normalization
+) -> None:
+  """Raises ValueError unless theta can see the images of a data set."""
+  shape = dataset.images.shape[1:]
+  if shape[2] != theta.image_shape[2]:
+    raise ValueError(
+      f'The images have {shape[2]} channels, theta and its translator '
+      f'{theta.image_shape[2]}. Pass grey images through '
+      'resolution.repeat_channels, or take another translator.'
+    )
+  if normalization.zca is not None and resolution.is_above(
+    shape, theta.image_shape
+  ):
+    raise ValueError(
+      f'Images of {shape[0]} x {shape[1]} are whitened (ZCA) at that '
+      f'resolution and cannot be scaled to the {theta.image_shape[0]} x '
+      f'{theta.image_shape[1]} of theta. Take a standardised translator, or '
+      f'load the data set with image_size {theta.image_shape[0]}.'
+    )

@@ -1,0 +1,177 @@
+"""A translator together with the fixed network that it was trained for."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from fsdd_jax import artifacts, caching, networks, random_networks
+from fsdd_jax.configs import AdaptationConfig
+from fsdd_jax.normalization import Normalization
+from fsdd_jax.one_network import FixedNetwork, stage_keys
+from fsdd_jax.translator import Translator
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """A translator, pre-trained or random.
+
+  Attributes:
+    translator: the module G.
+    variables: its variables, `{'params': omega_0}`.
+    theta: the fixed network that it translates from.
+    metadata: of its file; None for a random one.
+  """
+
+  translator: nn.Module
+  variables: Any
+  theta: FixedNetwork
+  metadata: Mapping[str, Any] | None = None
+
+  @property
+  def objective(self) -> str:
+    """What it was pre-trained for: 'none' for random weights."""
+    if self.metadata is None:
+      return 'none'
+    training = self.metadata['training']
+    return {**training.get('config', {}), **training}.get('objective', 'none')
+
+  @property
+  def is_adapted(self) -> bool:
+    """Whether it comes from a file that adaptation wrote."""
+    training = self.metadata['training'] if self.metadata else {}
+    return 'adaptation' in training
+
+
+def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
+  """The column of the paper's Table 1 that a run makes."""
+  adapted = pretrained.is_adapted or config.num_adaptation_steps > 0
+  names = {'none': 'w/o Pre-Train', 'reconstruction': 'w AE'}
+  if pretrained.objective in names:
+    name = names[pretrained.objective]
+    return name if adapted else f'{name}, w/o Ada'
+  return 'w Ada' if adapted else 'w/o Ada'
+
+
+def load_pretrained(
+  path: str | os.PathLike[str], *, num_classes: int = 10
+) -> Pretrained:
+  """Reads a translator's file and builds its modules.
+
+  Args:
+    path: what pre-training or adaptation wrote.
+    num_classes: logits of the network; its features do not depend on it.
+
+  Returns:
+    The translator with the network that it was trained for.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is damaged, or of an architecture that is not registered
+      here.
+  """
+  variables, metadata = artifacts.load_translator(path)
+  fields = {k: v for k, v in metadata['translator'].items() if k != 'name'}
+  if 'image_shape' not in metadata:
+    raise ValueError(
+      f"{path}: its metadata lack 'image_shape'; write it with "
+      'pretrained.save_pretrained or pretraining.translator_metadata.'
+    )
+  image_shape = tuple(metadata['image_shape'])
+  network = networks.make(
+    **metadata['network'], image_shape=image_shape, num_classes=num_classes
+  )
+  theta = FixedNetwork(network, metadata['theta_seed'], image_shape)
+  return Pretrained(Translator(**fields), variables, theta, metadata)
+
+
+def save_adapted(
+  path: str | os.PathLike[str],
+  pretrained: Pretrained,
+  variables: Mapping[str, Any],
+  normalization: Normalization,
+  *,
+  record: Mapping[str, Any],
+) -> None:
+  """Writes an adapted translator's file, which `load_pretrained` reads.
+
+  Args:
+    path: the file, usually `*.safetensors`.
+    pretrained: the translator before.
+    variables: its variables after.
+    normalization: of the target set.
+    record: how it was adapted, JSON values.
+  """
+  theta = pretrained.theta
+  before = pretrained.metadata or {'training': {'objective': 'none'}}
+  metadata = {
+    **before,
+    'theta_seed': theta.seed,
+    'network': caching.describe_network(theta.network),
+    'image_shape': list(theta.image_shape),
+    'translator': caching.describe_network(pretrained.translator),
+    'normalization': artifacts.describe_normalization(normalization),
+    'training': {**before['training'], 'adaptation': dict(record)},
+  }
+  artifacts.save_translator(path, variables, metadata)
+
+
+def random_translator(
+  seed: int, translator: nn.Module, theta: FixedNetwork
+) -> Pretrained:
+  """A translator of random weights, for the column `w/o Pre-Train`.
+
+  Args:
+    seed: of its weights.
+    translator: the module G; its head must not be zero to learn from the
+      first update on.
+    theta: the network that sets will be distilled in.
+  """
+  key = stage_keys(seed)[2]
+  variables = random_networks.sample(key, translator, theta.image_shape)
+  return Pretrained(translator, variables, theta)
+
+
+def check_pretrained(
+  pretrained: Pretrained, normalization: Normalization
+) -> None:
+  """Makes sure that a translator is used as its file says it was trained.
+
+  Args:
+    pretrained: the translator, with the theta that will be used.
+    normalization: that of the target set.
+
+  Raises:
+    ValueError: naming each value that differs, and the remedy.
+  """
+  if pretrained.metadata is None:
+    return
+  trained, theta = pretrained.metadata, pretrained.theta
+  transform = artifacts.describe_normalization(normalization)
+  there = {
+    **{f'{k} of theta': v for k, v in trained['network'].items()},
+    'image_shape of theta': tuple(trained['image_shape']),
+    'theta_seed': trained['theta_seed'],
+    'zca_sha256': trained['normalization'].get('zca_sha256'),
+  }
+  network = caching.describe_network(theta.network)
+  here = {
+    **{f'{k} of theta': v for k, v in network.items()},
+    'image_shape of theta': theta.image_shape,
+    'theta_seed': theta.seed,
+    'zca_sha256': transform['zca_sha256'],
+  }
+  different = [
+    f'{name} is {there.get(name)!r} in its file, {here.get(name)!r} here'
+    for name in sorted(there.keys() | here.keys())
+    if there.get(name) != here.get(name)
+  ]
+  if different:
+    raise ValueError(
+      f'The translator was pre-trained otherwise: {"; ".join(different)}. '
+      "Leave these options out to take the file's, or pre-train a translator "
+      'with them. Where zca_sha256 is None images must be standardised, else '
+      'whitened by the very matrix of the pre-training.'
+    )

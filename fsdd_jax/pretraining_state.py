@@ -1,0 +1,139 @@
+"""The state of pre-training: the translator, its best version, its scores."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fsdd_jax import parallel, translator_step
+from fsdd_jax.random_networks import LossFn
+from fsdd_jax.translator_step import TranslatorState
+
+UpdateFn = Callable[..., tuple['PretrainingState', dict[str, jax.Array]]]
+
+
+@flax.struct.dataclass
+class PretrainingState:
+  """All that a resumed run needs.
+
+  Attributes:
+    translator: the translator's parameters and optimiser.
+    best_params: its parameters of the lowest held-out loss so far.
+    heldout_losses: `[evaluations]`, infinite where not yet computed.
+  """
+
+  translator: TranslatorState
+  best_params: Mapping[str, Any]
+  heldout_losses: jax.Array  # [evaluations]
+
+  @property
+  def step(self) -> jax.Array:
+    """`[]` int32, updates done."""
+    return self.translator.step
+
+  @property
+  def curve(self) -> list[float]:
+    """The held-out losses so far, on the host."""
+    return [x for x in self.heldout_losses.tolist() if x < math.inf]
+
+
+def init_state(
+  key: jax.Array,
+  translator: nn.Module,
+  image_shape: tuple[int, ...],
+  tx: optax.GradientTransformation,
+  num_scores: int,
+) -> PretrainingState:
+  """Starts from a random translator (Alg. 2, line 1).
+
+  Args:
+    key: random key, consumed.
+    translator: the module G.
+    image_shape: `(h, w, c)`.
+    tx: the optimiser of omega.
+    num_scores: most held-out losses that will be kept.
+
+  Returns:
+    The state of step 0.
+  """
+  state = translator_step.init_state(key, translator, image_shape, tx)
+  # A copy, as the first step donates the parameters.
+  best = jax.tree.map(jnp.copy, state.params)
+  return PretrainingState(state, best, jnp.full(num_scores, jnp.inf))
+
+
+@jax.jit
+def keep_best(
+  state: PretrainingState, place: int, loss: jax.Array
+) -> PretrainingState:
+  """Notes a held-out loss at its place, and the parameters if it is lowest."""
+  better = loss < state.heldout_losses.min()
+  best = jax.tree.map(
+    lambda new, old: jnp.where(better, new, old),
+    state.translator.params,
+    state.best_params,
+  )
+  losses = state.heldout_losses.at[place].set(loss)
+  return PretrainingState(state.translator, best, losses)
+
+
+def is_plateau(curve: list[float], patience: int) -> bool:
+  """Whether the last `patience` held-out losses of a curve set no record."""
+  if not patience or not curve:
+    return False
+  return len(curve) - 1 - int(np.argmin(curve)) >= patience
+
+
+def make_update(
+  translator: nn.Module,
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  *,
+  networks_per_call: int,
+) -> tuple[UpdateFn, Callable[[Any], Any]]:
+  """Makes the update (Alg. 2, lines 3-11), which all devices share.
+
+  Args:
+    translator: the module G.
+    loss_fn: maps `(variables, set, target)` of one network to a scalar.
+    tx: the optimiser of omega.
+    networks_per_call: as for `translator_step.make_step`.
+
+  Returns:
+    `update(state, (networks, sets, targets)) -> (state, metrics)`, which
+    donates the translator of the state, and the function that places a state
+    on the devices before the first update.
+  """
+
+  def unchanged(tree: Any) -> Any:
+    return tree
+
+  place = split = spread = unchanged
+  if jax.device_count() > 1:
+    mesh = parallel.data_mesh()
+    place = functools.partial(parallel.replicate, mesh)
+    split = functools.partial(parallel.shard, mesh)
+    spread = functools.partial(parallel.per_device, mesh=mesh)
+  step = translator_step.make_step(
+    translator,
+    loss_fn,
+    tx,
+    networks_per_call=networks_per_call,
+    spread=spread,
+  )
+
+  def update(
+    state: PretrainingState, inputs: tuple
+  ) -> tuple[PretrainingState, dict[str, jax.Array]]:
+    new, values = step(state.translator, *split(inputs))
+    return dataclasses.replace(state, translator=new), values
+
+  return update, place

@@ -1,0 +1,288 @@
+"""Alg. 1, lines 3-20: several random subsets distilled side by side.
+
+Their distilled images pass the one fixed network as one larger batch, and the
+regressions are batched too. All sets are padded to one size, so that one
+compiled function serves any number of classes C and of images a class I.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fsdd_jax import (
+  augment,
+  distill,
+  krr,
+  objective,
+  random_networks,
+  subsets,
+)
+from fsdd_jax.cache_records import CacheEntry
+from fsdd_jax.configs import CachingConfig
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.normalization import Normalization, normalize
+from fsdd_jax.types import LABEL_CODINGS, LabeledSet, Subset
+
+BatchFn = Callable[[Sequence[int]], list[CacheEntry]]
+State = tuple[LabeledSet, optax.OptState]
+
+
+def subset_distiller(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  config: CachingConfig,
+  on_step: Callable[[int, float], None] | None = None,
+) -> BatchFn:
+  """Makes the function that distils subsets side by side (Alg. 1, lines 3-20).
+
+  Args:
+    network: f; its weights theta follow from `config.theta_seed`.
+    dataset: the large set Z.
+    normalization: how its images become network inputs.
+    config: of the caching stage; `num_subsets` plays no part here.
+    on_step: called every `config.log_every` steps with the steps done and the
+      mean loss of the batch.
+
+  Returns:
+    A function of the numbers of at most `config.subsets_per_batch` subsets,
+    which returns an entry of NumPy arrays for each, with the loss of every
+    step (before its update). It compiles at its first call only, or never if
+    another was made with the same settings.
+
+  Raises:
+    ValueError: if the data set cannot serve the config. The function made
+      raises FloatingPointError, naming the subset, if a loss or gradient is
+      not finite.
+  """
+  table = subsets.class_table(dataset.labels, dataset.num_classes)
+  subsets.check_subset_ranges(table, **_ranges(config))
+  features_of = objective.feature_fn(network)
+  variables = random_networks.sample(
+    jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
+  )
+
+  def target_features(
+    images: list[jax.Array], keys: list[jax.Array], step: int
+  ) -> list[list[jax.Array]]:
+    return [
+      [
+        _extract(variables, part, features_of=features_of)
+        for part in _prepare(own, normalization, key, step, config=config)
+      ]
+      for own, key in zip(images, keys, strict=True)
+    ]
+
+  def run(numbers: Sequence[int]) -> list[CacheEntry]:
+    missing = config.subsets_per_batch - len(numbers)
+    # The last subset is repeated, as a smaller batch would compile anew.
+    filled = np.asarray([*numbers, *[numbers[-1]] * missing], np.int32)
+    keys, target, initial, num_classes, ipc = _draw(
+      table, filled, config=config
+    )
+    # uint8 images go to the device once, and become floats there each step.
+    images = jax.device_put(list(dataset.images[np.asarray(target.rows)]))
+    state = _init_state(
+      dataset.images[np.asarray(initial.rows)],
+      normalization,
+      initial,
+      config=config,
+    )
+    curves: list[np.ndarray] = []
+    pending: list[jax.Array] = []
+    for index in range(config.num_steps):
+      if index == 0 or config.augmentation != 'none':
+        features = target_features(images, list(keys), index)
+      state, losses = _step(
+        state,
+        variables,
+        features,
+        target,
+        features_of=features_of,
+        config=config,
+      )
+      pending.append(losses)
+      done = index + 1
+      if done % config.log_every == 0 or done == config.num_steps:
+        curves.extend(jax.device_get(pending))
+        pending = []
+        _check_finite(np.asarray(curves), filled, num_classes, ipc)
+        if on_step is not None:
+          on_step(done, float(np.mean(curves[-1])))
+    curve: Any = np.asarray(curves).T
+    entries = jax.device_get(
+      CacheEntry(target, state[0], num_classes, ipc, curve)
+    )
+    return [
+      jax.tree.map(lambda x, i=i: x[i], entries) for i in range(len(numbers))
+    ]
+
+  return run
+
+
+# The compiled parts are functions of this module with static settings, so that
+# a second distiller with the same settings compiles nothing.
+
+
+def _ranges(config: CachingConfig) -> dict[str, int]:
+  names = ('min_classes', 'max_classes', 'max_images', 'max_synthetic')
+  return {name: getattr(config, name) for name in names}
+
+
+def _optimizer(config: CachingConfig) -> optax.GradientTransformation:
+  return distill.make_optimizer(
+    config.optimizer,
+    config.learning_rate,
+    label_learning_rate=config.label_learning_rate,
+    schedule=lambda rate: distill.SCHEDULES[config.schedule](
+      rate, config.num_steps
+    ),
+  )
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _draw(
+  table: subsets.ClassTable, numbers: jax.Array, *, config: CachingConfig
+) -> tuple:
+  """Draws subsets by number, and the key of each one's augmentation."""
+
+  def draw_one(number: jax.Array) -> tuple:
+    key = jax.random.fold_in(jax.random.key(config.seed), number)
+    draw_key, augment_key = jax.random.split(key)
+    coding = LABEL_CODINGS[config.label_coding]
+    return augment_key, *subsets.sample_subset(
+      draw_key, table, **_ranges(config), coding=coding
+    )
+
+  return jax.vmap(draw_one)(numbers)
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _prepare(
+  images: jax.Array,
+  normalization: Normalization,
+  key: jax.Array,
+  step: int,
+  *,
+  config: CachingConfig,
+) -> list[jax.Array]:
+  """Augmented X_T of one subset, in parts (Alg. 1, line 16).
+
+  No gradient passes X_T, so each subset goes its own way: `jax.vmap` would
+  compute all six operations of DSA and keep one. The operation is drawn for a
+  subset and step, its parameters for each image: siamese parameters make sense
+  where X_S is augmented alike, which Alg. 1 does not do, and the loss of a
+  step varies less without them.
+  """
+  x = augment.dsa(
+    jax.random.fold_in(key, step),
+    normalize(images, normalization),
+    strategy=config.augmentation,
+    siamese=False,
+  )
+  return jnp.array_split(x, -(-len(x) // config.features_per_call))
+
+
+@functools.partial(jax.jit, static_argnames='features_of')
+def _extract(
+  variables: Any, images: jax.Array, *, features_of: objective.FeatureFn
+) -> jax.Array:
+  return features_of(variables, images)
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _init_state(
+  images: jax.Array,
+  normalization: Normalization,
+  initial: Subset,
+  *,
+  config: CachingConfig,
+) -> State:
+  """X_S and Y_S of each subset before the first step (Alg. 1, line 10)."""
+  flat = normalize(images.reshape(-1, *images.shape[2:]), normalization)
+  x = flat.reshape(images.shape) * initial.mask[..., None, None, None]
+  # Copies, as the first step donates its state.
+  synthetic = jax.tree.map(
+    jnp.copy, LabeledSet(x, initial.labels, initial.mask)
+  )
+  return synthetic, jax.vmap(_optimizer(config).init)(_trainable(synthetic))
+
+
+def _trainable(synthetic: LabeledSet) -> dict[str, jax.Array]:
+  return {'images': synthetic.images, 'labels': synthetic.labels}
+
+
+@functools.partial(
+  jax.jit, static_argnames=('features_of', 'config'), donate_argnums=0
+)
+def _step(
+  state: State,
+  variables: Any,
+  target_features: list[list[jax.Array]],
+  target: Subset,
+  *,
+  features_of: objective.FeatureFn,
+  config: CachingConfig,
+) -> tuple[State, jax.Array]:
+  """Updates all X_S and Y_S of a batch (Alg. 1, lines 15-18)."""
+  synthetic, opt_state = state
+  sizes = synthetic.mask.shape
+  stacked = jnp.stack([jnp.concatenate(parts) for parts in target_features])
+
+  def subset_loss(
+    features: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    target_features: jax.Array,
+    target: Subset,
+  ) -> jax.Array:
+    weights = krr.solve(features, labels, ridge=config.ridge, mask=mask)
+    return krr.mean_squared_error(
+      weights, target_features, target.labels, target.mask
+    )
+
+  def total_loss(trainable: dict[str, jax.Array]) -> tuple:
+    images = trainable['images']
+    flat = images.reshape(-1, *images.shape[2:])
+    features = features_of(variables, flat).reshape(*sizes, -1)
+    losses = jax.vmap(subset_loss)(
+      features, trainable['labels'], synthetic.mask, stacked, target
+    )
+    return losses.sum(), losses
+
+  trainable = _trainable(synthetic)
+  gradient, losses = jax.grad(total_loss, has_aux=True)(trainable)
+  # An optimiser for each subset, as some (LAMB) look at norms of the whole.
+  updates, opt_state = jax.vmap(_optimizer(config).update)(
+    gradient, opt_state, trainable
+  )
+  norms = jax.vmap(optax.tree.norm)(gradient)
+  losses = jnp.where(jnp.isfinite(norms), losses, jnp.nan)
+  changed = optax.apply_updates(trainable, updates)
+  return (dataclasses.replace(synthetic, **changed), opt_state), losses
+
+
+def _check_finite(
+  curves: np.ndarray,
+  numbers: np.ndarray,
+  num_classes: jax.Array,
+  ipc: jax.Array,
+) -> None:
+  """Stops at the first loss `[steps, b]` that is not finite."""
+  bad = np.argwhere(~np.isfinite(curves))
+  if len(bad):
+    step, i = bad[0]
+    raise FloatingPointError(
+      f'Subset {numbers[i]} (C = {int(num_classes[i])} classes, I = '
+      f'{int(ipc[i])} images a class): loss or gradient of step {step + 1} is '
+      'not finite. Try a smaller learning rate or a larger ridge, in a new '
+      'folder; files written before are intact.'
+    )

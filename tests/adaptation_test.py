@@ -1,0 +1,481 @@
+"""Alg. 3: adaptation, any IPC, higher resolutions, grey images, resume."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from fsdd_jax import (
+  adaptation,
+  artifacts,
+  datasets,
+  metrics,
+  networks,
+  normalization,
+  objective,
+  pretrained,
+  random_networks,
+  resolution,
+)
+from fsdd_jax.configs import AdaptationConfig
+from fsdd_jax.inputs import coded_labels
+from fsdd_jax.one_network import FixedNetwork
+from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.translator import Translator, translate
+
+_TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
+_CONFIG = AdaptationConfig(
+  adapt_ipcs=(1, 2),
+  num_steps=4,
+  num_adaptation_steps=4,
+  adaptation_learning_rate=3e-3,
+  real_batch=9,
+  log_every=1,
+  checkpoint_every=2,
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _compile_quickly():
+  """Compiling is most of the time here, running almost none of it."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='module')
+def start(tiny_network):
+  """A random translator for images of 8 x 8."""
+  theta = FixedNetwork(tiny_network, 7, (8, 8, 3))
+  return pretrained.random_translator(0, _TRANSLATOR, theta)
+
+
+@pytest.fixture(scope='module')
+def target(tiny_dataset, tiny_normalization):
+  """The data set and its normalisation."""
+  return tiny_dataset, tiny_normalization
+
+
+@pytest.fixture(scope='module')
+def in_theta(start, target):
+  """Sets of `_CONFIG` in theta, for one IPC that adaptation does not see."""
+  return adaptation.distill_in_theta(
+    start.theta, *target, ipcs=(1, 2, 3), config=_CONFIG
+  )
+
+
+def _adapt(network, start, target, in_theta, *, options=None, **changes):
+  return adaptation.adapt(
+    network,
+    start.translator,
+    start.variables,
+    *target,
+    theta=start.theta,
+    config=dataclasses.replace(_CONFIG, **changes),
+    in_theta=in_theta,
+    options=options,
+  )
+
+
+def _loss_in_unseen_networks(network, labeled, target):
+  features_of = objective.feature_fn(network)
+  stats_of = functools.partial(
+    objective.target_statistics,
+    images=target[0].images,
+    labels=coded_labels(target[0], 'centered'),
+    normalization=target[1],
+  )
+  loss = jax.jit(
+    functools.partial(
+      objective.krr_loss_from_statistics, features_of, ridge=1e-6
+    )
+  )
+  return np.mean(
+    [
+      loss(variables, labeled, stats_of(features_of, variables))
+      for variables in (
+        random_networks.sample(key, network, labeled.images.shape[1:])
+        for key in jax.random.split(jax.random.key(99), 8)
+      )
+    ]
+  )
+
+
+def _bytes(tree):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'real_batch': 0}, {'network_pool': 3, 'networks_per_call': 2}],
+  ids=['fresh', 'fresh, all images', 'pool'],
+)
+def test_adaptation_lowers_the_loss_in_unseen_networks(
+  tiny_network, start, target, in_theta, changes
+):
+  result = _adapt(
+    tiny_network,
+    start,
+    target,
+    in_theta,
+    adapt_ipcs=(2,),
+    num_adaptation_steps=40,
+    **changes,
+  )
+
+  def loss(variables):
+    translated = translate(_TRANSLATOR, variables, in_theta[3])
+    return _loss_in_unseen_networks(tiny_network, translated, target)
+
+  assert loss(result.variables) < 0.8 * loss(start.variables)
+  assert ('adaptation statistics' in result.seconds) == (changes != {})
+  assert result.seconds['adaptation'] > 0
+
+
+def test_sets_in_theta_do_not_depend_on_each_other(start, target, in_theta):
+  alone = adaptation.distill_in_theta(
+    start.theta, *target, ipcs=(2,), config=_CONFIG
+  )
+  assert _bytes(alone[2]) == _bytes(in_theta[2])
+  assert in_theta[3].images.shape == (9, 8, 8, 3)
+
+
+def test_statistics_of_theta_are_summed_once(start, target, monkeypatch):
+  calls = []
+  summed = objective.target_statistics
+
+  def counted(*args, **kwargs):
+    calls.append(args)
+    return summed(*args, **kwargs)
+
+  monkeypatch.setattr(objective, 'target_statistics', counted)
+  clock = metrics.StageClock()
+  adaptation.distill_in_theta(
+    start.theta, *target, ipcs=(1, 2), config=_CONFIG, clock=clock
+  )
+  assert len(calls) == 1
+  assert set(clock.seconds()) == {
+    'compilation',
+    'distillation, IPC 1',
+    'distillation, IPC 2',
+    'statistics',
+  }
+
+
+def test_without_adaptation_a_set_is_translated_once(
+  tiny_network, start, target, in_theta
+):
+  result = _adapt(tiny_network, start, target, in_theta, num_adaptation_steps=0)
+  assert result.variables is start.variables
+  distilled = adaptation.distill_dataset(
+    _TRANSLATOR,
+    result.variables,
+    *target,
+    ipc=3,
+    theta=start.theta,
+    config=_CONFIG,
+  )
+  expected = translate(_TRANSLATOR, start.variables, in_theta[3])
+  np.testing.assert_allclose(distilled.images, expected.images, atol=1e-5)
+  np.testing.assert_array_equal(distilled.labels, in_theta[3].labels)
+
+
+def test_translation_in_parts_is_that_of_the_whole(
+  start, target, in_theta, monkeypatch
+):
+  monkeypatch.setattr(adaptation, '_PIXELS_A_BATCH', 4 * 64)
+  distilled = adaptation.distill_dataset(
+    _TRANSLATOR,
+    start.variables,
+    *target,
+    ipc=3,
+    theta=start.theta,
+    config=_CONFIG,
+    in_theta=in_theta[3],
+  )
+  expected = translate(_TRANSLATOR, start.variables, in_theta[3])
+  np.testing.assert_allclose(distilled.images, expected.images, atol=1e-5)
+
+
+class KilledError(Exception):
+  pass
+
+
+def test_interrupted_and_resumed_gives_the_bytes_of_the_straight_run(
+  tiny_network, start, target, in_theta, tmp_path
+):
+  changes = {'network_pool': 2, 'batch_size': 1}
+
+  def run(progress_fn=None):
+    options = LoopOptions(tmp_path, 2, 1, progress_fn)
+    return _adapt(
+      tiny_network,
+      start,
+      target,
+      None,
+      options=options,
+      **changes,
+    )
+
+  done = []
+
+  def kill(step, values):
+    done.append(step)
+    if len(done) in (3, 12):  # In theta at IPC 1, then in adaptation.
+      raise KilledError
+
+  for _ in range(2):
+    with pytest.raises(KilledError):
+      run(kill)
+  resumed = run(lambda step, values: done.append(step))
+  assert done == [1, 2, 3, 3, 4, 1, 2, 3, 4, 1, 2, 3, 3, 4]
+  straight = _adapt(tiny_network, start, target, in_theta, **changes)
+  assert _bytes(resumed.variables) == _bytes(straight.variables)
+  assert _bytes(resumed.distilled_in_theta) == _bytes(
+    {ipc: in_theta[ipc] for ipc in (1, 2)}
+  )
+  changes['batch_size'] = 2
+  with pytest.raises(ValueError, match=r'batch_size: 1 there, 2 now'):
+    run()
+
+
+def test_later_steps_compile_nothing(tiny_network, start, target, in_theta):
+  compiled, counts = [], []
+
+  def listen(event, seconds, **_):
+    if event.endswith('backend_compile_duration'):
+      compiled.append(seconds)
+
+  options = LoopOptions(
+    log_every=1, progress_fn=lambda step, values: counts.append(len(compiled))
+  )
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    _adapt(
+      tiny_network, start, target, in_theta, options=options, adapt_ipcs=(2,)
+    )
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert counts[0] > 0
+  assert counts == counts[:1] * 4
+
+
+def test_nan_stops_and_names_the_sets(tiny_network, start, target, in_theta):
+  with pytest.raises(FloatingPointError, match=r'adapt stopped.*images up to'):
+    _adapt(
+      tiny_network,
+      start,
+      target,
+      in_theta,
+      adapt_ipcs=(1,),
+      adaptation_learning_rate=1e30,
+    )
+
+
+@pytest.fixture(scope='module')
+def large_target():
+  """Images of 16 x 16, and their normalisation."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (30, 16, 16, 3), np.uint8)
+  images[:10, :, :, 1:] //= 4
+  images[10:20, :, :, :2] //= 4
+  dataset = datasets.from_arrays(images, np.repeat(np.arange(3), 10))
+  return dataset, normalization.standardization(images)
+
+
+def test_above_its_resolution_sets_are_upsampled(start, large_target):
+  dataset, transform = large_target
+  small = resolution.reduce_resolution(dataset, (8, 8, 3))
+  assert small.images.shape == (30, 8, 8, 3)
+  # Antialiased: a scaled pixel is about the mean of those that it covers.
+  means = dataset.images.reshape(30, 8, 2, 8, 2, 3).mean((2, 4))
+  correlation = np.corrcoef(small.images.ravel(), means.ravel())[0, 1]
+  assert correlation > 0.9
+  network = networks.make(
+    'convnet', image_shape=(16, 16, 3), num_classes=3, width=4
+  )
+  assert network.depth > start.theta.network.depth
+  result = _adapt(
+    network,
+    start,
+    large_target,
+    None,
+    adapt_ipcs=(1,),
+    num_adaptation_steps=2,
+  )
+  direct = adaptation.distill_in_theta(
+    start.theta, small, transform, ipcs=(1,), config=_CONFIG
+  )
+  assert _bytes(result.distilled_in_theta[1]) == _bytes(direct[1])
+  distilled = adaptation.distill_dataset(
+    _TRANSLATOR,
+    result.variables,
+    *large_target,
+    ipc=1,
+    theta=start.theta,
+    config=_CONFIG,
+    in_theta=result.distilled_in_theta[1],
+  )
+  upsampled = resolution.upsample(direct[1], (16, 16, 3))
+  expected = translate(_TRANSLATOR, result.variables, upsampled)
+  np.testing.assert_allclose(distilled.images, expected.images, atol=1e-4)
+
+
+def test_upsampling_is_bilinear(in_theta):
+  image = in_theta[1].images[:1]
+  up = resolution.upsample(
+    dataclasses.replace(in_theta[1], images=image), (16, 16, 3)
+  ).images
+  # Pixel 2 i + 1 lies a quarter of the way from pixel i to pixel i + 1.
+  rows = 0.75 * image[:, :-1] + 0.25 * image[:, 1:]
+  both = 0.75 * rows[:, :, :-1] + 0.25 * rows[:, :, 1:]
+  np.testing.assert_allclose(up[:, 1:-1:2, 1:-1:2], both, atol=1e-5)
+
+
+def test_theta_has_the_same_weights_at_any_resolution(start):
+  small, large = (start.theta.sample((size, size, 3)) for size in (8, 16))
+  convolution = small['params']['Conv_0']
+  np.testing.assert_allclose(
+    convolution['kernel'], large['params']['Conv_0']['kernel'], atol=1e-6
+  )
+
+
+def test_grey_images_are_repeated_and_color_is_not_dropped(start, target):
+  grey = datasets.from_arrays(target[0].images[..., 0], target[0].labels)
+  transform = normalization.standardization(grey.images)
+  with pytest.raises(ValueError, match=r'1 channels, theta.*repeat_channels'):
+    adaptation.distill_in_theta(
+      start.theta, grey, transform, ipcs=(1,), config=_CONFIG
+    )
+  repeated = resolution.repeat_channels(grey, 3)
+  assert (repeated.images == grey.images).all()
+  assert repeated.images.shape[-1] == 3
+  with pytest.raises(ValueError, match='3 channels, but 1 are needed'):
+    resolution.repeat_channels(repeated, 1)
+
+
+def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
+  path = tmp_path / 'translator.safetensors'
+  pretrained.save_adapted(path, start, start.variables, target[1], record={})
+  found = pretrained.load_pretrained(path, num_classes=3)
+  assert found.theta == start.theta
+  assert found.translator == start.translator
+  assert _bytes(found.variables) == _bytes(start.variables)
+  pretrained.check_pretrained(found, target[1])
+  network = networks.make(
+    'convnet', image_shape=(8, 8, 3), num_classes=3, width=8
+  )
+  other = FixedNetwork(network, 8, (8, 8, 3))
+  with pytest.raises(ValueError, match='pre-trained otherwise') as caught:
+    pretrained.check_pretrained(
+      dataclasses.replace(found, theta=other),
+      normalization.zca_whitening(target[0].images),
+    )
+  text = str(caught.value)
+  assert 'theta_seed is 7 in its file, 8 here' in text
+  assert 'width of theta is 4 in its file, 8 here' in text
+  assert 'zca_sha256 is None in its file' in text
+  assert 'norm of theta' not in text
+
+
+def test_whitened_images_cannot_change_resolution(start, large_target):
+  whitened = normalization.zca_whitening(large_target[0].images)
+  with pytest.raises(ValueError, match='16 x 16 are whitened'):
+    adaptation.distill_in_theta(
+      start.theta, large_target[0], whitened, ipcs=(1,), config=_CONFIG
+    )
+
+
+@pytest.mark.parametrize(
+  ('training', 'steps', 'name'),
+  [
+    (None, 1, 'w/o Pre-Train'),
+    (None, 0, 'w/o Pre-Train, w/o Ada'),
+    ({'config': {'objective': 'translation'}}, 0, 'w/o Ada'),
+    ({'config': {'objective': 'translation'}}, 1, 'w Ada'),
+    ({'objective': 'translation', 'adaptation': {}}, 0, 'w Ada'),
+    ({'objective': 'none', 'adaptation': {}}, 0, 'w/o Pre-Train'),
+    ({'config': {'objective': 'reconstruction'}}, 1, 'w AE'),
+  ],
+)
+def test_method_names(start, training, steps, name):
+  metadata = None if training is None else {'training': training}
+  found = dataclasses.replace(start, metadata=metadata)
+  config = dataclasses.replace(_CONFIG, num_adaptation_steps=steps)
+  assert pretrained.method_name(found, config) == name
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'adapt_ipcs': ()}, 'adapt_ipcs = '),
+    ({'adapt_ipcs': (2, 2)}, 'adapt_ipcs = '),
+    ({'batch_size': 0}, 'batch_size = 0'),
+    ({'num_steps': 0}, 'num_steps = 0'),
+    ({'adaptation_schedule': 'step'}, "adaptation_schedule = 'step'"),
+  ],
+)
+def test_configs_out_of_range_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(_CONFIG, **changes)
+
+
+def test_a_missing_set_in_theta_is_named(tiny_network, start, target, in_theta):
+  with pytest.raises(ValueError, match=r'for IPC \[4\]'):
+    _adapt(tiny_network, start, target, in_theta, adapt_ipcs=(1, 4))
+
+
+def _run(binary, *arguments):
+  path = pathlib.Path(__file__).parents[1] / 'experiments' / binary
+  return subprocess.run(
+    [sys.executable, str(path), *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+  )
+
+
+def test_the_binary_takes_grey_images_above_its_resolution(
+  start, target, tmp_path
+):
+  file = tmp_path / 'translator.safetensors'
+  pretrained.save_adapted(file, start, start.variables, target[1], record={})
+  result = _run(
+    'adapt.py',
+    *(f'--translator={file}', '--dataset=digits', '--limit=100'),
+    *('--image_size=16', '--adapt_ipcs=1', '--ipcs=2', '--num_steps=2'),
+    *('--num_adaptation_steps=2', '--network_pool=2'),
+    f'--workdir={tmp_path / "run"}',
+  )
+  assert result.returncode == 0, result.stderr
+  assert 'adaptation statistics' in result.stdout
+  path = tmp_path / 'run' / 'distilled_ipc2.safetensors'
+  distilled = artifacts.load_distilled(path)
+  assert distilled.images.shape == (20, 16, 16, 3)
+  assert distilled.metadata.seeds == {'distillation': 0, 'theta': 7}
+  assert path.with_suffix('.png').stat().st_size > 1000
+  adapted = pretrained.load_pretrained(path.parent / 'translator.safetensors')
+  assert adapted.is_adapted
+  assert _bytes(adapted.variables) != _bytes(start.variables)
+  scored = _run('evaluate.py', path, '--repeats=1')
+  assert scored.returncode == 0, scored.stderr
+  assert 'random real' in scored.stdout
+
+
+def test_flags_against_the_file_end_in_one_line(start, target, tmp_path):
+  file = tmp_path / 'translator.safetensors'
+  pretrained.save_adapted(file, start, start.variables, target[1], record={})
+  result = _run(
+    'adapt.py',
+    *(f'--translator={file}', '--dataset=digits', '--width=8'),
+    f'--workdir={tmp_path}',
+  )
+  assert result.returncode == 1
+  assert 'width of theta is 4 in its file, 8 here' in result.stderr
+  assert 'Traceback' not in result.stderr

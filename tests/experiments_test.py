@@ -1,0 +1,105 @@
+"""Every binary's `main`, once, at a tiny size, as a user would run it."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fsdd_jax import artifacts
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(binary, *arguments):
+  """Runs a binary in a process of its own; returns its result."""
+  return subprocess.run(
+    [sys.executable, str(_ROOT / 'experiments' / binary), *map(str, arguments)],
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A distilled set of digits."""
+  folder = tmp_path_factory.mktemp('digits')
+  result = run(
+    'distill.py',
+    *('--dataset=digits', '--limit=100', '--holdout=0.2', '--ipc=1'),
+    *('--width=4', '--num_steps=5', '--num_networks=2', f'--workdir={folder}'),
+  )
+  assert result.returncode == 0, result.stderr
+  return folder
+
+
+def test_distill_writes_what_it_says(workdir):
+  distilled = artifacts.load_distilled(workdir / 'distilled.safetensors')
+  assert distilled.images.shape == (10, 8, 8, 1)
+  assert distilled.metadata.recipe['method'] == 'Baseline(R=2)'
+  assert distilled.metadata.label_coding == 'learned'
+  assert (workdir / 'distilled.png').stat().st_size > 1000
+  # Two networks take floor(5 / 2) steps each.
+  assert len((workdir / 'metrics.jsonl').read_text().splitlines()) == 4
+
+
+def test_evaluate_scores_beside_random_real_and_adds_to_the_file(workdir):
+  path = workdir / 'distilled.safetensors'
+  result = run(
+    'evaluate.py', path, '--repeats=2', '--split=holdout', '--write_scores'
+  )
+  assert result.returncode == 0, result.stderr
+  assert 'random real' in result.stdout
+  assert 'mean ± std (ddof=1) over n fresh networks' in result.stdout
+  written = json.loads(pathlib.Path(f'{path}.scores.json').read_text())
+  score = written['scores']['Baseline(R=2)'][0]
+  assert score['n'] == 2
+  assert score['split'] == 'holdout'
+  assert artifacts.load_distilled(path).metadata.scores == (score,)
+
+
+def test_quickstart(tmp_path):
+  result = run(
+    'quickstart.py', f'--workdir={tmp_path}', '--num_steps=2', '--repeats=1'
+  )
+  assert result.returncode == 0, result.stderr
+  rows = re.findall(r'^\| (\S.*?) +\|', result.stdout, re.MULTILINE)
+  assert rows[-4:] == ['random real', '1 Net', 'Pool(2)', 'Baseline']
+  page = (tmp_path / 'report.html').read_text()
+  assert page.count('<img') == 4
+  assert 'src="http' not in page
+
+
+def test_benchmark_step():
+  result = run(
+    'benchmark.py',
+    *('step', '--ipc=1', '--image_size=8', '--width=4', '--num_real=20,40'),
+    '--repeats=2',
+  )
+  assert result.returncode == 0, result.stderr
+  assert re.search(r'\| +40 \|', result.stdout)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--dataset=cifar11'], "'cifar11'"),
+    (['--ipc=0'], 'ipc = 0 is out of range'),
+    (['--num_networks=9', '--num_steps=5'], 'num_networks = 9'),
+    (['--norm=layer'], "'layer'"),
+    (['--optimizer=adamw'], "Unknown optimizer 'adamw'"),
+    (['--ipc=500'], 'draw at most'),
+    (['--classes=0,seven'], "'seven'"),
+    (['--leraning_rate=1'], 'leraning_rate'),
+  ],
+)
+def test_bad_flags_end_in_one_line(arguments, message, tmp_path):
+  result = run(
+    'distill.py', f'--workdir={tmp_path}', '--width=4', '--num_steps=5',
+    *arguments,
+  )  # fmt: skip
+  assert result.returncode != 0
+  assert message in result.stderr
+  assert 'Traceback' not in result.stderr

@@ -1,0 +1,456 @@
+"""Alg. 2: descent, objectives, plateau, resume, order of samples, refusals."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fsdd_jax import (
+  artifacts,
+  cache,
+  cache_batches,
+  caching,
+  datasets,
+  metrics,
+  networks,
+  normalization,
+  objective,
+  pretraining,
+  pretraining_state,
+  random_networks,
+)
+from fsdd_jax.configs import CachingConfig, PretrainingConfig
+from fsdd_jax.pretraining_objectives import OBJECTIVES, make_score
+from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.translator import Translator
+from fsdd_jax.types import LabeledSet, labeled_set, unpad
+
+_CONFIG = PretrainingConfig(
+  num_steps=6,
+  batch_size=2,
+  eval_every=2,
+  heldout_share=0.3,
+  heldout_subsets=2,
+  heldout_networks=2,
+  checkpoint_every=2,
+  log_every=2,
+)
+# One module for all, as drawing weights of another compiles for seconds.
+_TRANSLATOR = Translator(width=4, num_blocks=0, head_scale=1.0)
+_NETWORK = networks.make(
+  'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='none'
+)
+
+
+@pytest.fixture(scope='module')
+def data(tiny_dataset, tiny_normalization):
+  return tiny_dataset, tiny_normalization
+
+
+@pytest.fixture(scope='module')
+def network():
+  """Without a norm, which would hide the colors that tell classes apart."""
+  return _NETWORK
+
+
+@pytest.fixture(scope='module')
+def source(data, network, tmp_path_factory):
+  """A cache of seven subsets of the tiny data set."""
+  config = CachingConfig(
+    num_subsets=7,
+    min_classes=2,
+    max_classes=3,
+    max_images=12,
+    max_synthetic=6,
+    num_steps=2,
+    augmentation='none',
+    subsets_per_batch=4,
+  )
+  folder = tmp_path_factory.mktemp('cache')
+  manifest = caching.build_cache(network, *data, config=config, folder=folder)
+  return cache.open_cache(folder, manifest)
+
+
+def _pretrain(network, source, data, *, options=None, **changes):
+  return pretraining.pretrain(
+    network,
+    _TRANSLATOR,
+    source,
+    *data,
+    config=dataclasses.replace(_CONFIG, **changes),
+    options=options,
+  )
+
+
+def _bytes(variables):
+  return b''.join(np.asarray(x).tobytes() for x in jax.tree.leaves(variables))
+
+
+class _Negatives:
+  """A cache whose distilled images are inverted, so that G has work to do."""
+
+  def __init__(self, source):
+    self.manifest, self._source = source.manifest, source
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getitem__(self, index):
+    entry = self._source[index]
+    synthetic = dataclasses.replace(
+      entry.synthetic, images=-entry.synthetic.images
+    )
+    return dataclasses.replace(entry, synthetic=synthetic)
+
+
+def test_pretraining_lowers_the_heldout_loss(data, network, source):
+  result = _pretrain(
+    network,
+    _Negatives(source),
+    data,
+    num_steps=40,
+    learning_rate=0.01,
+    eval_every=20,
+  )
+  record = result.record
+  losses = record['heldout_losses']
+  assert len(losses) == 2
+  assert record['best_heldout_loss'] == min(losses)
+  assert min(losses) < 0.8 * record['untranslated_loss']
+  assert record['heldout_subsets'] == [5, 6]
+  assert record['ended_by'] == 'step limit'
+
+
+def test_reconstruction_learns_the_identity(data, source, network):
+  result = pretraining.pretrain(
+    network,
+    _TRANSLATOR,
+    source,
+    *data,
+    config=dataclasses.replace(
+      _CONFIG,
+      objective='reconstruction',
+      num_steps=20,
+      eval_every=5,
+      learning_rate=0.01,
+    ),
+  )
+  losses = result.record['heldout_losses']
+  assert result.record['untranslated_loss'] == 0.0
+  assert losses[-1] < 0.5 * losses[0]
+  images = source[6].synthetic.images[:1]
+  changed = _TRANSLATOR.apply(result.variables, images) - images
+  assert 0 < float(jnp.mean(changed**2)) < 1.0
+
+
+def test_heldout_score_is_the_loss_on_the_real_images(data, network, source):
+  dataset, transform = data
+  objective_ = OBJECTIVES['translation'](network, transform, ridge=1e-3)
+  keys = jax.random.split(jax.random.key(3), 2)
+  batch = cache_batches.read(source, dataset, rows=range(3))
+  score = make_score(objective_, keys, batch)(lambda labeled: labeled)
+  losses = []
+  for i in range(3):
+    entry = source[i]
+    keep = entry.target.mask > 0
+    losses.append(
+      objective.krr_loss(
+        objective.feature_fn(network),
+        random_networks.sample(keys[i % 2], network, (8, 8, 3)),
+        unpad(jax.tree.map(jnp.asarray, entry.synthetic)),
+        labeled_set(
+          normalization.normalize(
+            dataset.images[entry.target.rows[keep]], transform
+          ),
+          jnp.asarray(entry.target.labels[keep]),
+        ),
+        ridge=1e-3,
+      )
+    )
+  assert float(score) == pytest.approx(float(np.mean(losses)), rel=1e-4)
+
+
+def _state(loss_so_far):
+  params = {'w': jnp.ones(2)}
+  translator = pretraining_state.TranslatorState(
+    jnp.int32(1), {'w': jnp.full(2, 5.0)}, ()
+  )
+  return pretraining_state.PretrainingState(
+    translator, params, jnp.array([loss_so_far, jnp.inf])
+  )
+
+
+def test_the_best_parameters_are_kept():
+  worse = pretraining_state.keep_best(_state(1.0), 1, jnp.float32(2.0))
+  assert worse.best_params['w'].tolist() == [1.0, 1.0]
+  better = pretraining_state.keep_best(_state(1.0), 1, jnp.float32(0.5))
+  assert better.best_params['w'].tolist() == [5.0, 5.0]
+  assert better.curve == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+  ('curve', 'patience', 'ends'),
+  [
+    ([], 1, False),
+    ([3.0, 2.0], 1, False),
+    ([2.0, 3.0], 1, True),
+    ([2.0, 3.0], 2, False),
+    ([2.0, 3.0, 2.0], 2, True),
+    ([2.0, 3.0, 3.0], 0, False),
+  ],
+)
+def test_plateau(curve, patience, ends):
+  assert pretraining_state.is_plateau(curve, patience) is ends
+
+
+def test_a_plateau_ends_the_stage_and_its_log_is_whole(
+  data, network, source, tmp_path
+):
+  # Updates so small that no score differs from the first.
+  result = _pretrain(
+    network,
+    source,
+    data,
+    options=LoopOptions(tmp_path, 50, 3),
+    num_steps=20,
+    optimizer='sgd',
+    schedule='constant',
+    learning_rate=1e-30,
+    patience=2,
+  )
+  assert result.record['ended_by'] == 'plateau'
+  assert result.record['num_steps'] == 6
+  rows = metrics.read_metrics(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == list(range(1, 7))
+  assert ['heldout_loss' in row for row in rows] == [False, True] * 3
+  assert rows[1]['untranslated_loss'] == pytest.approx(
+    result.record['untranslated_loss']
+  )
+  with pytest.raises(ValueError, match=r'num_steps: 20 there, 6 now'):
+    _pretrain(network, source, data, options=LoopOptions(tmp_path))
+
+
+def _rows(batches, count):
+  """First label row of each sample tells the subset apart well enough."""
+  return [
+    [sample.tobytes() for sample in next(batches).synthetic.images]
+    for _ in range(count)
+  ]
+
+
+def test_batches_depend_on_their_step_and_visit_all_each_epoch(data, source):
+  def read(**kwargs):
+    return cache_batches.random_batches(
+      source, data[0], seed=1, size=2, count=6, **kwargs
+    )
+
+  first = _rows(read(), 6)
+  epochs = [[x for b in part for x in b] for part in (first[:3], first[3:])]
+  learned = {source[i].synthetic.images.tobytes() for i in range(6)}
+  assert set(epochs[0]) == set(epochs[1]) == learned
+  assert epochs[0] != epochs[1]
+  assert _rows(read(start=4), 2) == first[4:]
+  halves = [
+    _rows(read(process_index=index, process_count=2), 6) for index in (0, 1)
+  ]
+  assert [a + b for a, b in zip(*halves, strict=True)] == first
+  with pytest.raises(ValueError, match='3 processes do not divide a batch'):
+    read(process_count=3)
+
+
+def test_samples_carry_the_images_of_their_rows(data, source):
+  batch = cache_batches.read(source, data[0], rows=[4])
+  entry = source[4]
+  np.testing.assert_array_equal(
+    batch.images[0], data[0].images[entry.target.rows]
+  )
+  assert batch.images.dtype == np.uint8
+  np.testing.assert_array_equal(batch.labels[0], entry.target.labels)
+
+
+def test_another_network_data_or_theta_is_named_and_refused(
+  data, network, source
+):
+  dataset, transform = data
+  other = datasets.from_arrays(dataset.images[:30], dataset.labels[:30])
+  with pytest.raises(ValueError, match=r'dataset_fingerprint: .* now'):
+    _pretrain(network, source, (other, transform))
+  shifted = dataclasses.replace(transform, mean=transform.mean + 0.1)
+  with pytest.raises(ValueError, match=r'normalization: .* in the cache'):
+    _pretrain(network, source, (dataset, shifted))
+  wide = networks.make('convnet', image_shape=(8, 8, 3), num_classes=3, width=8)
+  with pytest.raises(ValueError, match=r"network: .*'width': 4.*'width': 8"):
+    _pretrain(wide, source, data)
+  with pytest.raises(ValueError, match='network_seed: 0 in the cache, 7 now'):
+    _pretrain(network, source, data, theta_seed=7)
+
+
+def test_too_few_subsets_are_refused(data, network, source):
+  with pytest.raises(ValueError, match='none to learn from beside 7 held-out'):
+    _pretrain(network, source, data, heldout_share=0.99)
+
+
+def test_divergence_stops_with_the_step(data, network, source):
+  with pytest.raises(FloatingPointError, match='pre-train stopped at step'):
+    _pretrain(network, source, data, optimizer='sgd', learning_rate=1e30)
+
+
+def test_metadata_make_a_translator_file(data, network, source, tmp_path):
+  metadata = pretraining.translator_metadata(
+    _TRANSLATOR, source.manifest, {'num_steps': 1}
+  )
+  variables = random_networks.sample(jax.random.key(0), _TRANSLATOR, (8, 8, 3))
+  path = tmp_path / 'omega.safetensors'
+  artifacts.save_translator(path, variables, metadata)
+  loaded, found = artifacts.load_translator(path)
+  assert _bytes(loaded) == _bytes(variables)
+  assert found['network'] == caching.describe_network(network)
+  assert found['translator']['width'] == 4
+  assert found['theta_seed'] == 0
+  assert found['image_shape'] == [8, 8, 3]
+
+
+def _updated_on_all_devices():
+  """Number of devices, loss, gradient norm and weights of one update."""
+  translator, tx = nn.Conv(3, (1, 1)), optax.sgd(0.1)
+
+  def loss_fn(variables, labeled, target):
+    return jnp.mean((labeled.images - target) ** 2)
+
+  update, place = pretraining_state.make_update(
+    translator, loss_fn, tx, networks_per_call=1
+  )
+  state = pretraining_state.init_state(
+    jax.random.key(0), translator, (4, 4, 3), tx, 1
+  )
+  images = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 3))
+  images = images.astype(np.float32)
+  ones = np.ones((2, 3, 2), np.float32)
+  sets = LabeledSet(images, ones, ones[..., 0])
+  state, values = update(place(state), ((), sets, images[::-1]))
+  moved = jnp.sum(jnp.abs(state.translator.params['kernel']))
+  numbers = [values['loss'], values['gradient_norm'], moved]
+  return [jax.device_count(), *map(float, numbers)]
+
+
+def test_two_devices_share_a_batch():
+  result = subprocess.run(
+    [
+      *(sys.executable, '-c'),
+      'from tests import pretraining_test\n'
+      'print(*pretraining_test._updated_on_all_devices())',
+    ],
+    capture_output=True,
+    env=os.environ
+    | {
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+      'JAX_PLATFORMS': 'cpu',
+    },
+    check=True,
+    text=True,
+  )
+  theirs = [float(x) for x in result.stdout.split()]
+  assert theirs[0] == 2
+  np.testing.assert_allclose(theirs[1:], _updated_on_all_devices()[1:], 1e-5)
+
+
+_KILLED = """
+import os, signal, sys
+from fsdd_jax import cli
+from fsdd_jax.stage_loop import StageLoop
+from experiments import pretrain
+
+kill_at = int(sys.argv.pop())
+on_step = StageLoop.on_step
+
+def killing(self, done, state, metrics):
+  on_step(self, done, state, metrics)
+  if done == kill_at:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+StageLoop.on_step = killing
+cli.define_flags(*pretrain.CONFIGS, **pretrain.DEFAULTS)
+cli.run(pretrain.main)
+"""
+
+
+def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
+  dataset = datasets.load('fractals:3', image_size=8, limit=60, progress=False)
+  transform = normalization.standardization(dataset.images)
+  manifest = caching.build_cache(
+    _NETWORK,
+    dataset,
+    transform,
+    config=CachingConfig(
+      num_subsets=4,
+      min_classes=2,
+      max_classes=3,
+      max_images=16,
+      max_synthetic=8,
+      num_steps=1,
+      augmentation='none',
+    ),
+    folder=tmp_path / 'cache',
+    dataset_name='fractals:3',
+  )
+  command = [
+    *(sys.executable, '-c', _KILLED, '--dataset=fractals:3', '--limit=60'),
+    *(
+      '--image_size=8',
+      '--width=4',
+      '--norm=none',
+      f'--cache={tmp_path / "cache"}',
+    ),
+    *('--translator_width=4', '--translator_blocks=0', '--head_scale=1'),
+    *(
+      '--num_steps=5',
+      '--batch_size=1',
+      '--eval_every=2',
+      '--checkpoint_every=1',
+    ),
+    f'--workdir={tmp_path}',
+  ]
+  env = os.environ | {
+    'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+  }
+  for kill_at, code in ((3, -signal.SIGKILL), (0, 0)):
+    done = subprocess.run(
+      [*command, str(kill_at)],
+      capture_output=True,
+      env=env,
+      check=False,
+      text=True,
+    )
+    assert done.returncode == code, done.stderr
+  assert 'Held-out loss: ' in done.stdout
+  rows = metrics.read_metrics(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [1, 2, 3, 4, 5]
+  straight = pretraining.pretrain(
+    _NETWORK,
+    _TRANSLATOR,
+    cache.open_cache(tmp_path / 'cache', manifest),
+    dataset,
+    transform,
+    config=PretrainingConfig(
+      num_steps=5, batch_size=1, eval_every=2, checkpoint_every=1
+    ),
+  )
+  artifacts.save_translator(
+    tmp_path / 'straight.safetensors',
+    straight.variables,
+    pretraining.translator_metadata(_TRANSLATOR, manifest, straight.record),
+  )
+  ours, theirs = (
+    (tmp_path / f'{name}.safetensors').read_bytes()
+    for name in ('translator', 'straight')
+  )
+  assert ours == theirs
