@@ -1,5 +1,17 @@
 """Fixtures that several tests share: a tiny data set and network."""
 
+import os
+import pathlib
+import tempfile
+
+# Workers and the binaries they start compile the same small programs; with
+# this, each is compiled once. Set before JAX reads it.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  str(pathlib.Path(tempfile.gettempdir()) / f'fsdd_jax_tests_{os.getuid()}'),
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+
 import numpy as np
 import pytest
 
