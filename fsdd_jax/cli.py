@@ -209,7 +209,8 @@ def _resized(image_shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
 
 def _network_like(description: Mapping[str, Any]) -> NetworkConfig:
   """The network that the given flags and, for the rest, a description name."""
-  known = {**description, 'network': description['name']}
+  known = {k: v for k, v in description.items() if v is not None}
+  known['network'] = description['name']
   values: dict[str, Any] = {}
   for field in dataclasses.fields(NetworkConfig):
     flag = flags.FLAGS[field.name]

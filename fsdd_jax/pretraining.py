@@ -185,17 +185,19 @@ def pretrain(
       keys = _sample_keys(network_key, index, config.batch_size)
       yield objective.inputs(keys, batch)
 
-  # Losses are written whenever a score may end the stage.
-  options = dataclasses.replace(
-    options, log_every=math.gcd(options.log_every, config.eval_every)
-  )
-  loop = StageLoop('pre-train', num_steps=config.num_steps, options=options)
-  with loop:
+  with _stage_loop(options, config) as loop:
     state = place(loop.restore_or(state))
     state, untranslated = _run(
       state, update, inputs_from, score, translator, config, loop
     )
   return _result(state, untranslated, manifest, heldout, config)
+
+
+def _stage_loop(options: LoopOptions, config: PretrainingConfig) -> StageLoop:
+  # Losses are written whenever a score may end the stage.
+  log_every = math.gcd(options.log_every, config.eval_every)
+  options = dataclasses.replace(options, log_every=log_every)
+  return StageLoop('pre-train', num_steps=config.num_steps, options=options)
 
 
 def _run(

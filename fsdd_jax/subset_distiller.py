@@ -1,7 +1,6 @@
 """Alg. 1, lines 3-20: several random subsets distilled side by side.
 
-Their distilled images pass the one fixed network as one larger batch, and the
-regressions are batched too. All sets are padded to one size, so that one
+Their distilled images pass the one fixed network as one larger batch. All sets are padded to one size, so that one
 compiled function serves any number of classes C and of images a class I.
 """
 
@@ -69,27 +68,19 @@ def subset_distiller(
   variables = random_networks.sample(
     jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
   )
-
-  def target_features(
-    images: list[jax.Array], keys: list[jax.Array], step: int
-  ) -> list[list[jax.Array]]:
-    return [
-      [
-        _extract(variables, part, features_of=features_of)
-        for part in _prepare(own, normalization, key, step, config=config)
-      ]
-      for own, key in zip(images, keys, strict=True)
-    ]
+  extract = functools.partial(_extract, variables, features_of=features_of)
+  size = config.subsets_per_batch
 
   def run(numbers: Sequence[int]) -> list[CacheEntry]:
-    missing = config.subsets_per_batch - len(numbers)
+    count = len(numbers)
     # The last subset is repeated, as a smaller batch would compile anew.
-    filled = np.asarray([*numbers, *[numbers[-1]] * missing], np.int32)
+    filled = np.asarray([*numbers, *[numbers[-1]] * (size - count)], np.int32)
     keys, target, initial, num_classes, ipc = _draw(
       table, filled, config=config
     )
     # uint8 images go to the device once, and become floats there each step.
     images = jax.device_put(list(dataset.images[np.asarray(target.rows)]))
+    pairs = list(zip(images, keys, strict=True))
     state = _init_state(
       dataset.images[np.asarray(initial.rows)],
       normalization,
@@ -100,7 +91,13 @@ def subset_distiller(
     pending: list[jax.Array] = []
     for index in range(config.num_steps):
       if index == 0 or config.augmentation != 'none':
-        features = target_features(images, list(keys), index)
+        features = [
+          [
+            extract(y)
+            for y in _prepare(x, normalization, key, index, config=config)
+          ]
+          for x, key in pairs
+        ]
       state, losses = _step(
         state,
         variables,
@@ -118,12 +115,9 @@ def subset_distiller(
         if on_step is not None:
           on_step(done, float(np.mean(curves[-1])))
     curve: Any = np.asarray(curves).T
-    entries = jax.device_get(
-      CacheEntry(target, state[0], num_classes, ipc, curve)
-    )
-    return [
-      jax.tree.map(lambda x, i=i: x[i], entries) for i in range(len(numbers))
-    ]
+    batch = CacheEntry(target, state[0], num_classes, ipc, curve)
+    batch = jax.device_get(batch)
+    return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(count)]
 
   return run
 
@@ -235,26 +229,34 @@ def _step(
   """Updates all X_S and Y_S of a batch (Alg. 1, lines 15-18)."""
   synthetic, opt_state = state
   sizes = synthetic.mask.shape
-  stacked = jnp.stack([jnp.concatenate(parts) for parts in target_features])
 
   def subset_loss(
     features: jax.Array,
     labels: jax.Array,
     mask: jax.Array,
-    target_features: jax.Array,
+    target_parts: list[jax.Array],
     target: Subset,
   ) -> jax.Array:
     weights = krr.solve(features, labels, ridge=config.ridge, mask=mask)
     return krr.mean_squared_error(
-      weights, target_features, target.labels, target.mask
+      weights, jnp.concatenate(target_parts), target.labels, target.mask
     )
 
   def total_loss(trainable: dict[str, jax.Array]) -> tuple:
     images = trainable['images']
     flat = images.reshape(-1, *images.shape[2:])
     features = features_of(variables, flat).reshape(*sizes, -1)
-    losses = jax.vmap(subset_loss)(
-      features, trainable['labels'], synthetic.mask, stacked, target
+    # One regression after another, unrolled: with `jax.vmap`, batched LAPACK
+    # calls of jaxlib 0.10 wait for threads of the very pool that they occupy,
+    # and two at once block a machine of two cores for ever.
+    each = zip(features, trainable['labels'], synthetic.mask, strict=True)
+    losses = jnp.stack(
+      [
+        subset_loss(*own, parts, jax.tree.map(lambda x, i=i: x[i], target))
+        for i, (own, parts) in enumerate(
+          zip(each, target_features, strict=True)
+        )
+      ]
     )
     return losses.sum(), losses
 

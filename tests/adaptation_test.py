@@ -418,7 +418,7 @@ def test_method_names(start, training, steps, name):
     ({'adapt_ipcs': (2, 2)}, 'adapt_ipcs = '),
     ({'batch_size': 0}, 'batch_size = 0'),
     ({'num_steps': 0}, 'num_steps = 0'),
-    ({'adaptation_schedule': 'step'}, "adaptation_schedule = 'step'"),
+    ({'adaptation_schedule': 'step'}, "adaptation_schedule 'step'"),
   ],
 )
 def test_configs_out_of_range_are_refused(changes, message):
