@@ -15,12 +15,8 @@ from typing import Any
 from absl import flags
 
 from fsdd_jax import adaptation, cli, files, metrics, pretrained, resolution
-from fsdd_jax.configs import (
-  AdaptationConfig,
-  DataConfig,
-  NetworkConfig,
-  TranslatorConfig,
-)
+from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
 
 _WORKDIR = flags.DEFINE_string(

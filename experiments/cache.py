@@ -18,7 +18,8 @@ from absl import flags
 
 from fsdd_jax import cache_summary, caching, cli, files, pictures
 from fsdd_jax.cache_records import CacheEntry
-from fsdd_jax.configs import CachingConfig, DataConfig, NetworkConfig
+from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.normalization import Normalization, denormalize
 
 _FOLDER = flags.DEFINE_string('folder', None, 'The cache.', required=True)

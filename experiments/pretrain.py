@@ -13,12 +13,8 @@ import time
 from absl import flags
 
 from fsdd_jax import artifacts, cache, cli, pretraining
-from fsdd_jax.configs import (
-  DataConfig,
-  NetworkConfig,
-  PretrainingConfig,
-  TranslatorConfig,
-)
+from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.method_configs import PretrainingConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator
 

@@ -27,8 +27,8 @@ from fsdd_jax import (
   translator_step,
 )
 from fsdd_jax.adaptation_samples import SamplesFn
-from fsdd_jax.configs import AdaptationConfig
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.one_network import (
   FixedNetwork,

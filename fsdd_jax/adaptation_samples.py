@@ -21,8 +21,8 @@ from fsdd_jax import (
   random_networks,
   types,
 )
-from fsdd_jax.configs import AdaptationConfig
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.random_networks import LossFn
 from fsdd_jax.types import LabeledSet

@@ -6,6 +6,7 @@ random order, so that R passes over the target images pay for all T steps.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -149,36 +150,12 @@ def distill_over_networks(
   order = network_order(
     order_key, config.num_networks, config.num_steps, revisit=config.revisit
   )
-  features_of = objective.feature_fn(network)
-
-  def draw(index: int) -> Any:
-    key = jax.random.fold_in(network_key, index)
-    return random_networks.sample(key, network, dataset.images.shape[1:])
-
-  keep = config.num_networks if config.revisit else 1
-  if config.real_batch:
-    loss_fn: LossFn = objective.krr_loss
-    inputs_of = inputs.from_batches(
-      batch_key,
-      draw,
-      dataset,
-      normalization,
-      label_coding=config.label_coding,
-      size=config.real_batch,
-      keep=keep,
-    )
-  else:
-    loss_fn = objective.krr_loss_from_statistics
-    inputs_of = inputs.from_statistics(
-      features_of,
-      draw,
-      dataset,
-      normalization,
-      label_coding=config.label_coding,
-      num_networks=config.num_networks,
-      keep=keep,
-      clock=clock,
-    )
+  draw = functools.partial(
+    _draw, network_key, network, dataset.images.shape[1:]
+  )
+  loss_fn, inputs_of = _loss_and_inputs(
+    batch_key, network, draw, dataset, normalization, config, clock
+  )
   start = random_real(
     initial_key,
     dataset,
@@ -196,7 +173,7 @@ def distill_over_networks(
   with clock.part('distillation'):
     synthetic = distill_from(
       start,
-      features_of,
+      objective.feature_fn(network),
       loss_fn,
       lambda step: inputs_of(int(order[step]), step),
       num_steps=len(order),
@@ -206,4 +183,45 @@ def distill_over_networks(
   last_seen = list(dict.fromkeys(order[::-1].tolist()))[:_MAX_SEEN]
   return DistillationResult(
     synthetic, [draw(index) for index in last_seen], clock.seconds()
+  )
+
+
+def _draw(
+  key: jax.Array, network: nn.Module, image_shape: tuple[int, ...], index: int
+) -> Any:
+  """The variables of network `index` (Alg. 4, line 8)."""
+  key = jax.random.fold_in(key, index)
+  return random_networks.sample(key, network, image_shape)
+
+
+def _loss_and_inputs(
+  key: jax.Array,
+  network: nn.Module,
+  draw: inputs.DrawFn,
+  dataset: Dataset,
+  normalization: Normalization,
+  config: DistillationConfig,
+  clock: metrics.StageClock,
+) -> tuple[LossFn, inputs.InputsFn]:
+  """What a step minimises, by statistics or by batches of real images."""
+  keep = config.num_networks if config.revisit else 1
+  if config.real_batch:
+    return objective.krr_loss, inputs.from_batches(
+      key,
+      draw,
+      dataset,
+      normalization,
+      label_coding=config.label_coding,
+      size=config.real_batch,
+      keep=keep,
+    )
+  return objective.krr_loss_from_statistics, inputs.from_statistics(
+    objective.feature_fn(network),
+    draw,
+    dataset,
+    normalization,
+    label_coding=config.label_coding,
+    num_networks=config.num_networks,
+    keep=keep,
+    clock=clock,
   )

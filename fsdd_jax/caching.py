@@ -14,8 +14,8 @@ import numpy as np
 from fsdd_jax import artifacts, metrics
 from fsdd_jax.cache import CacheWriter
 from fsdd_jax.cache_manifest import Manifest
-from fsdd_jax.configs import CachingConfig
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.networks import NETWORKS
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.stage_loop import ProgressFn

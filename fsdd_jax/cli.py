@@ -22,12 +22,8 @@ from fsdd_jax import (
   resolution,
 )
 from fsdd_jax import normalization as normalization_lib
-from fsdd_jax.configs import (
-  DataConfig,
-  DistillationConfig,
-  NetworkConfig,
-  TranslatorConfig,
-)
+from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax.method_configs import TranslatorConfig
 from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.translator import Translator
 from fsdd_jax.types import LabeledSet

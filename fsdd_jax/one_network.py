@@ -17,9 +17,9 @@ from fsdd_jax import (
   random_networks,
   resolution,
 )
-from fsdd_jax.configs import AdaptationConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.distill_loop import distill_from
+from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.stage_loop import LoopOptions, claim_workdir
 from fsdd_jax.types import LabeledSet

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from fsdd_jax import artifacts, caching, networks, random_networks
-from fsdd_jax.configs import AdaptationConfig
+from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.one_network import FixedNetwork, stage_keys
 from fsdd_jax.translator import Translator

@@ -25,9 +25,9 @@ from fsdd_jax import (
 )
 from fsdd_jax.cache import CacheSource
 from fsdd_jax.cache_manifest import Manifest
-from fsdd_jax.configs import PretrainingConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.layers import choose
+from fsdd_jax.method_configs import PretrainingConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.pretraining_objectives import (
   OBJECTIVES,

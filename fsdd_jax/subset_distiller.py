@@ -1,7 +1,8 @@
 """Alg. 1, lines 3-20: several random subsets distilled side by side.
 
-Their distilled images pass the one fixed network as one larger batch. All sets are padded to one size, so that one
-compiled function serves any number of classes C and of images a class I.
+Their distilled images pass the one fixed network as one larger batch. All sets
+are padded to one size, so that one compiled function serves any number of
+classes C and of images a class I.
 """
 
 import dataclasses
@@ -24,8 +25,8 @@ from fsdd_jax import (
   subsets,
 )
 from fsdd_jax.cache_records import CacheEntry
-from fsdd_jax.configs import CachingConfig
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, Subset
 

@@ -23,8 +23,8 @@ from fsdd_jax import (
   random_networks,
   resolution,
 )
-from fsdd_jax.configs import AdaptationConfig
 from fsdd_jax.inputs import coded_labels
+from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator, translate

@@ -49,6 +49,7 @@ _LAYERS = (
     'report',
     'exports',
     'configs',
+    'method_configs',
     'stage_loop',
     'cache_summary',
     'cache_batches',

@@ -27,7 +27,8 @@ from fsdd_jax import (
   random_networks,
 )
 from fsdd_jax.cache_manifest import read_manifest
-from fsdd_jax.configs import CachingConfig, DataConfig, NetworkConfig
+from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.normalization import normalize, standardization
 from fsdd_jax.subset_distiller import subset_distiller
 from fsdd_jax.types import labeled_set

@@ -27,7 +27,7 @@ from fsdd_jax import (
   pretraining_state,
   random_networks,
 )
-from fsdd_jax.configs import CachingConfig, PretrainingConfig
+from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.pretraining_objectives import OBJECTIVES, make_score
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator

@@ -1,0 +1,190 @@
+"""Settings of the stages of the paper's method: Algs. 1, 2 and 3."""
+
+import dataclasses
+
+from fsdd_jax import augment, distill
+from fsdd_jax.configs import (
+  Config,
+  DistillationConfig,
+  UpdateConfig,
+  option,
+  out_of_range,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CachingConfig(UpdateConfig):
+  """Alg. 1: subsets of a large set, distilled in one fixed network."""
+
+  num_subsets: int = option(
+    1000, 'Subsets N that are distilled [ours].', least=1
+  )
+  min_classes: int = option(
+    10,
+    'Least classes of a subset, C_min; M / C_min must fit a class [ours].',
+    least=1,
+  )
+  max_classes: int = option(
+    100,
+    'Most classes of a subset, C_max (supplement, section B: 100).',
+    least=1,
+  )
+  max_images: int = option(
+    5000,
+    'Most real images of a subset, M: 50 a class at C_max [ours].',
+    least=1,
+  )
+  max_synthetic: int = option(
+    500,
+    'Most distilled images, I_max: the supplement tests up to 50 x 10.',
+    least=1,
+  )
+  augmentation: str = option(
+    'dsa',
+    'Augmentation of real images each step: dsa (Alg. 1), frepo, none.',
+    choices=augment.STRATEGIES,
+  )
+  subsets_per_batch: int = option(
+    4, 'Subsets distilled at once, which make one file [ours].', least=1
+  )
+  features_per_call: int = option(
+    1000,
+    'Real images that pass the network at once, to bound memory [ours].',
+    least=1,
+  )
+  seed: int = option(0, 'Seed of subsets and of their augmentation.')
+  theta_seed: int = option(0, 'Seed of the fixed network, theta.')
+  log_every: int = option(20, 'Steps between checks of the losses.', least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslatorConfig(Config):
+  """The translator G; its size is not in the supplement."""
+
+  translator_width: int = option(
+    64, 'Channels of its first stage [ours].', least=1
+  )
+  translator_blocks: int = option(4, 'Residual blocks inside [ours].', least=0)
+  head_scale: float = option(
+    0.01,
+    'Initial weights of its head: 0.01 starts near the identity; use 1 for '
+    'w/o Pre-Train and w AE [ours].',
+    least=0,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig(Config):
+  """Alg. 2: the translator learns to carry images from theta to Theta."""
+
+  objective: str = option(
+    'translation',
+    'translation (Alg. 2) or reconstruction (w AE).',
+    choices=('translation', 'reconstruction'),
+  )
+  num_steps: int = option(
+    10000, 'Most updates of the translator [ours].', least=1
+  )
+  batch_size: int = option(
+    8, 'Samples a step over all devices, B [ours].', least=1
+  )
+  optimizer: str = option(
+    'adam',
+    'adam, adabelief, lamb or sgd (literal).',
+    choices=distill.OPTIMIZERS,
+  )
+  learning_rate: float = option(1e-4, 'eta at the first step [ours].', above=0)
+  schedule: str = option(
+    'cosine', 'cosine (to 0) or constant [ours].', choices=distill.SCHEDULES
+  )
+  ridge: float = option(
+    1e-6,
+    'Ridge relative to the mean trace (KIP, FRePo); 0 is literal.',
+    least=0,
+  )
+  heldout_share: float = option(
+    0.1,
+    'Share of the cached subsets, the last ones, that decides [ours].',
+    above=0,
+    below=1,
+  )
+  heldout_subsets: int = option(
+    32,
+    'Most held-out subsets that are scored; their d x d sums are kept.',
+    least=1,
+  )
+  heldout_networks: int = option(
+    4,
+    'Fresh networks, the same each time, that score them in turn [ours].',
+    least=1,
+  )
+  eval_every: int = option(
+    200, 'Steps between scores of held-out subsets.', least=1
+  )
+  patience: int = option(
+    10,
+    'Scores without a better one that end the stage; 0: never [ours].',
+    least=0,
+  )
+  networks_per_call: int = option(
+    1,
+    'Networks that run side by side (measured on CPU: 1 is fastest).',
+    least=1,
+  )
+  theta_seed: int = option(0, "Seed of the cache's network, theta.")
+  seed: int = option(0, 'Seed of omega, of networks and of the order.')
+  checkpoint_every: int = option(100, 'Steps between checkpoints.', least=1)
+  log_every: int = option(10, 'Steps between log lines.', least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationConfig(UpdateConfig):
+  """Alg. 3: distillation in theta, then a few updates of the translator."""
+
+  adapt_ipcs: tuple[int, ...] = option(
+    (1, 10), 'Images per class to adapt on, the list I of Alg. 3.'
+  )
+  num_adaptation_steps: int = option(
+    200, 'Updates S of the translator; 0 is w/o Ada [ours].', least=0
+  )
+  batch_size: int = option(2, 'Samples an update, B [ours].', least=1)
+  adaptation_learning_rate: float = option(
+    3e-4, 'eta of Adam at the first update [ours].', above=0
+  )
+  adaptation_schedule: str = option(
+    'cosine', 'cosine (to 0) or constant.', choices=distill.SCHEDULES
+  )
+  network_pool: int = option(
+    0,
+    'Networks whose statistics over all target images are kept and visited in '
+    'random order; 0: a fresh network a sample (literal).',
+    least=0,
+  )
+  real_batch: int = option(
+    500,
+    'Class-balanced real images a sample in fresh networks; 0: all (literal).',
+    least=0,
+  )
+  networks_per_call: int = option(
+    1,
+    'Networks that run side by side (measured on CPU: 1 is fastest).',
+    least=1,
+  )
+  seed: int = option(0, 'Seed of every draw but theta.')
+  checkpoint_every: int = option(50, 'Steps between checkpoints.', least=1)
+  log_every: int = option(10, 'Steps between log lines.', least=1)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    ipcs = self.adapt_ipcs
+    if not ipcs or min(ipcs) < 1 or len(set(ipcs)) < len(ipcs):
+      raise out_of_range('adapt_ipcs', ipcs, 'different numbers from 1 up')
+
+  def distillation(self, ipc: int) -> DistillationConfig:
+    """The distillation in theta of one IPC (lines 3-14)."""
+    shared = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(DistillationConfig)
+      if hasattr(self, field.name) and field.name != 'real_batch'
+    }
+    return DistillationConfig(**shared, ipc=ipc)
