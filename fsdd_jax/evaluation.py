@@ -71,6 +71,7 @@ class Score:
 
 @functools.partial(jax.jit, static_argnames='score')
 def _count_hits(
+  total: jax.Array,
   score: ScoreFn,
   model: Any,
   images: jax.Array,
@@ -79,7 +80,7 @@ def _count_hits(
   normalization: Normalization,
 ) -> jax.Array:
   scores = score(model, normalize(images, normalization))
-  return jnp.sum((jnp.argmax(scores, axis=1) == classes) * mask)
+  return total + jnp.sum((jnp.argmax(scores, axis=1) == classes) * mask)
 
 
 def accuracy(
@@ -91,11 +92,11 @@ def accuracy(
   batch_size: int | None = None,
 ) -> float:
   """Share of a data set's images that a fitted model gets right, percent."""
-  hits = [
-    _count_hits(score, model, *batch, normalization)
-    for batch in objective.batches(dataset.images, dataset.labels, batch_size)
-  ]
-  return 100.0 * float(sum(hits)) / len(dataset.labels)
+  # Each batch waits for the one before it, so that only one is in flight.
+  hits = jnp.zeros(())
+  for batch in objective.batches(dataset.images, dataset.labels, batch_size):
+    hits = _count_hits(hits, score, model, *batch, normalization)
+  return 100.0 * float(hits) / len(dataset.labels)
 
 
 def evaluate(

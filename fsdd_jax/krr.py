@@ -208,10 +208,13 @@ def _solve_regular(
   factor = jnp.linalg.cholesky(constant + level_now * identity)
   regular = jnp.all(jnp.isfinite(factor))
   floor = jnp.maximum(level_now, jnp.finfo(matrix.dtype).eps * trace)
+  # Under vmap both branches run; taking the level from the first factor keeps
+  # the second from running beside it, which can deadlock XLA's CPU threads.
+  used = jnp.where(regular, level_now, floor)
   factor = jax.lax.cond(
     regular,
     lambda: factor,
-    lambda: jnp.linalg.cholesky(constant + floor * identity),
+    lambda: jnp.linalg.cholesky(constant + used * identity),
   )
   matrix = matrix + jnp.where(regular, level, floor) * identity
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from fsdd_jax import (
   objective,
   random_networks,
 )
+from fsdd_jax import subset_distiller as subset_distiller_lib
 from fsdd_jax.cache_manifest import read_manifest
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import CachingConfig
@@ -190,6 +192,20 @@ def test_other_numbers_of_classes_and_images_compile_nothing(data):
   pairs = {(int(e.num_classes), int(e.ipc)) for e in [*first, *second]}
   assert len(pairs) == 3
   assert clock.seconds().get('compilation', 0.0) == 0.0
+
+
+def test_regressions_are_not_batched(data, monkeypatch):
+  # Two batched LAPACK calls at once can block a machine of two cores for ever.
+  step, shapes = subset_distiller_lib._step, []
+
+  def traced(*args, **settings):
+    text = str(step.trace(*args, **settings).jaxpr)
+    shapes.extend(re.findall(r':f32\[([\d,]+)\] = cholesky', text))
+    return step(*args, **settings)
+
+  monkeypatch.setattr(subset_distiller_lib, '_step', traced)
+  _distiller(data, num_steps=1)([0, 1])
+  assert set(shapes) == {'8,8'}
 
 
 def test_fixed_labels_stay(data):
