@@ -9,10 +9,9 @@ r"""Distils a data set into a few images a class (Alg. 4).
 
 import pathlib
 
-import numpy as np
 from absl import flags
 
-from fsdd_jax import artifacts, baselines, cli, normalization, pictures
+from fsdd_jax import baselines, cli
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
 from fsdd_jax.stage_loop import LoopOptions
 
@@ -49,17 +48,10 @@ def main(_: list[str]) -> None:
     result.synthetic, transform, train, data, network_config, config
   )
   path = workdir / 'distilled.safetensors'
-  artifacts.save_distilled(path, distilled)
-  pictures.save_grid(
-    workdir / 'distilled.png',
-    np.asarray(normalization.denormalize(result.synthetic.images, transform)),
-    train.class_names,
-    ipc=config.ipc,
-  )
   parts = ', '.join(f'{k} {v:.1f} s' for k, v in result.seconds.items())
   print(f'{baselines.method_name(config)}: {parts}')
-  print(f'Wrote {path} and {workdir / "distilled.png"}.')
-  print(f'Score it: python experiments/evaluate.py {path}')
+  cli.write_result(path, distilled)
+  print(f'Wrote {path} and {path.with_suffix(".png")}.')
 
 
 if __name__ == '__main__':

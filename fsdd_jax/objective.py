@@ -37,6 +37,18 @@ def feature_fn(network: nn.Module) -> FeatureFn:
   return extract
 
 
+def _fit(
+  features_of: FeatureFn, variables: Any, synthetic: LabeledSet, ridge: float
+) -> jax.Array:
+  """The map fitted to the distilled set (Alg. 1, line 15)."""
+  return krr.solve(
+    features_of(variables, synthetic.images),
+    synthetic.labels,
+    ridge=ridge,
+    mask=synthetic.mask,
+  )
+
+
 def krr_loss(
   features_of: FeatureFn,
   variables: Any,
@@ -59,12 +71,7 @@ def krr_loss(
   Returns:
     `[]` mean over images of the squared error summed over labels.
   """
-  weights = krr.solve(
-    features_of(variables, synthetic.images),
-    synthetic.labels,
-    ridge=ridge,
-    mask=synthetic.mask,
-  )
+  weights = _fit(features_of, variables, synthetic, ridge)
   features = features_of(variables, target.images)
   return krr.mean_squared_error(weights, features, target.labels, target.mask)
 
@@ -82,12 +89,7 @@ def krr_loss_from_statistics(
   Alg. 3, lines 11-13, and Alg. 4, lines 11-14: the cost does not depend on the
   number of target images.
   """
-  weights = krr.solve(
-    features_of(variables, synthetic.images),
-    synthetic.labels,
-    ridge=ridge,
-    mask=synthetic.mask,
-  )
+  weights = _fit(features_of, variables, synthetic, ridge)
   return krr.mean_squared_error_from_statistics(weights, stats)
 
 
