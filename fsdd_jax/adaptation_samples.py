@@ -100,7 +100,7 @@ def pool(
     chosen = order[step * size : (step + 1) * size]
     return [inputs_of(int(index), 0) for index in chosen]
 
-  loss_fn = objective.krr_loss_from_statistics
+  loss_fn = objective.LOSSES[config.loss].on_statistics
   return _in_network(loss_fn, network, config), samples_at
 
 
@@ -125,7 +125,7 @@ def fresh(
   """
   _, network_key, _, batch_key = _keys(config)
   if config.real_batch:
-    loss_fn: Callable[..., jax.Array] = objective.krr_loss
+    loss_fn = objective.LOSSES[config.loss].on_images
     inputs_of = inputs.from_batches(
       batch_key,
       _draw(network_key, network, dataset),
@@ -136,7 +136,7 @@ def fresh(
       keep=1,
     )
   else:
-    loss_fn = objective.krr_loss_from_statistics
+    loss_fn = objective.LOSSES[config.loss].on_statistics
     inputs_of = _statistics(
       network_key, network, dataset, normalization, config, clock
     )

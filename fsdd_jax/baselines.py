@@ -204,9 +204,10 @@ def _loss_and_inputs(
   clock: metrics.StageClock,
 ) -> tuple[LossFn, inputs.InputsFn]:
   """What a step minimises, by statistics or by batches of real images."""
+  loss = objective.LOSSES[config.loss]
   keep = config.num_networks if config.revisit else 1
   if config.real_batch:
-    return objective.krr_loss, inputs.from_batches(
+    return loss.on_images, inputs.from_batches(
       key,
       draw,
       dataset,
@@ -215,7 +216,7 @@ def _loss_and_inputs(
       size=config.real_batch,
       keep=keep,
     )
-  return objective.krr_loss_from_statistics, inputs.from_statistics(
+  return loss.on_statistics, inputs.from_statistics(
     objective.feature_fn(network),
     draw,
     dataset,

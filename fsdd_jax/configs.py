@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from fsdd_jax import distill, types
+from fsdd_jax import distill, krr, types
 
 
 def option(
@@ -37,6 +37,16 @@ def option(
   names = None if choices is None else tuple(choices)
   return dataclasses.field(
     default=default, metadata={'help': help_text, 'choices': names, **limits}
+  )
+
+
+def loss_option() -> Any:
+  """The error of predictions on target images that a stage minimises."""
+  return option(
+    'scale_free',
+    'squared (the paper), or scale_free: that of the best multiple of the '
+    'predictions [ours].',
+    choices=krr.ERRORS,
   )
 
 
@@ -143,9 +153,9 @@ class UpdateConfig(Config):
     'adam, adabelief, lamb or sgd (literal).',
     choices=distill.OPTIMIZERS,
   )
-  learning_rate: float = option(0.03, 'alpha for images [ours].', above=0)
+  learning_rate: float = option(0.1, 'alpha for images [ours].', above=0)
   label_learning_rate: float = option(
-    0.01, 'alpha for labels; 0 keeps them fixed [ours].', least=0
+    0.03, 'alpha for labels; 0 keeps them fixed [ours].', least=0
   )
   schedule: str = option(
     'cosine',
@@ -162,6 +172,7 @@ class UpdateConfig(Config):
     'Ridge relative to the mean trace (KIP, FRePo); 0 is literal.',
     least=0,
   )
+  loss: str = loss_option()
 
 
 @dataclasses.dataclass(frozen=True)

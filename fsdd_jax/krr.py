@@ -13,11 +13,15 @@ Matrix products and factorisations run in float32 at the highest precision of
 the platform: TF32 or bfloat16 Gram matrices move predictions by percents.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 _PRECISION = 'highest'
+_TINY = 1e-12
 
 
 @flax.struct.dataclass
@@ -173,6 +177,95 @@ def mean_squared_error_from_statistics(
   quadratic = jnp.sum(weights * _matmul(stats.gram, weights))
   linear = jnp.sum(weights * stats.cross)
   return (quadratic - 2.0 * linear + stats.energy) / stats.count
+
+
+def scale_free_error(
+  weights: jax.Array,
+  features: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array | None = None,
+) -> jax.Array:
+  """Squared error of the best non-negative multiple of a map's predictions.
+
+  With P the predictions, min over a >= 0 of ||a P - Y||^2 is
+  ||Y||^2 - max(0, <P, Y>)^2 / ||P||^2. A distilled set of few images fits a
+  map whose predictions in an unseen network are far too large; the squared
+  error then rewards shrinking them first, which changes no decision. This
+  error sees their direction alone. Not in the paper, whose loss is
+  `mean_squared_error`.
+
+  Args:
+    weights: `[d, k]` from `solve`.
+    features: `[n, d]` of the target images.
+    labels: `[n, k]`.
+    mask: `[n]`, 1 for an image and 0 for padding; all ones by default.
+
+  Returns:
+    `[]` float32, mean over images; at most ||Y||^2 / n, which is 1 - 1/k with
+    centred labels of k classes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> features, labels = jnp.eye(2), jnp.eye(2)
+    >>> scale_free_error(5.0 * jnp.eye(2), features, labels).item()
+    0.0
+    >>> mean_squared_error(5.0 * jnp.eye(2), features, labels).item()
+    16.0
+  """
+  mask = jnp.ones(len(features), features.dtype) if mask is None else mask
+  predictions = predict(features, weights) * mask[:, None]
+  labels = labels * mask[:, None]
+  return _best_multiple(
+    quadratic=jnp.sum(predictions**2),
+    linear=jnp.sum(predictions * labels),
+    energy=jnp.sum(labels**2),
+    count=jnp.maximum(mask.sum(), 1.0),
+  )
+
+
+def scale_free_error_from_statistics(
+  weights: jax.Array, stats: Statistics
+) -> jax.Array:
+  """`scale_free_error` over all images that went into the statistics.
+
+  Args:
+    weights: `[d, k]` from `solve`.
+    stats: summed statistics of the target set.
+
+  Returns:
+    `[]` float32.
+  """
+  return _best_multiple(
+    quadratic=jnp.sum(weights * _matmul(stats.gram, weights)),
+    linear=jnp.sum(weights * stats.cross),
+    energy=stats.energy,
+    count=stats.count,
+  )
+
+
+def _best_multiple(
+  *,
+  quadratic: jax.Array,
+  linear: jax.Array,
+  energy: jax.Array,
+  count: jax.Array,
+) -> jax.Array:
+  # The tiny number keeps value and gradient finite where all predictions are 0.
+  gain = jnp.maximum(linear, 0.0) ** 2 / (quadratic + _TINY * energy)
+  return (energy - gain) / count
+
+
+class Error(NamedTuple):
+  """An error of a map on target images, and the same by their statistics."""
+
+  on_images: Callable[..., jax.Array]
+  on_statistics: Callable[..., jax.Array]
+
+
+ERRORS = {
+  'squared': Error(mean_squared_error, mean_squared_error_from_statistics),
+  'scale_free': Error(scale_free_error, scale_free_error_from_statistics),
+}
 
 
 def condition_number(

@@ -7,6 +7,7 @@ from fsdd_jax.configs import (
   Config,
   DistillationConfig,
   UpdateConfig,
+  loss_option,
   option,
   out_of_range,
 )
@@ -102,6 +103,7 @@ class PretrainingConfig(Config):
     'Ridge relative to the mean trace (KIP, FRePo); 0 is literal.',
     least=0,
   )
+  loss: str = loss_option()
   heldout_share: float = option(
     0.1,
     'Share of the cached subsets, the last ones, that decides [ours].',

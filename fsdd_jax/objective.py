@@ -7,7 +7,7 @@ so that kernels and other feature maps fit in.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.types import LabeledSet
 
 FeatureFn = Callable[[Any, jax.Array], jax.Array]
+ErrorFn = Callable[..., jax.Array]
 
 _PIXELS_A_BATCH = 2**18
 
@@ -56,6 +57,7 @@ def krr_loss(
   target: LabeledSet,
   *,
   ridge: float,
+  error_fn: ErrorFn = krr.mean_squared_error,
 ) -> jax.Array:
   """Error on target images of the map fitted to the distilled set.
 
@@ -67,13 +69,14 @@ def krr_loss(
     synthetic: the distilled set (X_S, Y_S).
     target: a batch of the target set (X_T, Y_T).
     ridge: relative ridge of `krr.solve`.
+    error_fn: of `(weights, features, labels, mask)`; the paper's by default.
 
   Returns:
     `[]` mean over images of the squared error summed over labels.
   """
   weights = _fit(features_of, variables, synthetic, ridge)
   features = features_of(variables, target.images)
-  return krr.mean_squared_error(weights, features, target.labels, target.mask)
+  return error_fn(weights, features, target.labels, target.mask)
 
 
 def krr_loss_from_statistics(
@@ -83,14 +86,32 @@ def krr_loss_from_statistics(
   stats: krr.Statistics,
   *,
   ridge: float,
+  error_fn: ErrorFn = krr.mean_squared_error_from_statistics,
 ) -> jax.Array:
   """`krr_loss` over a whole target set whose statistics were summed before.
 
   Alg. 3, lines 11-13, and Alg. 4, lines 11-14: the cost does not depend on the
   number of target images.
   """
-  weights = _fit(features_of, variables, synthetic, ridge)
-  return krr.mean_squared_error_from_statistics(weights, stats)
+  return error_fn(_fit(features_of, variables, synthetic, ridge), stats)
+
+
+class KrrLoss(NamedTuple):
+  """A loss against target images, and the same against their statistics."""
+
+  on_images: ErrorFn
+  on_statistics: ErrorFn
+
+
+# By the name of the error in `krr.ERRORS`. Made once, as functions that are
+# equal but not the same would compile anew.
+LOSSES = {
+  name: KrrLoss(
+    functools.partial(krr_loss, error_fn=error.on_images),
+    functools.partial(krr_loss_from_statistics, error_fn=error.on_statistics),
+  )
+  for name, error in krr.ERRORS.items()
+}
 
 
 def batches(

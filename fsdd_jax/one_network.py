@@ -131,7 +131,7 @@ def distill_in_theta(
       found[ipc] = distill_from(
         starts[ipc],
         features_of,
-        objective.krr_loss_from_statistics,
+        objective.LOSSES[config.loss].on_statistics,
         lambda step: inputs_of(0, step),
         num_steps=own.num_steps,
         config=own,

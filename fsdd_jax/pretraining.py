@@ -149,7 +149,7 @@ def pretrain(
   )
   train_count, heldout = _split(manifest.num_subsets, config)
   objective = OBJECTIVES[config.objective](
-    network, normalization, ridge=config.ridge
+    network, normalization, ridge=config.ridge, loss=config.loss
   )
   score = make_score(
     objective,

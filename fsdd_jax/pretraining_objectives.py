@@ -40,7 +40,7 @@ class Objective(NamedTuple):
 
 
 def translation(
-  network: nn.Module, normalization: Normalization, *, ridge: float
+  network: nn.Module, normalization: Normalization, *, ridge: float, loss: str
 ) -> Objective:
   """The loss of Alg. 2, lines 6-9: translated images in fresh networks.
 
@@ -51,21 +51,23 @@ def translation(
     network: f; its initialisers are Theta.
     normalization: how uint8 images become network inputs.
     ridge: relative ridge of `krr.solve`.
+    loss: a name in `objective.LOSSES`.
 
   Returns:
     The objective.
   """
   features_of = objective.feature_fn(network)
+  krr_loss = objective.LOSSES[loss]
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
-    return objective.krr_loss(
+    return krr_loss.on_images(
       features_of, variables, labeled, target, ridge=ridge
     )
 
   def heldout_loss_fn(
     variables: Any, labeled: LabeledSet, target: Any
   ) -> jax.Array:
-    return objective.krr_loss_from_statistics(
+    return krr_loss.on_statistics(
       features_of, variables, labeled, target, ridge=ridge
     )
 
@@ -105,7 +107,7 @@ def translation(
 
 
 def reconstruction(
-  network: nn.Module, normalization: Normalization, *, ridge: float
+  network: nn.Module, normalization: Normalization, *, ridge: float, loss: str
 ) -> Objective:
   """A plain auto-encoder's: G(x) is to be x again (the column `w AE`).
 
@@ -116,7 +118,7 @@ def reconstruction(
   Returns:
     The objective: mean squared error a value.
   """
-  del network, normalization, ridge
+  del network, normalization, ridge, loss
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
     del variables

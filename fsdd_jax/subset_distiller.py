@@ -239,7 +239,7 @@ def _step(
     target: Subset,
   ) -> jax.Array:
     weights = krr.solve(features, labels, ridge=config.ridge, mask=mask)
-    return krr.mean_squared_error(
+    return krr.ERRORS[config.loss].on_images(
       weights, jnp.concatenate(target_parts), target.labels, target.mask
     )
 

@@ -168,3 +168,71 @@ def test_vmap_equals_a_loop():
   for i in range(3):
     one = krr.solve(features[i], labels[i], ridge=1e-4)
     np.testing.assert_allclose(found[i], one, rtol=1e-3, atol=1e-4)
+
+
+def scale_free_oracle(weights, features, labels):
+  """The best multiple by a search over a grid, in float64."""
+  weights, features, labels = (
+    np.asarray(x, np.float64) for x in (weights, features, labels)
+  )
+  predictions = features @ weights
+  errors = [
+    ((a * predictions - labels) ** 2).sum(1).mean()
+    for a in np.linspace(0, 4, 40001)
+  ]
+  return min(errors)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_scale_free_error_is_that_of_the_best_multiple(seed):
+  features, labels = make(20, 6, seed=seed)
+  weights = 0.7 * krr.solve(features, labels, ridge=1e-1)
+  expected = scale_free_oracle(weights, features, labels)
+  stats = krr.statistics(features, labels)
+  for found in (
+    krr.scale_free_error(weights, features, labels),
+    krr.scale_free_error(100.0 * weights, features, labels),
+    krr.scale_free_error_from_statistics(weights, stats),
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_scale_free_error_of_opposite_or_no_predictions_is_that_of_zero():
+  features, labels = make(20, 6)
+  weights = krr.solve(features, labels, ridge=1e-1)
+  energy = np.square(labels).sum(1).mean()
+  for factor in (-1.0, 0.0):
+    value, gradient = jax.value_and_grad(krr.scale_free_error)(
+      factor * weights, features, labels
+    )
+    np.testing.assert_allclose(value, energy, rtol=1e-5)
+    assert np.isfinite(gradient).all()
+
+
+def test_scale_free_error_leaves_out_masked_rows():
+  features, labels = make(10, 6)
+  weights = krr.solve(features, labels, ridge=1e-1)
+  mask = jnp.asarray([1.0] * 7 + [0.0] * 3)
+  np.testing.assert_allclose(
+    krr.scale_free_error(weights, features, labels, mask),
+    krr.scale_free_error(weights, features[:7], labels[:7]),
+    rtol=1e-6,
+  )
+
+
+def test_scale_free_gradients_by_finite_differences():
+  features, labels = make(4, 9)
+  target, target_labels = make(6, 9, seed=3)
+
+  def losses(features, labels):
+    weights = krr.solve(features, labels, ridge=1e-2)
+    stats = krr.statistics(target, target_labels)
+    return (
+      krr.scale_free_error(weights, target, target_labels),
+      krr.scale_free_error_from_statistics(weights, stats),
+    )
+
+  with jax.enable_x64(True):
+    arrays = [jnp.asarray(np.float64(x)) for x in (features, labels)]
+    target, target_labels = np.float64(target), np.float64(target_labels)
+    check_grads(losses, arrays, order=1, modes=['fwd', 'rev'], eps=1e-6)
