@@ -26,7 +26,12 @@ from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.distill_loop import LossFn, distill_from
 from fsdd_jax.normalization import Normalization, normalize
-from fsdd_jax.stage_loop import LoopOptions, claim_workdir
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  claim_workdir,
+  with_progress,
+)
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
 # Seen networks a report scores in: the last of a long sequence say enough.
@@ -120,6 +125,7 @@ def distill_over_networks(
   *,
   config: DistillationConfig,
   options: LoopOptions | None = None,
+  progress_fn: ProgressFn | None = None,
 ) -> DistillationResult:
   """Distils a target set in R random networks (Alg. 4).
 
@@ -132,6 +138,7 @@ def distill_over_networks(
     normalization: how its images become network inputs.
     config: R, T, alpha and the rest.
     options: progress, logs, checkpoints; by default only a progress bar.
+    progress_fn: in place of that of the options.
 
   Returns:
     The distilled set, the networks seen last, and seconds.
@@ -142,7 +149,7 @@ def distill_over_networks(
     FloatingPointError: when a loss is not finite; it names the step, the
       norms and the condition number of the kernel.
   """
-  options = options or LoopOptions()
+  options = with_progress(options, progress_fn)
   clock = metrics.StageClock()
   initial_key, network_key, order_key, batch_key = jax.random.split(
     jax.random.key(config.seed), 4

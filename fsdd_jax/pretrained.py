@@ -22,7 +22,7 @@ class Pretrained:
     translator: the module G.
     variables: its variables, `{'params': omega_0}`.
     theta: the fixed network that it translates from.
-    metadata: of its file; None for a random one.
+    metadata: what its file tells; None for a random one.
   """
 
   translator: nn.Module
@@ -35,14 +35,18 @@ class Pretrained:
     """What it was pre-trained for: 'none' for random weights."""
     if self.metadata is None:
       return 'none'
-    training = self.metadata['training']
-    return {**training.get('config', {}), **training}.get('objective', 'none')
+    settings = {**self.record.get('config', {}), **self.record}
+    return settings.get('objective', 'none')
+
+  @property
+  def record(self) -> Mapping[str, Any]:
+    """How it was trained: settings, steps, losses; empty for a random one."""
+    return {} if self.metadata is None else self.metadata['training']
 
   @property
   def is_adapted(self) -> bool:
     """Whether it comes from a file that adaptation wrote."""
-    training = self.metadata['training'] if self.metadata else {}
-    return 'adaptation' in training
+    return 'adaptation' in self.record
 
 
 def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
@@ -76,8 +80,7 @@ def load_pretrained(
   fields = {k: v for k, v in metadata['translator'].items() if k != 'name'}
   if 'image_shape' not in metadata:
     raise ValueError(
-      f"{path}: its metadata lack 'image_shape'; write it with "
-      'pretrained.save_pretrained or pretraining.translator_metadata.'
+      f"{path}: its metadata lack 'image_shape'; write it with save_pretrained."
     )
   image_shape = tuple(metadata['image_shape'])
   network = networks.make(
@@ -85,6 +88,28 @@ def load_pretrained(
   )
   theta = FixedNetwork(network, metadata['theta_seed'], image_shape)
   return Pretrained(Translator(**fields), variables, theta, metadata)
+
+
+def save_pretrained(
+  path: str | os.PathLike[str], pretrained: Pretrained
+) -> None:
+  """Writes the file of a pre-trained translator, for `load_pretrained`.
+
+  Args:
+    path: the file, usually `*.safetensors`.
+    pretrained: what `pretraining.pretrain` returned.
+
+  Raises:
+    ValueError: if it is a random translator, of which there is nothing to
+      tell.
+    OSError: if the file cannot be written.
+  """
+  if pretrained.metadata is None:
+    raise ValueError(
+      f'{path}: this translator is random; pre-train it, or write it with '
+      'save_adapted once it is adapted.'
+    )
+  artifacts.save_translator(path, pretrained.variables, pretrained.metadata)
 
 
 def save_adapted(

@@ -35,6 +35,16 @@ class LoopOptions:
   progress_fn: ProgressFn | None = None
 
 
+def with_progress(
+  options: LoopOptions | None, progress_fn: ProgressFn | None
+) -> LoopOptions:
+  """Options, or their defaults, that call `progress_fn` if it is not None."""
+  options = options or LoopOptions()
+  if progress_fn is None:
+    return options
+  return dataclasses.replace(options, progress_fn=progress_fn)
+
+
 def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
   """Makes a work directory that of one run, or checks that it already is.
 
