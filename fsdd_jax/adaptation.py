@@ -57,6 +57,18 @@ class AdaptationResult:
       of theta; `distill_dataset` may take them as well.
     seconds: seconds a part: statistics (of theta), distillation (of each
       IPC), pool statistics, adaptation, compilation.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> network, dataset, transform = toy.problem()
+    >>> config = AdaptationConfig(
+    ...   adapt_ipcs=(1,), num_steps=1, num_adaptation_steps=0
+    ... )
+    >>> result: AdaptationResult = adapt(
+    ...   network, toy.translator(), dataset, transform, config=config
+    ... )
+    >>> result.distilled_in_theta[1].images.shape, result.pretrained.theta.seed
+    ((3, 8, 8, 3), 0)
   """
 
   pretrained: Pretrained
@@ -108,6 +120,22 @@ def adapt(
     ValueError: if arguments do not fit each other, or the work directory is
       another run's.
     FloatingPointError: when a loss is not finite.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> network, dataset, transform = toy.problem()
+    >>> config = AdaptationConfig(
+    ...   adapt_ipcs=(1,),
+    ...   num_steps=1,
+    ...   num_adaptation_steps=1,
+    ...   network_pool=1,
+    ...   batch_size=1,
+    ... )
+    >>> adapted = adapt(
+    ...   network, toy.translator(), dataset, transform, config=config
+    ... )
+    >>> list(adapted.distilled_in_theta), adapted.pretrained.theta.seed
+    ([1], 0)
   """
   options = with_progress(options, progress_fn)
   clock = clock or metrics.StageClock()
@@ -189,6 +217,16 @@ def distill_dataset(
 
   Raises:
     ValueError: as for `distill_in_theta`.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> _, dataset, transform = toy.problem()
+    >>> config = AdaptationConfig(num_steps=1)
+    >>> distilled = distill_dataset(
+    ...   toy.translator(), dataset, transform, ipc=1, config=config
+    ... )
+    >>> distilled.images.shape
+    (3, 8, 8, 3)
   """
   clock = clock or metrics.StageClock()
   if in_theta is None:

@@ -23,6 +23,13 @@ class Pretrained:
     variables: its variables, `{'params': omega_0}`.
     theta: the fixed network that it translates from.
     metadata: what its file tells; None for a random one.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> start = toy.translator()
+    >>> again = Pretrained(start.translator, start.variables, start.theta)
+    >>> again.objective, again.is_adapted, again.theta.seed
+    ('none', False, 0)
   """
 
   translator: nn.Module
@@ -50,7 +57,14 @@ class Pretrained:
 
 
 def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
-  """The column of the paper's Table 1 that a run makes."""
+  """The column of the paper's Table 1 that a run makes.
+
+  Example:
+    >>> from fsdd_jax import method_configs, toy
+    >>> config = method_configs.AdaptationConfig()
+    >>> method_name(toy.translator(), config)
+    'w/o Pre-Train'
+  """
   adapted = pretrained.is_adapted or config.num_adaptation_steps > 0
   names = {'none': 'w/o Pre-Train', 'reconstruction': 'w AE'}
   if pretrained.objective in names:
@@ -75,6 +89,15 @@ def load_pretrained(
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged, or of an architecture that is not registered
       here.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> start, transform = toy.translator(), toy.problem()[2]
+    >>> save_adapted(path, start, start.variables, transform, record={})
+    >>> load_pretrained(path).theta.image_shape
+    (8, 8, 3)
   """
   variables, metadata = artifacts.load_translator(path)
   fields = {k: v for k, v in metadata['translator'].items() if k != 'name'}
@@ -103,6 +126,19 @@ def save_pretrained(
     ValueError: if it is a random translator, of which there is nothing to
       tell.
     OSError: if the file cannot be written.
+
+  Example:
+    >>> import dataclasses
+    >>> import tempfile
+    >>> from fsdd_jax import pretraining, toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> start, cached = toy.translator(), toy.build_cache(tempfile.mkdtemp())
+    >>> metadata = pretraining.translator_metadata(
+    ...   start.translator, cached.manifest, {'num_steps': 1}
+    ... )
+    >>> save_pretrained(path, dataclasses.replace(start, metadata=metadata))
+    >>> load_pretrained(path).record['num_steps']
+    1
   """
   if pretrained.metadata is None:
     raise ValueError(
@@ -128,6 +164,15 @@ def save_adapted(
     variables: its variables after.
     normalization: of the target set.
     record: how it was adapted, JSON values.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> start, transform = toy.translator(), toy.problem()[2]
+    >>> save_adapted(path, start, start.variables, transform, record={})
+    >>> load_pretrained(path).is_adapted
+    True
   """
   theta = pretrained.theta
   before = pretrained.metadata or {'training': {'objective': 'none'}}
@@ -153,6 +198,13 @@ def random_translator(
     translator: the module G; its head must not be zero to learn from the
       first update on.
     theta: the network that sets will be distilled in.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> theta = toy.translator().theta
+    >>> start = random_translator(0, Translator(width=1, num_blocks=0), theta)
+    >>> start.objective, start.variables['params']['head']['kernel'].shape
+    ('none', (3, 3, 1, 3))
   """
   key = stage_keys(seed)[2]
   variables = random_networks.sample(key, translator, theta.image_shape)
@@ -170,6 +222,10 @@ def check_pretrained(
 
   Raises:
     ValueError: naming each value that differs, and the remedy.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> check_pretrained(toy.translator(), toy.problem()[2])
   """
   if pretrained.metadata is None:
     return

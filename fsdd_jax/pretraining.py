@@ -72,6 +72,12 @@ def check_cache(
 
   Raises:
     ValueError: naming all that differs.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> check_cache(source.manifest, *toy.problem(), theta_seed=0)
   """
   ours = {
     'dataset_fingerprint': dataset.fingerprint(),
@@ -129,6 +135,23 @@ def pretrain(
     ValueError: if the cache was made of something else or is too small, or
       the work directory is another run's.
     FloatingPointError: when a loss is not finite.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> network, dataset, transform = toy.problem()
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> config = PretrainingConfig(num_steps=1, batch_size=1)
+    >>> result = pretrain(
+    ...   network,
+    ...   toy.translator().translator,
+    ...   source,
+    ...   dataset,
+    ...   transform,
+    ...   config=config,
+    ... )
+    >>> result.record['num_steps'], result.record['ended_by']
+    (1, 'step limit')
   """
   options = with_progress(options, progress_fn)
   manifest = source.manifest
@@ -265,6 +288,16 @@ def translator_metadata(
 
   Returns:
     JSON values.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> manifest = toy.build_cache(tempfile.mkdtemp()).manifest
+    >>> metadata = translator_metadata(
+    ...   toy.translator().translator, manifest, {}
+    ... )
+    >>> metadata['dataset'], metadata['image_shape']
+    ('toy', [8, 8, 3])
   """
   return {
     'theta_seed': manifest.network_seed,

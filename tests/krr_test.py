@@ -168,3 +168,18 @@ def test_vmap_equals_a_loop():
   for i in range(3):
     one = krr.solve(features[i], labels[i], ridge=1e-4)
     np.testing.assert_allclose(found[i], one, rtol=1e-3, atol=1e-4)
+
+
+def test_the_caller_may_jit_vmap_and_differentiate_at_once():
+  features, labels = zip(*[make(5, 8, seed=s) for s in range(3)], strict=True)
+
+  def total(features, labels):
+    weights = krr.solve(features, labels, ridge=1e-3)
+    return jnp.sum(krr.predict(features, weights) ** 2)
+
+  found = jax.jit(jax.vmap(jax.grad(total)))(
+    jnp.stack(features), jnp.stack(labels)
+  )
+  for i in range(3):
+    one = jax.grad(total)(features[i], labels[i])
+    np.testing.assert_allclose(found[i], one, rtol=1e-2, atol=1e-4)
