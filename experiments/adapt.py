@@ -68,28 +68,29 @@ def main(_: list[str]) -> None:
   common: dict[str, Any] = {
     'dataset': train,
     'normalization': transform,
-    'theta': start.theta,
     'config': config,
     'options': LoopOptions(workdir, config.checkpoint_every, config.log_every),
     'clock': clock,
   }
   # All IPCs at once, so that they share the statistics.
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
-  in_theta = adaptation.distill_in_theta(ipcs=wanted, **common)
-  variables = adaptation.adapt(
-    network, start.translator, start.variables, in_theta=in_theta, **common
-  ).variables
+  in_theta = adaptation.distill_in_theta(start.theta, ipcs=wanted, **common)
+  adapted = adaptation.adapt(
+    network, start, in_theta=in_theta, **common
+  ).pretrained
   record = {
     'adaptation': dataclasses.asdict(config),
     'translator': _TRANSLATOR.value,
   }
   if config.num_adaptation_steps:
     path = workdir / 'translator.safetensors'
-    pretrained.save_adapted(path, start, variables, transform, record=record)
+    pretrained.save_adapted(
+      path, start, adapted.variables, transform, record=record
+    )
     print(f'Wrote {path}.')
   for ipc in ipcs:
     synthetic = adaptation.distill_dataset(
-      start.translator, variables, ipc=ipc, in_theta=in_theta[ipc], **common
+      adapted, ipc=ipc, in_theta=in_theta[ipc], **common
     )
     distilled = cli.describe_result(
       synthetic,

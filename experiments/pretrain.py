@@ -12,7 +12,7 @@ import time
 
 from absl import flags
 
-from fsdd_jax import artifacts, cache, cli, pretraining
+from fsdd_jax import cache, cli, pretrained, pretraining
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import PretrainingConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
@@ -60,11 +60,7 @@ def main(_: list[str]) -> None:
   )
   seconds = time.perf_counter() - start
   path = workdir / 'translator.safetensors'
-  artifacts.save_translator(
-    path,
-    result.variables,
-    pretraining.translator_metadata(translator, source.manifest, result.record),
-  )
+  pretrained.save_pretrained(path, result)
   record = result.record
   print(
     f'{record["num_steps"]} steps in {seconds:.1f} s with compilation, ended '

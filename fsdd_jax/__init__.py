@@ -2,12 +2,16 @@
 
 import importlib.metadata
 
+from fsdd_jax.adaptation import AdaptationResult, adapt, distill_dataset
 from fsdd_jax.artifacts import DistilledSet, load_distilled, save_distilled
+from fsdd_jax.augment import dsa
 from fsdd_jax.baselines import (
   DistillationResult,
   distill_over_networks,
   random_real,
 )
+from fsdd_jax.cache import CacheSource, open_cache
+from fsdd_jax.caching import build_cache
 from fsdd_jax.configs import (
   DataConfig,
   DistillationConfig,
@@ -17,6 +21,12 @@ from fsdd_jax.configs import (
 from fsdd_jax.datasets import Dataset, from_arrays, load
 from fsdd_jax.evaluation import Score, evaluate
 from fsdd_jax.krr import mean_squared_error, predict, solve
+from fsdd_jax.method_configs import (
+  AdaptationConfig,
+  CachingConfig,
+  PretrainingConfig,
+  TranslatorConfig,
+)
 from fsdd_jax.networks import make as make_network
 from fsdd_jax.networks import register as register_network
 from fsdd_jax.normalization import (
@@ -32,7 +42,18 @@ from fsdd_jax.objective import (
   krr_loss_from_statistics,
   target_statistics,
 )
+from fsdd_jax.one_network import FixedNetwork
+from fsdd_jax.pretrained import (
+  Pretrained,
+  load_pretrained,
+  random_translator,
+  save_adapted,
+  save_pretrained,
+)
+from fsdd_jax.pretraining import pretrain
 from fsdd_jax.protocols import PROTOCOLS
+from fsdd_jax.random_networks import sample as sample_network
+from fsdd_jax.resolution import repeat_channels
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator, translate
 from fsdd_jax.types import LabeledSet, labeled_set, pad, unpad
@@ -41,20 +62,32 @@ __version__ = importlib.metadata.version('fsdd-jax')
 
 __all__ = (
   'PROTOCOLS',
+  'AdaptationConfig',
+  'AdaptationResult',
+  'CacheSource',
+  'CachingConfig',
   'DataConfig',
   'Dataset',
   'DistillationConfig',
   'DistillationResult',
   'DistilledSet',
   'EvaluationConfig',
+  'FixedNetwork',
   'LabeledSet',
   'LoopOptions',
   'NetworkConfig',
   'Normalization',
+  'Pretrained',
+  'PretrainingConfig',
   'Score',
   'Translator',
+  'TranslatorConfig',
+  'adapt',
+  'build_cache',
   'denormalize',
+  'distill_dataset',
   'distill_over_networks',
+  'dsa',
   'evaluate',
   'feature_fn',
   'from_arrays',
@@ -63,14 +96,22 @@ __all__ = (
   'labeled_set',
   'load',
   'load_distilled',
+  'load_pretrained',
   'make_network',
   'mean_squared_error',
   'normalize',
+  'open_cache',
   'pad',
   'predict',
+  'pretrain',
   'random_real',
+  'random_translator',
   'register_network',
+  'repeat_channels',
+  'sample_network',
+  'save_adapted',
   'save_distilled',
+  'save_pretrained',
   'solve',
   'standardization',
   'target_statistics',

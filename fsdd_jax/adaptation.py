@@ -30,12 +30,15 @@ from fsdd_jax.adaptation_samples import SamplesFn
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
-from fsdd_jax.one_network import (
-  FixedNetwork,
-  distill_in_theta,
-  options_within,
+from fsdd_jax.one_network import distill_in_theta, options_within
+from fsdd_jax.pretrained import Pretrained
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  StageLoop,
+  claim_workdir,
+  with_progress,
 )
-from fsdd_jax.stage_loop import LoopOptions, StageLoop, claim_workdir
 from fsdd_jax.translator import translate
 from fsdd_jax.translator_step import TranslatorState
 from fsdd_jax.types import LabeledSet, pad
@@ -48,28 +51,45 @@ class AdaptationResult:
   """What `adapt` returns.
 
   Attributes:
-    variables: the adapted translator's, `{'params': omega}`.
+    pretrained: the translator after adaptation, with its theta, as
+      `distill_dataset` takes it.
     distilled_in_theta: the sets it was adapted on, by IPC, at the resolution
-      of theta; `distill_dataset` takes them.
+      of theta; `distill_dataset` may take them as well.
     seconds: seconds a part: statistics (of theta), distillation (of each
       IPC), pool statistics, adaptation, compilation.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> network, dataset, transform = toy.problem()
+    >>> config = AdaptationConfig(
+    ...   adapt_ipcs=(1,), num_steps=1, num_adaptation_steps=0
+    ... )
+    >>> result: AdaptationResult = adapt(
+    ...   network, toy.translator(), dataset, transform, config=config
+    ... )
+    >>> result.distilled_in_theta[1].images.shape, result.pretrained.theta.seed
+    ((3, 8, 8, 3), 0)
   """
 
-  variables: Any
+  pretrained: Pretrained
   distilled_in_theta: dict[int, LabeledSet]
   seconds: dict[str, float]
+
+  @property
+  def variables(self) -> Any:
+    """The adapted translator's, `{'params': omega}`."""
+    return self.pretrained.variables
 
 
 def adapt(
   network: nn.Module,
-  translator: nn.Module,
-  variables: Mapping[str, Any],
+  pretrained: Pretrained,
   dataset: Dataset,
   normalization: Normalization,
   *,
-  theta: FixedNetwork,
   config: AdaptationConfig,
   options: LoopOptions | None = None,
+  progress_fn: ProgressFn | None = None,
   in_theta: Mapping[int, LabeledSet] | None = None,
   clock: metrics.StageClock | None = None,
 ) -> AdaptationResult:
@@ -81,14 +101,15 @@ def adapt(
   Args:
     network: f, whose weights theta' are drawn anew; for images of the target
       set's resolution.
-    translator: the module G.
-    variables: its variables before, `{'params': omega_0}`; they stay intact.
+    pretrained: the translator G with omega_0 and theta, as of
+      `pretraining.pretrain` or `pretrained.load_pretrained`; it stays intact.
     dataset: the target set (X_T, Y_T), with the channels of theta; above its
       resolution, sets are distilled at that of theta and up-sampled.
     normalization: how its images become network inputs.
-    theta: the fixed network that the translator was pre-trained for.
     config: the list of IPCs, T, S, B, alpha, eta, and where theta' come from.
     options: progress, logs, checkpoints; by default only a progress bar.
+    progress_fn: in place of that of the options; follows each distillation in
+      theta, then the adaptation, each from step 1.
     in_theta: sets distilled in theta before, by IPC, instead of anew.
     clock: adds to these seconds instead of starting at zero.
 
@@ -99,11 +120,28 @@ def adapt(
     ValueError: if arguments do not fit each other, or the work directory is
       another run's.
     FloatingPointError: when a loss is not finite.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> network, dataset, transform = toy.problem()
+    >>> config = AdaptationConfig(
+    ...   adapt_ipcs=(1,),
+    ...   num_steps=1,
+    ...   num_adaptation_steps=1,
+    ...   network_pool=1,
+    ...   batch_size=1,
+    ... )
+    >>> adapted = adapt(
+    ...   network, toy.translator(), dataset, transform, config=config
+    ... )
+    >>> list(adapted.distilled_in_theta), adapted.pretrained.theta.seed
+    ([1], 0)
   """
-  options, clock = options or LoopOptions(), clock or metrics.StageClock()
+  options = with_progress(options, progress_fn)
+  clock = clock or metrics.StageClock()
   if in_theta is None:
     in_theta = distill_in_theta(
-      theta,
+      pretrained.theta,
       dataset,
       normalization,
       ipcs=config.adapt_ipcs,
@@ -128,8 +166,8 @@ def adapt(
     )
     with clock.part('adaptation'):
       params = _update(
-        translator,
-        variables['params'],
+        pretrained.translator,
+        pretrained.variables['params'],
         {
           ipc: resolution.upsample(labeled, dataset.images.shape[1:])
           for ipc, labeled in sets.items()
@@ -144,34 +182,32 @@ def adapt(
           'normalization': artifacts.describe_normalization(normalization),
         },
       )
-    variables = {'params': params}
-  return AdaptationResult(variables, sets, clock.seconds())
+    pretrained = dataclasses.replace(pretrained, variables={'params': params})
+  return AdaptationResult(pretrained, sets, clock.seconds())
 
 
 def distill_dataset(
-  translator: nn.Module,
-  variables: Mapping[str, Any],
+  pretrained: Pretrained,
   dataset: Dataset,
   normalization: Normalization,
   *,
   ipc: int,
-  theta: FixedNetwork,
   config: AdaptationConfig,
   options: LoopOptions | None = None,
+  progress_fn: ProgressFn | None = None,
   in_theta: LabeledSet | None = None,
   clock: metrics.StageClock | None = None,
 ) -> LabeledSet:
   """Distils a target set in theta and translates it, for any IPC.
 
   Args:
-    translator: the module G.
-    variables: its variables, adapted or not.
+    pretrained: the translator with its theta, adapted or not.
     dataset: the target set (X_T, Y_T).
     normalization: how its images become network inputs.
     ipc: images per class, among those adapted on or not.
-    theta: as for `adapt`.
     config: as for `adapt`; only the distillation's part matters.
     options: progress, logs, checkpoints.
+    progress_fn: in place of that of the options.
     in_theta: the set distilled in theta before, instead of anew.
     clock: gets the seconds of each part, `translation` being the last.
 
@@ -181,21 +217,34 @@ def distill_dataset(
 
   Raises:
     ValueError: as for `distill_in_theta`.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> _, dataset, transform = toy.problem()
+    >>> config = AdaptationConfig(num_steps=1)
+    >>> distilled = distill_dataset(
+    ...   toy.translator(), dataset, transform, ipc=1, config=config
+    ... )
+    >>> distilled.images.shape
+    (3, 8, 8, 3)
   """
   clock = clock or metrics.StageClock()
   if in_theta is None:
     in_theta = distill_in_theta(
-      theta,
+      pretrained.theta,
       dataset,
       normalization,
       ipcs=(ipc,),
       config=config,
-      options=options,
+      options=with_progress(options, progress_fn),
       clock=clock,
     )[ipc]
   with clock.part('translation'):
     labeled = resolution.upsample(in_theta, dataset.images.shape[1:])
-    return jax.block_until_ready(_translate(translator, variables, labeled))
+    translated = _translate(
+      pretrained.translator, pretrained.variables, labeled
+    )
+    return jax.block_until_ready(translated)
 
 
 def _update(

@@ -45,6 +45,20 @@ def entries(
 
   Returns:
     A function of the step that gives B sets of one size.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import baselines, toy
+    >>> config = AdaptationConfig(adapt_ipcs=(1, 2), batch_size=3)
+    >>> _, dataset, transform = toy.problem()
+    >>> sets = {
+    ...   ipc: baselines.random_real(
+    ...     jax.random.key(0), dataset, transform, ipc=ipc
+    ...   )
+    ...   for ipc in (1, 2)
+    ... }
+    >>> [len(labeled.mask) for labeled in entries(sets, config)(0)]
+    [6, 6, 6]
   """
   ipcs, key = list(sets), _keys(config)[0]
   shape = (config.num_adaptation_steps, config.batch_size)
@@ -77,6 +91,14 @@ def pool(
 
   Returns:
     The loss of a sample and the samples of each step.
+
+  Example:
+    >>> from fsdd_jax import metrics, toy
+    >>> config = AdaptationConfig(network_pool=2, batch_size=1)
+    >>> loss_fn, samples_at = pool(*toy.problem(), config, metrics.StageClock())
+    >>> [(variables, stats)] = samples_at(0)
+    >>> stats.count.item()
+    24.0
   """
   _, network_key, order_key, _ = _keys(config)
   size = config.batch_size
@@ -122,6 +144,16 @@ def fresh(
 
   Returns:
     The loss of a sample and the samples of each step.
+
+  Example:
+    >>> from fsdd_jax import metrics, toy
+    >>> config = AdaptationConfig(real_batch=6, batch_size=1)
+    >>> loss_fn, samples_at = fresh(
+    ...   *toy.problem(), config, metrics.StageClock()
+    ... )
+    >>> [(variables, target)] = samples_at(0)
+    >>> target.images.shape
+    (6, 8, 8, 3)
   """
   _, network_key, _, batch_key = _keys(config)
   if config.real_batch:

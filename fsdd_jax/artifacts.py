@@ -34,7 +34,12 @@ Path = str | os.PathLike[str]
 
 
 def library_versions() -> dict[str, str]:
-  """Versions of Python and of the packages that shape a result."""
+  """Versions of Python and of the packages that shape a result.
+
+  Example:
+    >>> sorted(library_versions())
+    ['flax', 'fsdd_jax', 'jax', 'numpy', 'optax', 'python']
+  """
   versions = {'python': platform.python_version()}
   for name in ('jax', 'flax', 'optax', 'numpy', 'fsdd-jax'):
     try:
@@ -60,6 +65,14 @@ class Metadata:
     seeds: every seed by its role, e.g. `{'theta': 0, 'distillation': 1}`.
     scores: measured accuracies; each has at least `SCORE_KEYS`.
     versions: of Python and the packages that made the set.
+
+  Example:
+    >>> import dataclasses
+    >>> from fsdd_jax import toy
+    >>> toy.distilled().metadata.class_names
+    ('red', 'green', 'blue')
+    >>> dataclasses.replace(toy.distilled().metadata, seeds={'theta': 0}).seeds
+    {'theta': 0}
   """
 
   dataset: str
@@ -82,6 +95,12 @@ class DistilledSet:
     labels: `[n, k]` float32 label vectors.
     normalization: turns `images` back into pixels.
     metadata: what the images are of and how they were made.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> distilled = toy.distilled()
+    >>> distilled.images.shape, distilled.metadata.ipc
+    ((3, 8, 8, 3), 1)
   """
 
   images: np.ndarray  # [n, h, w, c]
@@ -101,6 +120,14 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
     ValueError: if a value is not finite, shapes or metadata do not fit each
       other, or metadata is not JSON. Nothing is written then.
     OSError: if the file cannot be written.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
+    >>> save_distilled(path, toy.distilled())
+    >>> load_distilled(path).metadata.dataset
+    'toy'
   """
   images = np.asarray(distilled.images)
   if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -131,6 +158,14 @@ def load_distilled(path: Path) -> DistilledSet:
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged, of another format or a newer version, or if
       its content does not fit together.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
+    >>> save_distilled(path, toy.distilled())
+    >>> load_distilled(path).images.shape
+    (3, 8, 8, 3)
   """
   arrays, fields = containers.read_container(path, 'distilled_set')
   expected = {f.name for f in dataclasses.fields(Metadata)}
@@ -159,6 +194,16 @@ def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
 
   Raises:
     ValueError: if a score lacks a key; the file is unchanged then.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import evaluation, toy
+    >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
+    >>> save_distilled(path, toy.distilled())
+    >>> score = evaluation.Score('krr', 'ConvNet', 'test', (90.0, 92.0), 1.5)
+    >>> add_scores(path, [score.as_dict()])
+    >>> load_distilled(path).metadata.scores[0]['mean']
+    91.0
   """
   distilled = load_distilled(path)
   every = (*distilled.metadata.scores, *(dict(score) for score in scores))
@@ -167,7 +212,15 @@ def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
 
 
 def describe_normalization(normalization: Normalization) -> dict[str, Any]:
-  """Mean, deviation and the hash of the ZCA matrix (or None), for metadata."""
+  """Mean, deviation and the hash of the ZCA matrix (or None), for metadata.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import normalization
+    >>> plain = normalization.Normalization(jnp.array([0.5]), jnp.array([0.25]))
+    >>> describe_normalization(plain)
+    {'mean': [0.5], 'std': [0.25], 'zca_sha256': None}
+  """
   zca, digest = normalization.zca, None
   if zca is not None:
     digest = containers.hash_arrays({'zca': np.asarray(zca)})
@@ -193,6 +246,14 @@ def save_translator(
   Raises:
     ValueError: if a value is not finite or not float32, a name holds '/', a
       branch is empty, or metadata lacks a key. Nothing is written then.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> names = ('network', 'translator', 'normalization', 'training')
+    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
+    >>> save_translator(path, toy.translator().variables, metadata)
   """
   flat = traverse_util.flatten_dict(dict(variables), keep_empty_nodes=True)
   if not flat:
@@ -213,7 +274,19 @@ def save_translator(
 
 
 def load_translator(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads what `save_translator` wrote: variables (JAX arrays) and metadata."""
+  """Reads what `save_translator` wrote: variables (JAX arrays) and metadata.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> names = ('network', 'translator', 'normalization', 'training')
+    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
+    >>> save_translator(path, toy.translator().variables, metadata)
+    >>> variables, metadata = load_translator(path)
+    >>> variables['params']['head']['bias'].shape
+    (3,)
+  """
   arrays, metadata = containers.read_container(path, 'translator')
   _check_translator(path, metadata)
   variables = traverse_util.unflatten_dict(arrays, sep='/')

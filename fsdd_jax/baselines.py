@@ -26,7 +26,12 @@ from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.distill_loop import LossFn, distill_from
 from fsdd_jax.normalization import Normalization, normalize
-from fsdd_jax.stage_loop import LoopOptions, claim_workdir
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  claim_workdir,
+  with_progress,
+)
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
 # Seen networks a report scores in: the last of a long sequence say enough.
@@ -41,6 +46,15 @@ class DistillationResult:
     synthetic: the distilled set (X_S, Y_S).
     seen: variables of (at most five of) the networks it was distilled in.
     seconds: seconds a part: statistics, distillation, compilation.
+
+  Example:
+    >>> from fsdd_jax import configs, toy
+    >>> config = configs.DistillationConfig(ipc=1, num_steps=1)
+    >>> result: DistillationResult = distill_over_networks(
+    ...   *toy.problem(), config=config
+    ... )
+    >>> len(result.seen), sorted(result.seconds)
+    (1, ['compilation', 'distillation', 'statistics'])
   """
 
   synthetic: LabeledSet
@@ -49,7 +63,13 @@ class DistillationResult:
 
 
 def method_name(config: DistillationConfig) -> str:
-  """The row of a table that a config makes."""
+  """The row of a table that a config makes.
+
+  Example:
+    >>> from fsdd_jax import configs
+    >>> method_name(configs.DistillationConfig(num_networks=16, revisit=True))
+    'Pool(16)'
+  """
   if config.num_networks == 1:
     return '1 Net'
   if config.revisit:
@@ -81,6 +101,13 @@ def random_real(
 
   Raises:
     ValueError: if a class has fewer than `ipc` images.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import toy
+    >>> _, dataset, transform = toy.problem()
+    >>> random_real(jax.random.key(0), dataset, transform, ipc=2).images.shape
+    (6, 8, 8, 3)
   """
   num_classes = dataset.num_classes
   table = subsets.class_table(dataset.labels, num_classes)
@@ -105,6 +132,11 @@ def network_order(
 
   Returns:
     `[steps]` int array; R * floor(T/R) steps without `revisit`, else T.
+
+  Example:
+    >>> import jax
+    >>> network_order(jax.random.key(0), 3, 6, revisit=False).tolist()
+    [0, 0, 1, 1, 2, 2]
   """
   if not revisit:
     return np.repeat(np.arange(num_networks), num_steps // num_networks)
@@ -120,6 +152,7 @@ def distill_over_networks(
   *,
   config: DistillationConfig,
   options: LoopOptions | None = None,
+  progress_fn: ProgressFn | None = None,
 ) -> DistillationResult:
   """Distils a target set in R random networks (Alg. 4).
 
@@ -132,6 +165,7 @@ def distill_over_networks(
     normalization: how its images become network inputs.
     config: R, T, alpha and the rest.
     options: progress, logs, checkpoints; by default only a progress bar.
+    progress_fn: in place of that of the options.
 
   Returns:
     The distilled set, the networks seen last, and seconds.
@@ -141,8 +175,15 @@ def distill_over_networks(
       directory of another run.
     FloatingPointError: when a loss is not finite; it names the step, the
       norms and the condition number of the kernel.
+
+  Example:
+    >>> from fsdd_jax import configs, toy
+    >>> config = configs.DistillationConfig(ipc=1, num_steps=2, num_networks=2)
+    >>> result = distill_over_networks(*toy.problem(), config=config)
+    >>> result.synthetic.images.shape, len(result.seen)
+    ((3, 8, 8, 3), 2)
   """
-  options = options or LoopOptions()
+  options = with_progress(options, progress_fn)
   clock = metrics.StageClock()
   initial_key, network_key, order_key, batch_key = jax.random.split(
     jax.random.key(config.seed), 4

@@ -32,6 +32,17 @@ class CacheWriter:
 
   Several processes may write to one folder, if each writes its own shards. The
   same entries give the same bytes, whoever writes them.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> made = toy.build_cache(tempfile.mkdtemp())
+    >>> writer = CacheWriter(tempfile.mkdtemp(), made.manifest)
+    >>> for shard in writer.missing_shards():
+    ...   numbers = made.manifest.shard_range(shard)
+    ...   writer.write_shard(shard, [made[number] for number in numbers])
+    >>> writer.missing_shards()
+    []
   """
 
   def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -128,6 +139,14 @@ class CacheSource:
   For example `grain.MapDataset.source(source).shuffle(seed).repeat().batch(b)`.
   Reading is safe in several threads, and the object may be sent to worker
   processes.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> len(source), source[0].synthetic.images.shape
+    (4, (6, 8, 8, 3))
+    >>> source.verify()
   """
 
   def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -189,6 +208,14 @@ def open_cache(
     FileNotFoundError: if there is no cache, or it lacks a shard.
     ValueError: if a shard is damaged, or the manifest is damaged, of another
       format version, or differs from the expected one.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = tempfile.mkdtemp()
+    >>> made = toy.build_cache(folder)
+    >>> len(open_cache(folder, {'dataset': 'toy'}))
+    4
   """
   expected = {} if expected_manifest is None else expected_manifest
   manifest = cache_manifest.check_manifest(pathlib.Path(folder), expected)

@@ -28,6 +28,14 @@ class SubsetBatch:
     images: `[b, m, h, w, c]` uint8 images of X_T.
     labels: `[b, m, k]` their labels, Y_T.
     mask: `[b, m]` 1 for an image and 0 for padding.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> batch: SubsetBatch = read(source, toy.problem()[1], rows=[0, 3])
+    >>> batch.synthetic.labels.shape, batch.images.shape, batch.mask.shape
+    ((2, 6, 3), (2, 12, 8, 8, 3), (2, 12))
   """
 
   synthetic: LabeledSet
@@ -37,19 +45,44 @@ class SubsetBatch:
 
 
 def with_images(entry: CacheEntry, dataset: Dataset) -> SubsetBatch:
-  """One entry, without the axis `b`, with the images of its rows of Z."""
+  """One entry, without the axis `b`, with the images of its rows of Z.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> with_images(source[0], toy.problem()[1]).images.shape
+    (12, 8, 8, 3)
+  """
   target = entry.target
   images: Any = dataset.images[np.asarray(target.rows)]
   return SubsetBatch(entry.synthetic, images, target.labels, target.mask)
 
 
 def stack(samples: Sequence[SubsetBatch]) -> SubsetBatch:
-  """Samples to a batch of NumPy arrays."""
+  """Samples to a batch of NumPy arrays.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> one = with_images(source[0], toy.problem()[1])
+    >>> stack([one, one]).images.shape
+    (2, 12, 8, 8, 3)
+  """
   return jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
 
 
 def read(source: Any, dataset: Dataset, *, rows: Sequence[int]) -> SubsetBatch:
-  """A batch of given entries of a cache."""
+  """A batch of given entries of a cache.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> read(source, toy.problem()[1], rows=[0, 3]).images.shape
+    (2, 12, 8, 8, 3)
+  """
   return stack([with_images(source[row], dataset) for row in rows])
 
 
@@ -85,6 +118,14 @@ def random_batches(
 
   Raises:
     ValueError: if the number of processes does not divide `size`.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> batches = random_batches(source, toy.problem()[1], seed=0, size=2)
+    >>> next(batches).images.shape
+    (2, 12, 8, 8, 3)
   """
   if size % process_count:
     raise ValueError(

@@ -69,7 +69,14 @@ def make_manifest(
   config: CachingConfig,
   dataset_name: str = '',
 ) -> Manifest:
-  """What the cache of a configuration holds; see `build_cache`."""
+  """What the cache of a configuration holds; see `build_cache`.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> manifest = make_manifest(*toy.problem(), config=toy.CACHING)
+    >>> manifest.num_subsets, manifest.num_shards, manifest.network['width']
+    (4, 2, 4)
+  """
   configuration = dataclasses.asdict(config)
   for name in _NOT_IN_CONFIGURATION:
     del configuration[name]
@@ -127,6 +134,20 @@ def build_cache(
     ValueError: if the data set cannot serve the config, or the folder holds
       another cache.
     FloatingPointError: if a loss is not finite; it names the subset.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import cache, toy
+    >>> done = []
+    >>> folder = tempfile.mkdtemp()
+    >>> manifest = build_cache(
+    ...   *toy.problem(),
+    ...   config=toy.CACHING,
+    ...   folder=folder,
+    ...   progress_fn=lambda subsets, losses: done.append(subsets),
+    ... )
+    >>> done, len(cache.open_cache(folder))
+    ([2, 4], 4)
   """
   if not 0 <= process_index < process_count:
     raise ValueError(

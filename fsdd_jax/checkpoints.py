@@ -19,6 +19,17 @@ class Checkpointer:
 
   Saving is asynchronous; a checkpoint appears whole or not at all, and one cut
   short by a kill is ignored.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> with Checkpointer(folder) as checkpointer:
+    ...   checkpointer.save(3, {'x': jnp.arange(2)})
+    >>> with Checkpointer(folder) as checkpointer:
+    ...   found = checkpointer.restore_or({'x': jnp.zeros(2, int)})
+    >>> found['x'].tolist()
+    [0, 1]
   """
 
   def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2) -> None:

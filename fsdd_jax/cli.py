@@ -99,7 +99,14 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def load_dataset(config: DataConfig, split: str) -> datasets.Dataset:
-  """Loads one split; `limit` holds for the training images alone."""
+  """Loads one split; `limit` holds for the training images alone.
+
+  Example:
+    >>> load_dataset(
+    ...   DataConfig(dataset='digits', limit=20), 'train'
+    ... ).images.shape
+    (20, 8, 8, 1)
+  """
   return datasets.load(
     config.dataset,
     split=split,
@@ -114,7 +121,13 @@ def load_dataset(config: DataConfig, split: str) -> datasets.Dataset:
 def fit_normalization(
   config: DataConfig, train: datasets.Dataset
 ) -> normalization_lib.Normalization:
-  """Standardisation, with ZCA where the config asks for it."""
+  """Standardisation, with ZCA where the config asks for it.
+
+  Example:
+    >>> train = load_dataset(DataConfig(dataset='digits', limit=20), 'train')
+    >>> fit_normalization(DataConfig(), train).mean.shape
+    (1,)
+  """
   if config.zca:
     return normalization_lib.zca_whitening(train.images)
   return normalization_lib.standardization(train.images)
@@ -123,7 +136,12 @@ def fit_normalization(
 def make_network(
   config: NetworkConfig, image_shape: tuple[int, ...], num_classes: int
 ) -> nn.Module:
-  """The network of a config for images `[h, w, c]`."""
+  """The network of a config for images `[h, w, c]`.
+
+  Example:
+    >>> make_network(NetworkConfig(width=8), (32, 32, 3), 10).depth
+    3
+  """
   fields: dict[str, Any] = {'initialization': config.initialization}
   if config.norm:
     fields['norm'] = config.norm
@@ -244,6 +262,24 @@ def describe_result(
 
   Returns:
     What `artifacts.save_distilled` writes.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import baselines, toy
+    >>> _, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> distilled = describe_result(
+    ...   real,
+    ...   transform,
+    ...   dataset,
+    ...   DataConfig(dataset='toy'),
+    ...   NetworkConfig(),
+    ...   DistillationConfig(ipc=1),
+    ... )
+    >>> distilled.metadata.recipe['method'], distilled.metadata.label_coding
+    ('1 Net', 'learned')
   """
   seeds = {} if theta_seed is None else {'theta': theta_seed}
   learned = config.label_learning_rate > 0
@@ -271,7 +307,19 @@ def describe_result(
 
 
 def write_result(path: pathlib.Path, distilled: artifacts.DistilledSet) -> None:
-  """Writes a distilled set and its picture, and tells how to score it."""
+  """Writes a distilled set and its picture, and tells how to score it.
+
+  Example:
+    >>> import contextlib
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / 'distilled.safetensors'
+    >>> with contextlib.redirect_stdout(None):  # It tells where the file is.
+    ...   write_result(path, toy.distilled())
+    >>> sorted(file.name for file in path.parent.iterdir())
+    ['distilled.png', 'distilled.safetensors']
+  """
   artifacts.save_distilled(path, distilled)
   pictures.save_grid(
     path.with_suffix('.png'),

@@ -32,6 +32,10 @@ def option(
 
   Returns:
     A field of a `Config`, which checks the limits.
+
+  Example:
+    >>> option(0.5, 'Share kept.', above=0, below=1).default
+    0.5
   """
   limits = {'least': least, 'above': above, 'below': below}
   names = None if choices is None else tuple(choices)
@@ -52,7 +56,16 @@ def loss_option() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Checks its options on construction."""
+  """Checks its options on construction.
+
+  Example:
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Mine(Config):
+    ...   rate: float = option(0.1, 'Learning rate.', above=0)
+    >>> Mine(rate=0.2)
+    Mine(rate=0.2)
+  """
 
   def __post_init__(self) -> None:
     """Raises a ValueError that names the first bad value and the remedy."""
@@ -75,13 +88,23 @@ class Config:
 
 
 def out_of_range(name: str, value: Any, remedy: str) -> ValueError:
-  """The error for an option whose value cannot be used."""
+  """The error for an option whose value cannot be used.
+
+  Example:
+    >>> out_of_range('ipc', 0, '1 or more')
+    ValueError('ipc = 0 is out of range: use 1 or more.')
+  """
   return ValueError(f'{name} = {value!r} is out of range: use {remedy}.')
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Config):
-  """Which images a stage works on."""
+  """Which images a stage works on.
+
+  Example:
+    >>> DataConfig(dataset='cifar10', holdout=0.1).holdout
+    0.1
+  """
 
   dataset: str = option(
     'digits',
@@ -113,7 +136,12 @@ class DataConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(Config):
-  """The feature extractor f and its distribution of weights, Theta."""
+  """The feature extractor f and its distribution of weights, Theta.
+
+  Example:
+    >>> NetworkConfig(width=32).network
+    'convnet'
+  """
 
   network: str = option(
     'convnet', 'convnet, alexnet, vgg11, resnet18 or a registered name.'
@@ -145,7 +173,12 @@ class NetworkConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class UpdateConfig(Config):
-  """The steps on synthetic images and labels, common to Algs. 1, 3 and 4."""
+  """The steps on synthetic images and labels, common to Algs. 1, 3 and 4.
+
+  Example:
+    >>> UpdateConfig(num_steps=100).optimizer
+    'adam'
+  """
 
   num_steps: int = option(300, 'Optimiser steps T in total [ours].', least=1)
   optimizer: str = option(
@@ -177,7 +210,13 @@ class UpdateConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class DistillationConfig(UpdateConfig):
-  """Alg. 4, and the distillation of Alg. 3, lines 9-14."""
+  """Alg. 4, and the distillation of Alg. 3, lines 9-14.
+
+  Example:
+    >>> config = DistillationConfig(ipc=1, num_networks=16, revisit=True)
+    >>> config.ipc, config.num_networks, config.revisit
+    (1, 16, True)
+  """
 
   ipc: int = option(10, 'Images per class, I.', least=1)
   num_networks: int = option(
@@ -207,7 +246,12 @@ class DistillationConfig(UpdateConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig(Config):
-  """How a distilled set is scored."""
+  """How a distilled set is scored.
+
+  Example:
+    >>> EvaluationConfig(protocols=('krr', 'frepo')).protocols
+    ('krr', 'frepo')
+  """
 
   protocols: tuple[str, ...] = option(
     ('krr',), 'Names among krr, frepo and dc.'

@@ -23,7 +23,13 @@ VERSION = 1
 
 
 def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-  """SHA-256 over names, types, shapes and values, in the order of names."""
+  """SHA-256 over names, types, shapes and values, in the order of names.
+
+  Example:
+    >>> import numpy as np
+    >>> hash_arrays({'x': np.zeros(2, np.float32)})[:8]
+    'd22b4ff0'
+  """
   digest = hashlib.sha256()
   for name in sorted(arrays):
     array = np.ascontiguousarray(arrays[name])
@@ -50,6 +56,14 @@ def write_container(
     ValueError: if an array holds NaN or infinity, or the metadata is not
       JSON. Nothing is written then.
     OSError: if the file cannot be written.
+
+  Example:
+    >>> import numpy as np
+    >>> import tempfile
+    >>> path = f'{tempfile.mkdtemp()}/numbers.safetensors'
+    >>> write_container(path, 'numbers', {'x': np.arange(3.0)}, {'unit': 'm'})
+    >>> read_container(path, 'numbers')
+    ({'x': array([0., 1., 2.])}, {'unit': 'm'})
   """
   _check_finite(path, arrays)
   try:
@@ -90,6 +104,15 @@ def read_container(
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged, of another kind or of a newer version, or if
       an array holds NaN or infinity.
+
+  Example:
+    >>> import numpy as np
+    >>> import tempfile
+    >>> path = f'{tempfile.mkdtemp()}/numbers.safetensors'
+    >>> write_container(path, 'numbers', {'x': np.arange(3.0)}, {'unit': 'm'})
+    >>> arrays, metadata = read_container(path, 'numbers')
+    >>> arrays['x'].tolist(), metadata
+    ([0.0, 1.0, 2.0], {'unit': 'm'})
   """
   if not os.path.isfile(path):
     raise FileNotFoundError(

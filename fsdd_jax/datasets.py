@@ -29,6 +29,13 @@ class Dataset:
     images: `[n, h, w, c]` uint8, c being 1 (grey) or 3 (RGB).
     labels: `[n]` int32 in [0, k).
     class_names: k names.
+
+  Example:
+    >>> import numpy as np
+    >>> images, labels = np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1])
+    >>> data = from_arrays(images, labels)
+    >>> data.images.shape, data.num_classes, data.fingerprint()[:8]
+    ((3, 8, 8, 1), 2, '25963ec6')
   """
 
   images: np.ndarray  # [n, h, w, c]
@@ -93,6 +100,11 @@ def load(
   Raises:
     ValueError: on a bad argument, data set or picture.
     FileNotFoundError: if a folder or data set is not there.
+
+  Example:
+    >>> train = load('digits', classes=['3', '8'], limit=20, progress=False)
+    >>> train.images.shape, train.class_names
+    ((20, 8, 8, 1), ('3', '8'))
   """
   if split not in ('train', 'holdout', 'test'):
     raise ValueError(f"split is 'train', 'holdout' or 'test'; got {split!r}.")
@@ -141,6 +153,12 @@ def from_arrays(
 
   Raises:
     ValueError: if shapes, types or ranges are wrong, or a class has no image.
+
+  Example:
+    >>> import numpy as np
+    >>> images = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> from_arrays(images, np.array([0, 1]), ('cat', 'dog')).class_names
+    ('cat', 'dog')
   """
   images, labels = np.asarray(images), np.asarray(labels)
   if images.dtype.kind == 'f' and np.isnan(images).any():

@@ -43,6 +43,25 @@ def distill_from(
   Raises:
     FloatingPointError: when a loss is not finite; it names the step, the
       norms and the condition number of the kernel.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import baselines, configs, objective, stage_loop, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> distilled = distill_from(
+    ...   real,
+    ...   objective.feature_fn(network),
+    ...   objective.krr_loss,
+    ...   lambda step: (toy.theta(0), real),
+    ...   num_steps=1,
+    ...   config=configs.DistillationConfig(ipc=1),
+    ...   options=stage_loop.LoopOptions(),
+    ... )
+    >>> distilled.images.shape
+    (3, 8, 8, 3)
   """
   tx = distill.make_optimizer(
     config.optimizer,

@@ -30,6 +30,11 @@ class Score:
     split: what it was measured on: test or holdout.
     accuracies: in percent, one a fresh network.
     seconds: wall time of all repeats, compilation included.
+
+  Example:
+    >>> score = Score('krr', 'ConvNet', 'test', (90.0, 92.0), seconds=1.5)
+    >>> print(score)
+    91.00 ± 1.41 (n=2)
   """
 
   protocol: str
@@ -91,7 +96,19 @@ def accuracy(
   *,
   batch_size: int | None = None,
 ) -> float:
-  """Share of a data set's images that a fitted model gets right, percent."""
+  """Share of a data set's images that a fitted model gets right, percent.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import baselines, protocols, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> fitted = protocols.fit_krr(jax.random.key(1), network, real)
+    >>> accuracy(*fitted, dataset, transform)
+    100.0
+  """
   # Each batch waits for the one before it, so that only one is in flight.
   hits = jnp.zeros(())
   for batch in objective.batches(dataset.images, dataset.labels, batch_size):
@@ -129,6 +146,18 @@ def evaluate(
 
   Raises:
     ValueError: if the protocol is unknown, or images do not fit each other.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import baselines, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> key = jax.random.key(1)
+    >>> score = evaluate(key, real, dataset, transform, network, repeats=2)
+    >>> print(score)
+    100.00 ± 0.00 (n=2)
   """
   if protocol not in PROTOCOLS:
     raise ValueError(

@@ -84,6 +84,12 @@ def to_pixels(distilled: DistilledSet) -> tuple[np.ndarray, float]:
   Returns:
     `[n, h, w, c]` uint8, and the share in [0, 1] of values that left [0, 1] by
     more than half a grey level and so were clipped visibly.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> pixels, clipped = to_pixels(toy.distilled())
+    >>> pixels.shape, pixels.dtype, clipped
+    ((3, 8, 8, 3), dtype('uint8'), 0.0)
   """
   values = np.asarray(
     denormalize(jnp.asarray(distilled.images), distilled.normalization)
@@ -93,7 +99,17 @@ def to_pixels(distilled: DistilledSet) -> tuple[np.ndarray, float]:
 
 
 def export_png(distilled: DistilledSet, folder: pathlib.Path) -> None:
-  """Writes `png/<class>_<name>/<row>.png`; the class is the largest label."""
+  """Writes `png/<class>_<name>/<row>.png`; the class is the largest label.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> export_png(toy.distilled(), folder)
+    >>> sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png'))
+    ['png/0_red/0.png', 'png/1_green/1.png', 'png/2_blue/2.png']
+  """
   target = folder / 'png'
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise FileExistsError(
@@ -119,7 +135,18 @@ def export_png(distilled: DistilledSet, folder: pathlib.Path) -> None:
 
 
 def export_npz(distilled: DistilledSet, folder: pathlib.Path) -> None:
-  """Writes `distilled.npz`: images, pixels, labels, classes, normalisation."""
+  """Writes `distilled.npz`: images, pixels, labels, classes, normalisation.
+
+  Example:
+    >>> import numpy as np
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> export_npz(toy.distilled(), folder)
+    >>> sorted(np.load(folder / 'distilled.npz'))
+    ['class_names', 'classes', 'images', 'labels', 'mean', 'pixels', 'std']
+  """
   pixels, _ = to_pixels(distilled)
   arrays = _arrays(distilled) | {
     'pixels': pixels,
@@ -131,7 +158,17 @@ def export_npz(distilled: DistilledSet, folder: pathlib.Path) -> None:
 
 
 def export_torch(distilled: DistilledSet, folder: pathlib.Path) -> None:
-  """Writes `distilled_torch.safetensors`: images `[n, c, h, w]`."""
+  """Writes `distilled_torch.safetensors`: images `[n, c, h, w]`.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> export_torch(toy.distilled(), folder)
+    >>> [path.name for path in folder.iterdir()]
+    ['distilled_torch.safetensors']
+  """
   containers.write_container(
     folder / 'distilled_torch.safetensors',
     'distilled_torch',
@@ -165,7 +202,12 @@ FORMATS: dict[str, Callable[[DistilledSet, pathlib.Path], None]] = {
 
 
 def default_formats() -> tuple[str, ...]:
-  """All formats that this machine can write; `pt` only where PyTorch is."""
+  """All formats that this machine can write; `pt` only where PyTorch is.
+
+  Example:
+    >>> default_formats()[:2]
+    ('png', 'npz')
+  """
   return ('png', 'npz', 'pt' if _has_torch() else 'torch')
 
 
@@ -187,6 +229,15 @@ def export(
     ModuleNotFoundError: if `pt` is asked for without PyTorch.
     FileExistsError: if `png` in the folder holds files already.
     OSError: if a file cannot be written.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> export(toy.distilled(), folder, ['npz'])
+    >>> sorted(path.name for path in folder.iterdir())
+    ['README.md', 'distilled.npz']
   """
   if unknown := [name for name in formats if name not in FORMATS]:
     raise ValueError(
@@ -206,7 +257,13 @@ def export(
 
 
 def readme(distilled: DistilledSet, formats: Sequence[str]) -> str:
-  """The text of an export's README: files, labels, loading, normalisation."""
+  """The text of an export's README: files, labels, loading, normalisation.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> print(readme(toy.distilled(), ['npz']).splitlines()[0])
+    # Distilled set of toy
+  """
   metadata = distilled.metadata
   listed = [name for name in FORMATS if name in formats]
   if 'pt' in listed and 'torch' not in listed:

@@ -18,6 +18,14 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
   Raises:
     OSError: if the file cannot be written; an earlier file is then as before.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> write_bytes_atomic(folder / 'new' / 'note.txt', b'whole')
+    >>> (folder / 'new' / 'note.txt').read_bytes()
+    b'whole'
   """
   target = pathlib.Path(os.path.realpath(path))
   temporary = target.parent / f'.{secrets.token_hex(8)}.tmp'

@@ -24,7 +24,13 @@ DrawFn = Callable[[int], Any]
 
 
 def coded_labels(dataset: Dataset, label_coding: str) -> np.ndarray:
-  """Label vectors `[n, k]` of a data set, coded as `LABEL_CODINGS` names it."""
+  """Label vectors `[n, k]` of a data set, coded as `LABEL_CODINGS` names it.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> coded_labels(toy.problem()[1], 'onehot')[0].tolist()
+    [1.0, 0.0, 0.0]
+  """
   encode = LABEL_CODINGS[label_coding]
   return np.asarray(encode(jnp.asarray(dataset.labels), dataset.num_classes))
 
@@ -59,6 +65,23 @@ def from_statistics(
 
   Returns:
     A function of a network's number, which ignores the number of the draw.
+
+  Example:
+    >>> from fsdd_jax import metrics, objective, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> inputs_of = from_statistics(
+    ...   objective.feature_fn(network),
+    ...   toy.theta,
+    ...   dataset,
+    ...   transform,
+    ...   label_coding='centered',
+    ...   num_networks=1,
+    ...   keep=1,
+    ...   clock=metrics.StageClock(),
+    ... )
+    >>> variables, stats = inputs_of(0, 0)
+    >>> stats.count.item()
+    24.0
   """
   labels = coded_labels(dataset, label_coding)
 
@@ -104,6 +127,23 @@ def from_batches(
 
   Returns:
     A function of the numbers of a network and of a draw.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import toy
+    >>> _, dataset, transform = toy.problem()
+    >>> inputs_of = from_batches(
+    ...   jax.random.key(0),
+    ...   toy.theta,
+    ...   dataset,
+    ...   transform,
+    ...   label_coding='centered',
+    ...   size=6,
+    ...   keep=1,
+    ... )
+    >>> variables, target = inputs_of(0, 0)
+    >>> target.images.shape
+    (6, 8, 8, 3)
   """
   labels = coded_labels(dataset, label_coding)
   table = subsets.class_table(dataset.labels, dataset.num_classes)

@@ -33,6 +33,12 @@ class Statistics:
     cross: `[d, k]` sum of outer products of features and labels, B = P'Y.
     energy: `[]` sum of squared labels, ||Y||^2.
     count: `[]` number of images.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> stats = statistics(jnp.ones((5, 2)), jnp.ones((5, 1)))
+    >>> stats.gram.tolist(), stats.count.item()
+    ([[5.0, 5.0], [5.0, 5.0]], 5.0)
   """
 
   gram: jax.Array  # [d, d]
@@ -69,9 +75,11 @@ def solve(
     `[d, k]` weights w.
 
   Example:
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> features = jnp.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
-    >>> weights = solve(features, jnp.eye(2), ridge=0.0)
+    >>> fit = jax.jit(solve, static_argnames='ridge')
+    >>> weights = fit(features, jnp.eye(2), ridge=0.0)
     >>> predict(features, weights).round(3).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
   """
@@ -91,7 +99,13 @@ def solve(
 
 
 def predict(features: jax.Array, weights: jax.Array) -> jax.Array:
-  """Predicted labels `[n, k]` of features `[n, d]` under weights `[d, k]`."""
+  """Predicted labels `[n, k]` of features `[n, d]` under weights `[d, k]`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> predict(jnp.eye(2), jnp.array([[3.0], [4.0]])).tolist()
+    [[3.0], [4.0]]
+  """
   return _matmul(features, weights)
 
 
@@ -115,6 +129,13 @@ def mean_squared_error(
 
   Returns:
     `[]` float32.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> features = jnp.array([[1.0], [2.0]])
+    >>> weights = jnp.array([[2.0]])
+    >>> mean_squared_error(weights, features, jnp.zeros((2, 1))).item()
+    10.0
   """
   errors = jnp.sum((predict(features, weights) - labels) ** 2, axis=1)
   if mask is None:
@@ -134,6 +155,14 @@ def statistics(
 
   Returns:
     Statistics of the batch; those of a data set are the sum over its batches.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> first = statistics(jnp.ones((3, 2)), jnp.ones((3, 1)))
+    >>> second = statistics(jnp.ones((4, 2)), jnp.ones((4, 1)))
+    >>> jax.tree.map(jnp.add, first, second).count.item()
+    7.0
   """
   if mask is None:
     mask = jnp.ones(len(features), features.dtype)
@@ -148,7 +177,12 @@ def statistics(
 
 
 def zero_statistics(num_features: int, num_labels: int) -> Statistics:
-  """The statistics of no images, to add batches to."""
+  """The statistics of no images, to add batches to.
+
+  Example:
+    >>> zero_statistics(2, 1).gram.tolist()
+    [[0.0, 0.0], [0.0, 0.0]]
+  """
   return Statistics(
     gram=jnp.zeros((num_features, num_features)),
     cross=jnp.zeros((num_features, num_labels)),
@@ -173,6 +207,13 @@ def mean_squared_error_from_statistics(
 
   Returns:
     `[]` float32.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> features, weights = jnp.array([[1.0], [2.0]]), jnp.array([[2.0]])
+    >>> stats = statistics(features, jnp.zeros((2, 1)))
+    >>> mean_squared_error_from_statistics(weights, stats).item()
+    10.0
   """
   quadratic = jnp.sum(weights * _matmul(stats.gram, weights))
   linear = jnp.sum(weights * stats.cross)
@@ -275,6 +316,11 @@ def condition_number(
 
   A diagnosis for reports, not part of any loss. Infinite where rounding has
   made the smallest eigenvalue zero or negative.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> condition_number(jnp.diag(jnp.array([1.0, 2.0])), ridge=0.0).item()
+    4.0
   """
   keep = slice(None) if mask is None else mask > 0
   rows = features[keep]

@@ -15,7 +15,12 @@ from fsdd_jax.configs import (
 
 @dataclasses.dataclass(frozen=True)
 class CachingConfig(UpdateConfig):
-  """Alg. 1: subsets of a large set, distilled in one fixed network."""
+  """Alg. 1: subsets of a large set, distilled in one fixed network.
+
+  Example:
+    >>> CachingConfig(num_subsets=100, max_classes=20).num_subsets
+    100
+  """
 
   num_subsets: int = option(
     1000, 'Subsets N that are distilled [ours].', least=1
@@ -60,7 +65,12 @@ class CachingConfig(UpdateConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TranslatorConfig(Config):
-  """The translator G; its size is not in the supplement."""
+  """The translator G; its size is not in the supplement.
+
+  Example:
+    >>> TranslatorConfig(translator_width=32).translator_width
+    32
+  """
 
   translator_width: int = option(
     64, 'Channels of its first stage [ours].', least=1
@@ -76,7 +86,12 @@ class TranslatorConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig(Config):
-  """Alg. 2: the translator learns to carry images from theta to Theta."""
+  """Alg. 2: the translator learns to carry images from theta to Theta.
+
+  Example:
+    >>> PretrainingConfig(num_steps=500, batch_size=4).objective
+    'translation'
+  """
 
   objective: str = option(
     'translation',
@@ -141,7 +156,13 @@ class PretrainingConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationConfig(UpdateConfig):
-  """Alg. 3: distillation in theta, then a few updates of the translator."""
+  """Alg. 3: distillation in theta, then a few updates of the translator.
+
+  Example:
+    >>> config = AdaptationConfig(adapt_ipcs=(1, 50), network_pool=16)
+    >>> config.distillation(50).ipc
+    50
+  """
 
   adapt_ipcs: tuple[int, ...] = option(
     (1, 10), 'Images per class to adapt on, the list I of Alg. 3.'

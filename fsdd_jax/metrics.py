@@ -21,7 +21,17 @@ _COMPILE_EVENTS = (
 
 
 class MetricWriter:
-  """Writes scalars a step to `metrics.jsonl` and to TensorBoard."""
+  """Writes scalars a step to `metrics.jsonl` and to TensorBoard.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> with MetricWriter(folder) as writer:
+    ...   writer.write(1, {'loss': 0.5})
+    >>> read_metrics(folder / 'metrics.jsonl')
+    [{'step': 1, 'loss': 0.5}]
+  """
 
   def __init__(
     self, workdir: str | os.PathLike[str], *, resume_step: int = 0
@@ -67,7 +77,17 @@ class MetricWriter:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-  """Rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+  """Rows of a `metrics.jsonl`; a last line cut short by a kill is left out.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / 'metrics.jsonl'
+    >>> lines = '{"step": 1, "loss": 0.5}', '{"step": 2, "lo'
+    >>> size = path.write_text(chr(10).join(lines))
+    >>> read_metrics(path)  # The last line was cut short.
+    [{'step': 1, 'loss': 0.5}]
+  """
   rows = []
   lines = pathlib.Path(path).read_text().splitlines()
   for number, line in enumerate(lines, 1):
@@ -137,7 +157,15 @@ class StageClock:
 def progress_bar(
   total: int, description: str, *, unit: str, leave: bool = True
 ) -> tqdm.tqdm:
-  """A bar with rate and remaining time, on standard error."""
+  """A bar with rate and remaining time, on standard error.
+
+  Example:
+    >>> with progress_bar(10, 'count', unit='step') as bar:
+    ...   for _ in range(10):
+    ...     shown = bar.update()
+    >>> bar.n
+    10
+  """
   return tqdm.tqdm(
     total=total,
     desc=description,

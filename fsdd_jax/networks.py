@@ -20,7 +20,12 @@ FieldsFor = Callable[[tuple[int, ...]], dict[str, Any]]
 
 
 def depth_for(image_size: int) -> int:
-  """Blocks of a ConvNet: 3 at 28 and 32 pixels, 4 at 64, 5 at 128 (DC, MTT)."""
+  """Blocks of a ConvNet: 3 at 28 and 32 pixels, 4 at 64, 5 at 128 (DC, MTT).
+
+  Example:
+    >>> [depth_for(size) for size in (8, 32, 64, 128)]
+    [1, 3, 4, 5]
+  """
   return max(1, round(math.log2(image_size)) - 2)
 
 
@@ -46,6 +51,19 @@ def register(
   Raises:
     TypeError: if the class is no Linen module with a field `num_classes`.
     ValueError: if another class has the name.
+
+  Example:
+    >>> import flax.linen as nn
+    >>> @register('flat')
+    ... class Flat(nn.Module):
+    ...   num_classes: int = 10
+    ...   @nn.compact
+    ...   def __call__(self, images, train=False):
+    ...     features = images.reshape(len(images), -1)
+    ...     return nn.Dense(self.num_classes)(features), features
+    >>> make('flat', image_shape=(8, 8, 3), num_classes=2).num_classes
+    2
+    >>> del NETWORKS['flat']
   """
 
   def add(module: type[nn.Module]) -> type[nn.Module]:
@@ -88,6 +106,11 @@ def make(
 
   Raises:
     ValueError: if the name, a field or its value is unknown.
+
+  Example:
+    >>> net = make('convnet', image_shape=(64, 64, 3), num_classes=10, width=4)
+    >>> net.depth, net.width, net.norm
+    (4, 4, 'instance')
   """
   module, fields_for = choose(NETWORKS, name, 'network')
   shape = tuple(image_shape)
@@ -103,7 +126,12 @@ def make(
 
 
 def describe(network: nn.Module) -> str:
-  """One line that names a network's class and fields, for tables."""
+  """One line that names a network's class and fields, for tables.
+
+  Example:
+    >>> describe(ConvNet(width=4, depth=1))
+    'ConvNet(norm=instance, width=4, depth=1)'
+  """
   parts = []
   for field in dataclasses.fields(network):  # type: ignore[arg-type]
     value = getattr(network, field.name)
@@ -126,6 +154,14 @@ class ConvNet(Network):
     width: channels of the first block.
     depth: number of blocks; see `depth_for`.
     width_multiplier: factor of the width from one block to the next.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> net, images = ConvNet(width=4, depth=1), jnp.zeros((1, 8, 8, 3))
+    >>> logits, features = net.init_with_output(jax.random.key(0), images)[0]
+    >>> logits.shape, features.shape
+    ((1, 10), (1, 64))
   """
 
   width: int = 128
@@ -147,7 +183,16 @@ class ConvNet(Network):
 
 @register('alexnet')
 class AlexNet(Network):
-  """DC's AlexNet: five convolutions; d = 3072 at 32 x 32."""
+  """DC's AlexNet: five convolutions; d = 3072 at 32 x 32.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> init, images = AlexNet().init_with_output, jnp.zeros((1, 32, 32, 3))
+    >>> (logits, features), _ = jax.eval_shape(init, jax.random.key(0), images)
+    >>> logits.shape, features.shape
+    ((1, 10), (1, 3072))
+  """
 
   norm: str = 'none'
 
@@ -171,7 +216,16 @@ class AlexNet(Network):
 
 @register('vgg11')
 class VGG11(Network):
-  """DC's VGG11: eight convolutions, five poolings; d = 512 at 32 x 32."""
+  """DC's VGG11: eight convolutions, five poolings; d = 512 at 32 x 32.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> init, images = VGG11().init_with_output, jnp.zeros((1, 32, 32, 3))
+    >>> (logits, features), _ = jax.eval_shape(init, jax.random.key(0), images)
+    >>> logits.shape, features.shape
+    ((1, 10), (1, 512))
+  """
 
   @nn.compact
   def __call__(
@@ -188,7 +242,16 @@ class VGG11(Network):
 
 @register('resnet18')
 class ResNet18(Network):
-  """DC's ResNet18 for small images, global average pooling; d = 512."""
+  """DC's ResNet18 for small images, global average pooling; d = 512.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> init, images = ResNet18().init_with_output, jnp.zeros((1, 32, 32, 3))
+    >>> (logits, features), _ = jax.eval_shape(init, jax.random.key(0), images)
+    >>> logits.shape, features.shape
+    ((1, 10), (1, 512))
+  """
 
   @nn.compact
   def __call__(

@@ -27,6 +27,13 @@ class Normalization:
     zca_mean: `[d]` pixel means after standardisation (d = h * w * c), or None.
     zca: `[d, d]` whitening matrix applied after standardisation, or None.
     zca_inverse: `[d, d]` its inverse, or None.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> plain = Normalization(mean=jnp.array([0.5]), std=jnp.array([0.25]))
+    >>> normalize(np.full((1, 1, 1, 1), 255, np.uint8), plain).item()
+    2.0
   """
 
   mean: jax.Array  # [c]
@@ -49,6 +56,12 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Mean and (biased) standard deviation, each `[c]` float32. A constant
     channel gets 1/255 as its deviation, the distance of two grey levels, so
     that nothing is divided by zero.
+
+  Example:
+    >>> import numpy as np
+    >>> images = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
+    >>> channel_statistics(images)
+    (array([0.5], dtype=float32), array([0.5], dtype=float32))
   """
   counts = np.stack(
     [
@@ -65,7 +78,14 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardization(images: np.ndarray) -> Normalization:
-  """Fits channel mean and deviation to `[n, h, w, c]` uint8 images."""
+  """Fits channel mean and deviation to `[n, h, w, c]` uint8 images.
+
+  Example:
+    >>> import numpy as np
+    >>> images = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
+    >>> normalize(images, standardization(images)).ravel().tolist()
+    [-1.0, 1.0]
+  """
   mean, std = channel_statistics(images)
   return Normalization(jnp.asarray(mean), jnp.asarray(std))
 
@@ -88,6 +108,12 @@ def zca_whitening(
 
   Raises:
     ValueError: if d = h * w * c is too large for a d x d matrix.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> _, dataset, _ = toy.problem()
+    >>> zca_whitening(dataset.images).zca.shape
+    (192, 192)
   """
   d = int(np.prod(images.shape[1:]))
   if d > _MAX_ZCA_VALUES:
@@ -118,7 +144,15 @@ def zca_whitening(
 def normalize(
   images: np.ndarray | jax.Array, normalization: Normalization
 ) -> jax.Array:
-  """uint8 `[n, h, w, c]` in [0, 255] to float32 network inputs."""
+  """uint8 `[n, h, w, c]` in [0, 255] to float32 network inputs.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> _, dataset, transform = toy.problem()
+    >>> x = normalize(dataset.images, transform)
+    >>> x.shape, x.mean().round(3).item(), x.std().round(3).item()
+    ((24, 8, 8, 3), 0.0, 1.0)
+  """
   x = jnp.asarray(images).astype(jnp.float32) / 255.0
   x = (x - normalization.mean) / normalization.std
   if normalization.zca is None or normalization.zca_mean is None:
@@ -134,6 +168,14 @@ def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:
 
   The inverse of `normalize` up to rounding; distilled images may leave [0, 1],
   and the caller clips them for display.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> _, dataset, transform = toy.problem()
+    >>> x = normalize(dataset.images, transform)
+    >>> pixels = denormalize(x, transform)
+    >>> bool(abs(255 * pixels - dataset.images).max() < 0.01)
+    True
   """
   x = images
   if normalization.zca_inverse is not None and (

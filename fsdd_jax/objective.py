@@ -29,6 +29,15 @@ def feature_fn(network: nn.Module) -> FeatureFn:
   """The feature map of a network that returns `(logits, features)`.
 
   Equal modules give the same function object, so nothing compiles twice.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import random_networks, toy
+    >>> network, _, _ = toy.problem()
+    >>> theta = random_networks.sample(jax.random.key(0), network, (8, 8, 3))
+    >>> feature_fn(network)(theta, jnp.zeros((5, 8, 8, 3))).shape
+    (5, 64)
   """
 
   def extract(variables: Any, images: jax.Array) -> jax.Array:
@@ -73,6 +82,18 @@ def krr_loss(
 
   Returns:
     `[]` mean over images of the squared error summed over labels.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import types
+    >>> features_of = lambda scale, x: scale * x.reshape(len(x), -1)
+    >>> x = types.labeled_set(jnp.eye(4)[:2].reshape(2, 2, 2, 1), jnp.eye(2))
+    >>> y = types.labeled_set(jnp.ones((3, 2, 2, 1)), jnp.ones((3, 2)))
+    >>> loss = lambda s: krr_loss(features_of, s, x, y, ridge=1e-2)
+    >>> networks = jnp.arange(1.0, 4.0)
+    >>> jax.jit(jax.vmap(jax.grad(loss)))(networks).shape
+    (3,)
   """
   weights = _fit(features_of, variables, synthetic, ridge)
   features = features_of(variables, target.images)
@@ -92,6 +113,16 @@ def krr_loss_from_statistics(
 
   Alg. 3, lines 11-13, and Alg. 4, lines 11-14: the cost does not depend on the
   number of target images.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import krr, types
+    >>> features_of = lambda scale, x: scale * x.reshape(len(x), -1)
+    >>> x = types.labeled_set(jnp.eye(4)[:2].reshape(2, 2, 2, 1), jnp.eye(2))
+    >>> stats = krr.statistics(2.0 * jnp.eye(4)[:2], jnp.eye(2))
+    >>> loss = krr_loss_from_statistics(features_of, 2.0, x, stats, ridge=0.0)
+    >>> round(float(loss), 4)
+    0.0
   """
   return error_fn(_fit(features_of, variables, synthetic, ridge), stats)
 
@@ -128,6 +159,12 @@ def batches(
 
   Yields:
     Images, labels and a float32 mask of `min(batch_size, n)` rows each.
+
+  Example:
+    >>> import numpy as np
+    >>> images, labels = np.zeros((5, 8, 8, 3)), np.arange(5)
+    >>> [mask.tolist() for _, _, mask in batches(images, labels, 3)]
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
   """
   if batch_size is None:
     batch_size = max(1, _PIXELS_A_BATCH // int(np.prod(images.shape[1:3])))
@@ -181,6 +218,19 @@ def target_statistics(
 
   Returns:
     Statistics of all n images.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from fsdd_jax import random_networks, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> theta = random_networks.sample(jax.random.key(0), network, (8, 8, 3))
+    >>> labels = np.eye(3, dtype=np.float32)[dataset.labels]
+    >>> stats = target_statistics(
+    ...   feature_fn(network), theta, dataset.images, labels, transform
+    ... )
+    >>> stats.gram.shape, stats.count.item()
+    ((64, 64), 24.0)
   """
   shape = jax.eval_shape(
     features_of,

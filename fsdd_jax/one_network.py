@@ -33,6 +33,13 @@ class FixedNetwork:
     network: its module.
     seed: of its weights.
     image_shape: `(h, w, c)` that the translator was pre-trained at.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> network, _, _ = toy.problem()
+    >>> theta = FixedNetwork(network, seed=0, image_shape=(8, 8, 3))
+    >>> theta.sample((8, 8, 3))['params']['Conv_0']['kernel'].shape
+    (3, 3, 3, 4)
   """
 
   network: nn.Module
@@ -46,12 +53,24 @@ class FixedNetwork:
 
 
 def stage_keys(seed: int) -> jax.Array:
-  """Keys `[3]` of the sets in theta, of adaptation, and of a random omega."""
+  """Keys `[3]` of the sets in theta, of adaptation, and of a random omega.
+
+  Example:
+    >>> stage_keys(0).shape
+    (3,)
+  """
   return jax.random.split(jax.random.key(seed), 3)
 
 
 def options_within(options: LoopOptions, *names: str) -> LoopOptions:
-  """The same options with a folder inside the work directory."""
+  """The same options with a folder inside the work directory.
+
+  Example:
+    >>> from fsdd_jax import stage_loop
+    >>> options = stage_loop.LoopOptions('runs/adapt')
+    >>> options_within(options, 'in_theta', 'ipc_1').workdir.as_posix()
+    'runs/adapt/in_theta/ipc_1'
+  """
   if options.workdir is None:
     return options
   workdir = pathlib.Path(options.workdir).joinpath(*names)
@@ -91,6 +110,17 @@ def distill_in_theta(
     ValueError: if channels or normalisation do not fit theta, a class has
       fewer images than an IPC, or the work directory is another run's.
     FloatingPointError: when a loss is not finite.
+
+  Example:
+    >>> from fsdd_jax import method_configs, toy
+    >>> _, dataset, transform = toy.problem()
+    >>> theta = toy.translator().theta
+    >>> config = method_configs.AdaptationConfig(num_steps=1)
+    >>> sets = distill_in_theta(
+    ...   theta, dataset, transform, ipcs=(1,), config=config
+    ... )
+    >>> sets[1].images.shape
+    (3, 8, 8, 3)
   """
   options, clock = options or LoopOptions(), clock or metrics.StageClock()
   _check_target(theta, dataset, normalization)

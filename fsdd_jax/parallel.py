@@ -42,6 +42,9 @@ def initialize(
   Raises:
     ValueError: if only some arguments are given, or they are out of range.
     RuntimeError: if JAX has already been used, or the others cannot be reached.
+
+  Example:
+    >>> initialize()  # Alone: does nothing. In a job of Slurm or TPU: joins it.
   """
   if jax.distributed.is_initialized():
     return
@@ -116,6 +119,11 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
   Raises:
     ValueError: if there are fewer devices, or if several processes run and
       some of their devices would be left out.
+
+  Example:
+    >>> mesh = data_mesh(1)
+    >>> mesh.axis_names, mesh.size
+    (('data',), 1)
   """
   devices = jax.devices()
   count = len(devices) if num_devices is None else num_devices
@@ -148,6 +156,11 @@ def shard(mesh: Mesh, tree: Tree) -> Tree:
 
   Raises:
     ValueError: if the number of (this process's) devices does not divide b.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> shard(data_mesh(1), {'x': jnp.zeros((4, 2))})['x'].shape
+    (4, 2)
   """
   _check_divisible(tree, mesh.local_mesh.size)
   sharding = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -172,6 +185,11 @@ def replicate(mesh: Mesh, tree: Tree) -> Tree:
 
   Returns:
     The same arrays, placed.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> replicate(data_mesh(1), jnp.zeros(3)).sharding.is_fully_replicated
+    True
   """
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
@@ -198,6 +216,14 @@ def per_device(
     `split` is divided over the devices. Its results are whole on each device.
     Call it within `jax.jit`, on arrays placed by `replicate` and `shard`. It
     raises a ValueError if the number of devices does not divide that axis.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> scaled_sum = lambda scale, part: scale * part.sum()
+    >>> run = per_device(scaled_sum, data_mesh(1), reduction=jax.lax.psum)
+    >>> jax.jit(run)(2.0, jnp.arange(4.0)).item()
+    12.0
   """
 
   def body(whole: Any, part: Any) -> Tree:

@@ -22,7 +22,14 @@ class Pretrained:
     translator: the module G.
     variables: its variables, `{'params': omega_0}`.
     theta: the fixed network that it translates from.
-    metadata: of its file; None for a random one.
+    metadata: what its file tells; None for a random one.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> start = toy.translator()
+    >>> again = Pretrained(start.translator, start.variables, start.theta)
+    >>> again.objective, again.is_adapted, again.theta.seed
+    ('none', False, 0)
   """
 
   translator: nn.Module
@@ -35,18 +42,29 @@ class Pretrained:
     """What it was pre-trained for: 'none' for random weights."""
     if self.metadata is None:
       return 'none'
-    training = self.metadata['training']
-    return {**training.get('config', {}), **training}.get('objective', 'none')
+    settings = {**self.record.get('config', {}), **self.record}
+    return settings.get('objective', 'none')
+
+  @property
+  def record(self) -> Mapping[str, Any]:
+    """How it was trained: settings, steps, losses; empty for a random one."""
+    return {} if self.metadata is None else self.metadata['training']
 
   @property
   def is_adapted(self) -> bool:
     """Whether it comes from a file that adaptation wrote."""
-    training = self.metadata['training'] if self.metadata else {}
-    return 'adaptation' in training
+    return 'adaptation' in self.record
 
 
 def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
-  """The column of the paper's Table 1 that a run makes."""
+  """The column of the paper's Table 1 that a run makes.
+
+  Example:
+    >>> from fsdd_jax import method_configs, toy
+    >>> config = method_configs.AdaptationConfig()
+    >>> method_name(toy.translator(), config)
+    'w/o Pre-Train'
+  """
   adapted = pretrained.is_adapted or config.num_adaptation_steps > 0
   names = {'none': 'w/o Pre-Train', 'reconstruction': 'w AE'}
   if pretrained.objective in names:
@@ -71,13 +89,21 @@ def load_pretrained(
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged, or of an architecture that is not registered
       here.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> start, transform = toy.translator(), toy.problem()[2]
+    >>> save_adapted(path, start, start.variables, transform, record={})
+    >>> load_pretrained(path).theta.image_shape
+    (8, 8, 3)
   """
   variables, metadata = artifacts.load_translator(path)
   fields = {k: v for k, v in metadata['translator'].items() if k != 'name'}
   if 'image_shape' not in metadata:
     raise ValueError(
-      f"{path}: its metadata lack 'image_shape'; write it with "
-      'pretrained.save_pretrained or pretraining.translator_metadata.'
+      f"{path}: its metadata lack 'image_shape'; write it with save_pretrained."
     )
   image_shape = tuple(metadata['image_shape'])
   network = networks.make(
@@ -85,6 +111,41 @@ def load_pretrained(
   )
   theta = FixedNetwork(network, metadata['theta_seed'], image_shape)
   return Pretrained(Translator(**fields), variables, theta, metadata)
+
+
+def save_pretrained(
+  path: str | os.PathLike[str], pretrained: Pretrained
+) -> None:
+  """Writes the file of a pre-trained translator, for `load_pretrained`.
+
+  Args:
+    path: the file, usually `*.safetensors`.
+    pretrained: what `pretraining.pretrain` returned.
+
+  Raises:
+    ValueError: if it is a random translator, of which there is nothing to
+      tell.
+    OSError: if the file cannot be written.
+
+  Example:
+    >>> import dataclasses
+    >>> import tempfile
+    >>> from fsdd_jax import pretraining, toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> start, cached = toy.translator(), toy.build_cache(tempfile.mkdtemp())
+    >>> metadata = pretraining.translator_metadata(
+    ...   start.translator, cached.manifest, {'num_steps': 1}
+    ... )
+    >>> save_pretrained(path, dataclasses.replace(start, metadata=metadata))
+    >>> load_pretrained(path).record['num_steps']
+    1
+  """
+  if pretrained.metadata is None:
+    raise ValueError(
+      f'{path}: this translator is random; pre-train it, or write it with '
+      'save_adapted once it is adapted.'
+    )
+  artifacts.save_translator(path, pretrained.variables, pretrained.metadata)
 
 
 def save_adapted(
@@ -103,6 +164,15 @@ def save_adapted(
     variables: its variables after.
     normalization: of the target set.
     record: how it was adapted, JSON values.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> start, transform = toy.translator(), toy.problem()[2]
+    >>> save_adapted(path, start, start.variables, transform, record={})
+    >>> load_pretrained(path).is_adapted
+    True
   """
   theta = pretrained.theta
   before = pretrained.metadata or {'training': {'objective': 'none'}}
@@ -128,6 +198,13 @@ def random_translator(
     translator: the module G; its head must not be zero to learn from the
       first update on.
     theta: the network that sets will be distilled in.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> theta = toy.translator().theta
+    >>> start = random_translator(0, Translator(width=1, num_blocks=0), theta)
+    >>> start.objective, start.variables['params']['head']['kernel'].shape
+    ('none', (3, 3, 1, 3))
   """
   key = stage_keys(seed)[2]
   variables = random_networks.sample(key, translator, theta.image_shape)
@@ -145,6 +222,10 @@ def check_pretrained(
 
   Raises:
     ValueError: naming each value that differs, and the remedy.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> check_pretrained(toy.translator(), toy.problem()[2])
   """
   if pretrained.metadata is None:
     return

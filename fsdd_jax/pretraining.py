@@ -29,6 +29,8 @@ from fsdd_jax.datasets import Dataset
 from fsdd_jax.layers import choose
 from fsdd_jax.method_configs import PretrainingConfig
 from fsdd_jax.normalization import Normalization
+from fsdd_jax.one_network import FixedNetwork
+from fsdd_jax.pretrained import Pretrained
 from fsdd_jax.pretraining_objectives import (
   OBJECTIVES,
   Inputs,
@@ -41,22 +43,14 @@ from fsdd_jax.pretraining_state import (
   is_plateau,
   keep_best,
 )
-from fsdd_jax.stage_loop import LoopOptions, StageLoop, claim_workdir
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  StageLoop,
+  claim_workdir,
+  with_progress,
+)
 from fsdd_jax.translator import translate
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainingResult:
-  """What `pretrain` returns.
-
-  Attributes:
-    variables: of the translator, omega_0: the best ones by held-out loss.
-    record: settings, steps, losses and why it ended, as JSON values; the same
-      for the same config and cache.
-  """
-
-  variables: dict[str, Any]
-  record: dict[str, Any]
 
 
 def check_cache(
@@ -78,6 +72,12 @@ def check_cache(
 
   Raises:
     ValueError: naming all that differs.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> check_cache(source.manifest, *toy.problem(), theta_seed=0)
   """
   ours = {
     'dataset_fingerprint': dataset.fingerprint(),
@@ -108,7 +108,8 @@ def pretrain(
   *,
   config: PretrainingConfig,
   options: LoopOptions | None = None,
-) -> PretrainingResult:
+  progress_fn: ProgressFn | None = None,
+) -> Pretrained:
   """Pre-trains a translator on a cache of distilled subsets (Alg. 2).
 
   All devices share each batch. The same config on the same machine gives the
@@ -123,16 +124,36 @@ def pretrain(
     normalization: how its images become network inputs.
     config: B, eta, the objective and the rest.
     options: progress, logs, checkpoints; by default only a progress bar.
+    progress_fn: in place of that of the options.
 
   Returns:
-    omega_0 and the record of its training.
+    The translator with omega_0, the best parameters by held-out loss; theta;
+    and the record of settings, steps, losses and why it ended, which is the
+    same for the same config and cache.
 
   Raises:
     ValueError: if the cache was made of something else or is too small, or
       the work directory is another run's.
     FloatingPointError: when a loss is not finite.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> network, dataset, transform = toy.problem()
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> config = PretrainingConfig(num_steps=1, batch_size=1)
+    >>> result = pretrain(
+    ...   network,
+    ...   toy.translator().translator,
+    ...   source,
+    ...   dataset,
+    ...   transform,
+    ...   config=config,
+    ... )
+    >>> result.record['num_steps'], result.record['ended_by']
+    (1, 'step limit')
   """
-  options = options or LoopOptions()
+  options = with_progress(options, progress_fn)
   manifest = source.manifest
   check_cache(
     manifest, network, dataset, normalization, theta_seed=config.theta_seed
@@ -190,7 +211,13 @@ def pretrain(
     state, untranslated = _run(
       state, update, inputs_from, score, translator, config, loop
     )
-  return _result(state, untranslated, manifest, heldout, config)
+  record = _record(state, untranslated, manifest, heldout, config)
+  return Pretrained(
+    translator,
+    {'params': dict(state.best_params)},
+    FixedNetwork(network, manifest.network_seed, manifest.image_shape),
+    translator_metadata(translator, manifest, record),
+  )
 
 
 def _stage_loop(options: LoopOptions, config: PretrainingConfig) -> StageLoop:
@@ -228,15 +255,15 @@ def _run(
   return state, float(untranslated)
 
 
-def _result(
+def _record(
   state: PretrainingState,
   untranslated: float,
   manifest: Manifest,
   heldout: range,
   config: PretrainingConfig,
-) -> PretrainingResult:
+) -> dict[str, Any]:
   done = int(state.step)
-  record = {
+  return {
     'config': dataclasses.asdict(config),
     'cache': manifest.digest.hex(),
     'num_steps': done,
@@ -246,7 +273,6 @@ def _result(
     'best_heldout_loss': min(state.curve),
     'untranslated_loss': untranslated,
   }
-  return PretrainingResult({'params': dict(state.best_params)}, record)
 
 
 def translator_metadata(
@@ -262,6 +288,16 @@ def translator_metadata(
 
   Returns:
     JSON values.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> manifest = toy.build_cache(tempfile.mkdtemp()).manifest
+    >>> metadata = translator_metadata(
+    ...   toy.translator().translator, manifest, {}
+    ... )
+    >>> metadata['dataset'], metadata['image_shape']
+    ('toy', [8, 8, 3])
   """
   return {
     'theta_seed': manifest.network_seed,

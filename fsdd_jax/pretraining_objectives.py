@@ -31,6 +31,11 @@ class Objective(NamedTuple):
     heldout_loss_fn: as `loss_fn`, for held-out subsets.
     heldout_inputs: a network, set and target for each subset of a batch, from
       the keys of a few networks, which serve the subsets in turn.
+
+  Example:
+    >>> goal: Objective = OBJECTIVES['reconstruction'](None, None, ridge=0.0)
+    >>> goal._fields
+    ('loss_fn', 'inputs', 'heldout_loss_fn', 'heldout_inputs')
   """
 
   loss_fn: LossFn
@@ -55,6 +60,19 @@ def translation(
 
   Returns:
     The objective.
+
+  Example:
+    >>> import jax
+    >>> import tempfile
+    >>> from fsdd_jax import cache_batches, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> goal = translation(network, transform, ridge=1e-6)
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> batch = cache_batches.read(source, dataset, rows=[0, 1])
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> thetas, sets, targets = goal.inputs(keys, batch)
+    >>> sets.images.shape, targets.images.shape
+    ((2, 6, 8, 8, 3), (2, 12, 8, 8, 3))
   """
   features_of = objective.feature_fn(network)
   krr_loss = objective.LOSSES[loss]
@@ -117,6 +135,14 @@ def reconstruction(
 
   Returns:
     The objective: mean squared error a value.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import types
+    >>> goal = reconstruction(None, None, ridge=0.0)
+    >>> labeled = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
+    >>> goal.loss_fn((), labeled, labeled.images - 2.0).item()
+    4.0
   """
   del network, normalization, ridge, loss
 
@@ -154,6 +180,17 @@ def make_score(
     A function that takes a function of a distilled set (the translator, or the
     identity for reference), and returns the mean loss `[]` of all sets after
     it.
+
+  Example:
+    >>> import jax
+    >>> import tempfile
+    >>> from fsdd_jax import cache_batches, toy
+    >>> goal = reconstruction(None, None, ridge=0.0)
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> batch = cache_batches.read(source, toy.problem()[1], rows=[0])
+    >>> score = make_score(goal, jax.random.split(jax.random.key(0), 1), batch)
+    >>> score(lambda labeled: labeled).item()
+    0.0
   """
   every = objective.heldout_inputs(keys, batch)
   loss_fn = jax.jit(objective.heldout_loss_fn)

@@ -54,6 +54,13 @@ class Table:
     columns: a name a column; the first column names the rows.
     rows: each with one cell a column.
     caption: what the numbers are: unit, n, kind of deviation, protocol.
+
+  Example:
+    >>> table = Table(
+    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
+    ... )
+    >>> len(table.rows)
+    1
   """
 
   title: str
@@ -76,7 +83,19 @@ Picture = bytes | np.ndarray
 
 
 def to_markdown(table: Table) -> str:
-  """A Markdown table whose columns line up on a terminal, too."""
+  """A Markdown table whose columns line up on a terminal, too.
+
+  Example:
+    >>> table = Table(
+    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
+    ... )
+    >>> print(to_markdown(table), end='')
+    ### Scores
+    <BLANKLINE>
+    | set         |   accuracy |
+    | ----------- | ---------: |
+    | random real | 23.5 ± 0.3 |
+  """
   cells = [[_markdown_cell(x) for x in row] for row in _text_rows(table)]
   widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
   numeric = _numeric_columns(table)
@@ -98,14 +117,31 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-  """Columns and rows as CSV text; title and caption are left out."""
+  """Columns and rows as CSV text; title and caption are left out.
+
+  Example:
+    >>> table = Table(
+    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
+    ... )
+    >>> print(to_csv(table), end='')
+    set,accuracy
+    random real,23.5 ± 0.3
+  """
   stream = io.StringIO()
   csv.writer(stream, lineterminator='\n').writerows(_text_rows(table))
   return stream.getvalue()
 
 
 def to_html(table: Table) -> str:
-  """A `<table>` with its caption and header cells, escaped."""
+  """A `<table>` with its caption and header cells, escaped.
+
+  Example:
+    >>> table = Table(
+    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
+    ... )
+    >>> '<th scope="row">random real</th>' in to_html(table)
+    True
+  """
   columns, *rows = _text_rows(table)
   numeric = _numeric_columns(table)
 
@@ -156,6 +192,16 @@ def write_report(
   Raises:
     ValueError: if a picture is neither.
     OSError: if the file cannot be written.
+
+  Example:
+    >>> import numpy as np
+    >>> import pathlib
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / 'report.html'
+    >>> picture = ('A black image', np.zeros((8, 8, 3)))
+    >>> write_report(path, title='First look', pictures=[picture])
+    >>> '<h1>First look</h1>' in path.read_text()
+    True
   """
   parts = []
   for table in tables:

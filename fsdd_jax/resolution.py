@@ -30,6 +30,13 @@ def repeat_channels(dataset: Dataset, channels: int) -> Dataset:
 
   Raises:
     ValueError: if color would have to become grey.
+
+  Example:
+    >>> import numpy as np
+    >>> from fsdd_jax import datasets
+    >>> grey = datasets.from_arrays(np.zeros((2, 8, 8), np.uint8), np.arange(2))
+    >>> repeat_channels(grey, 3).images.shape
+    (2, 8, 8, 3)
   """
   found = dataset.images.shape[-1]
   if found == channels:
@@ -45,7 +52,12 @@ def repeat_channels(dataset: Dataset, channels: int) -> Dataset:
 
 
 def is_above(image_shape: tuple[int, ...], limit: tuple[int, ...]) -> bool:
-  """Whether height or width of a shape `(h, w, c)` is above that of another."""
+  """Whether height or width of a shape `(h, w, c)` is above that of another.
+
+  Example:
+    >>> is_above((64, 64, 3), (32, 32, 3)), is_above((28, 28, 1), (32, 32, 3))
+    (True, False)
+  """
   return image_shape[0] > limit[0] or image_shape[1] > limit[1]
 
 
@@ -61,6 +73,12 @@ def reduce_resolution(
   Returns:
     A data set at that height and width, or the same one where neither side is
     above it.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> _, dataset, _ = toy.problem()
+    >>> reduce_resolution(dataset, (4, 4, 3)).images.shape
+    (24, 4, 4, 3)
   """
   if not is_above(dataset.images.shape[1:], image_shape):
     return dataset
@@ -85,6 +103,13 @@ def upsample(labeled: LabeledSet, image_shape: tuple[int, ...]) -> LabeledSet:
 
   Returns:
     The set with images of that height and width; labels and mask as before.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import types
+    >>> labeled = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
+    >>> upsample(labeled, (16, 16, 3)).images.shape
+    (2, 16, 16, 3)
   """
   n, height, width, channels = labeled.images.shape
   if (height, width) == tuple(image_shape[:2]):

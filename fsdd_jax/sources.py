@@ -44,6 +44,13 @@ class Source:
     class_names: name of each class.
     channels: 1 (grey) or 3 (RGB).
     read: maps an array of row numbers to undecoded pictures.
+
+  Example:
+    >>> import numpy as np
+    >>> images = np.zeros((3, 8, 8), np.uint8)
+    >>> source = Source(np.array([0, 1, 1]), ('a', 'b'), 1, images.__getitem__)
+    >>> source.read(np.array([2, 0])).shape
+    (2, 8, 8)
   """
 
   labels: np.ndarray  # [n]
@@ -69,6 +76,11 @@ def open_source(
 
   Raises:
     ValueError, FileNotFoundError: as `datasets.load`.
+
+  Example:
+    >>> source = open_source('fractals:2', 'test', image_size=8)
+    >>> source.class_names, source.labels.shape, source.channels
+    (('fractal_0', 'fractal_1'), (40,), 3)
   """
   if name == 'digits':
     return _open_digits(split)
@@ -85,6 +97,12 @@ def opened(picture: Picture) -> Iterator[Image.Image]:
 
   Raises:
     ValueError: naming the file, if it cannot be decoded to 8 bits a channel.
+
+  Example:
+    >>> import numpy as np
+    >>> with opened(np.zeros((8, 6), np.uint8)) as image:
+    ...   image.size, image.mode
+    ((6, 8), 'L')
   """
   try:
     if isinstance(picture, np.ndarray):

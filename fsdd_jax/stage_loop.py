@@ -27,12 +27,32 @@ class LoopOptions:
     checkpoint_every: steps between checkpoints.
     log_every: steps between log lines; losses reach the host only then.
     progress_fn: called at each log line with the steps done and the metrics.
+
+  Example:
+    >>> options = LoopOptions('runs/mine', log_every=1, progress_fn=print)
+    >>> options.checkpoint_every, options.log_every
+    (50, 1)
   """
 
   workdir: str | os.PathLike[str] | None = None
   checkpoint_every: int = 50
   log_every: int = 10
   progress_fn: ProgressFn | None = None
+
+
+def with_progress(
+  options: LoopOptions | None, progress_fn: ProgressFn | None
+) -> LoopOptions:
+  """Options, or their defaults, that call `progress_fn` if it is not None.
+
+  Example:
+    >>> with_progress(None, print).progress_fn is print
+    True
+  """
+  options = options or LoopOptions()
+  if progress_fn is None:
+    return options
+  return dataclasses.replace(options, progress_fn=progress_fn)
 
 
 def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
@@ -47,6 +67,14 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
   Raises:
     ValueError: if the folder belongs to a run with other settings; every
       differing one is named.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import configs
+    >>> options = LoopOptions(tempfile.mkdtemp())
+    >>> config = configs.DistillationConfig(seed=1)
+    >>> claim_workdir(options, config, data='digits')
+    >>> claim_workdir(options, config, data='digits')  # It may resume.
   """
   workdir = options.workdir
   if workdir is None:
@@ -83,6 +111,15 @@ class StageLoop:
   """Restores a stage's state and follows its steps.
 
   Used as a context; on leaving it, everything saved is on disk.
+
+  Example:
+    >>> import numpy as np
+    >>> options = LoopOptions(log_every=2, progress_fn=print)
+    >>> with StageLoop('count', num_steps=4, options=options) as loop:
+    ...   for done in range(1, 5):
+    ...     loop.on_step(done, None, {'loss': np.float32(1 / done)})
+    2 {'loss': 0.5}
+    4 {'loss': 0.25}
   """
 
   def __init__(

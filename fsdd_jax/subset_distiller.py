@@ -62,6 +62,13 @@ def subset_distiller(
     ValueError: if the data set cannot serve the config. The function made
       raises FloatingPointError, naming the subset, if a loss or gradient is
       not finite.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> run = subset_distiller(*toy.problem(), config=toy.CACHING)
+    >>> entries = run([0, 1])
+    >>> entries[0].synthetic.images.shape, entries[0].losses.shape
+    ((6, 8, 8, 3), (1,))
   """
   table = subsets.class_table(dataset.labels, dataset.num_classes)
   subsets.check_subset_ranges(table, **_ranges(config))

@@ -60,6 +60,15 @@ class Translator(nn.Module):
       small default starts near it and yet gives all layers a gradient from
       the first step on. Take 1 for an auto-encoder or for a translator that
       is used untrained, which would else hardly differ from the identity.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> same = Translator(width=1, num_blocks=0, head_scale=0.0)
+    >>> images = jnp.ones((1, 8, 8, 3))
+    >>> out, _ = same.init_with_output(jax.random.key(0), images)
+    >>> jnp.array_equal(out, images).item()  # Without a head, G(x) = x.
+    True
   """
 
   width: int = 64
@@ -136,6 +145,21 @@ def translate(
   Returns:
     The set with translated images; labels and mask as before, and images of
     padded rows exactly 0, as is their gradient.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import toy, types
+    >>> g = toy.translator()
+    >>> labeled = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
+    >>> translated = jax.jit(translate, static_argnums=0)
+    >>> translated(g.translator, g.variables, labeled).images.shape
+    (2, 8, 8, 3)
+    >>> gradient = jax.grad(
+    ...   lambda v: translate(g.translator, v, labeled).images.sum()
+    ... )(g.variables)
+    >>> gradient['params']['head']['bias'].shape
+    (3,)
   """
   images: Any = translator.apply(variables, labeled.images)
   keep = labeled.mask[..., None, None, None] > 0

@@ -20,6 +20,14 @@ class LabeledSet:
     labels: `[n, k]` label vectors, float32; coded by one of `LABEL_CODINGS`
       or learned.
     mask: `[n]` float32, 1 for an image and 0 for padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> labeled = LabeledSet(
+    ...   images=jnp.zeros((2, 8, 8, 3)), labels=jnp.eye(2), mask=jnp.ones(2)
+    ... )
+    >>> labeled.replace(labels=labeled.labels - 0.5).labels.tolist()
+    [[0.5, -0.5], [-0.5, 0.5]]
   """
 
   images: jax.Array  # [n, h, w, c]
@@ -35,6 +43,12 @@ class Subset:
     rows: `[m]` int32 indices into the data set; 0 where padded.
     labels: `[m, k]` float32 label vectors; 0 where padded.
     mask: `[m]` float32, 1 for a drawn row and 0 for padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> drawn = Subset(jnp.array([7, 3]), jnp.eye(2), jnp.ones(2))
+    >>> jnp.arange(10)[drawn.rows].tolist()
+    [7, 3]
   """
 
   rows: jax.Array  # [m]
@@ -43,7 +57,13 @@ class Subset:
 
 
 def labeled_set(images: jax.Array, labels: jax.Array) -> LabeledSet:
-  """Wraps `[n, h, w, c]` images and `[n, k]` labels that hold no padding."""
+  """Wraps `[n, h, w, c]` images and `[n, k]` labels that hold no padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> labeled_set(jnp.zeros((2, 8, 8, 3)), jnp.eye(2)).mask.tolist()
+    [1.0, 1.0]
+  """
   if images.ndim != 4 or labels.ndim != 2 or len(images) != len(labels):
     raise ValueError(
       'A labelled set needs images [n, h, w, c] and labels [n, k] with the '
@@ -64,6 +84,12 @@ def pad(labeled: LabeledSet, size: int) -> LabeledSet:
 
   Raises:
     ValueError: if `size` is below n.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> two = labeled_set(jnp.zeros((2, 8, 8, 3)), jnp.eye(2))
+    >>> pad(two, 4).mask.tolist()
+    [1.0, 1.0, 0.0, 0.0]
   """
   missing = size - len(labeled.mask)
   if missing < 0:
@@ -79,13 +105,26 @@ def pad(labeled: LabeledSet, size: int) -> LabeledSet:
 
 
 def unpad(labeled: LabeledSet) -> LabeledSet:
-  """Drops padded rows; concrete arrays only, as the result's size varies."""
+  """Drops padded rows; concrete arrays only, as the result's size varies.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> two = labeled_set(jnp.zeros((2, 8, 8, 3)), jnp.eye(2))
+    >>> unpad(pad(two, 4)).images.shape
+    (2, 8, 8, 3)
+  """
   keep = labeled.mask > 0
   return jax.tree.map(lambda x: x[keep], labeled)
 
 
 def one_hot(classes: jax.Array, num_classes: int) -> jax.Array:
-  """One-hot labels `[n, k]`, the literal coding of Alg. 1, line 9."""
+  """One-hot labels `[n, k]`, the literal coding of Alg. 1, line 9.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> one_hot(jnp.array([1, 0]), 2).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+  """
   return jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
 
 
@@ -94,6 +133,11 @@ def centered_one_hot(classes: jax.Array, num_classes: int) -> jax.Array:
 
   The regression has no intercept, and all KRR methods of the field (KIP,
   FRePo, RFAD, RCIG) centre their labels so; it is this library's default.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> centered_one_hot(jnp.array([1, 0]), 4).tolist()
+    [[-0.25, 0.75, -0.25, -0.25], [0.75, -0.25, -0.25, -0.25]]
   """
   return one_hot(classes, num_classes) - 1.0 / num_classes
 

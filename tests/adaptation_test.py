@@ -73,10 +73,8 @@ def in_theta(start, target):
 def _adapt(network, start, target, in_theta, *, options=None, **changes):
   return adaptation.adapt(
     network,
-    start.translator,
-    start.variables,
+    start,
     *target,
-    theta=start.theta,
     config=dataclasses.replace(_CONFIG, **changes),
     in_theta=in_theta,
     options=options,
@@ -174,12 +172,7 @@ def test_without_adaptation_a_set_is_translated_once(
   result = _adapt(tiny_network, start, target, in_theta, num_adaptation_steps=0)
   assert result.variables is start.variables
   distilled = adaptation.distill_dataset(
-    _TRANSLATOR,
-    result.variables,
-    *target,
-    ipc=3,
-    theta=start.theta,
-    config=_CONFIG,
+    result.pretrained, *target, ipc=3, config=_CONFIG
   )
   expected = translate(_TRANSLATOR, start.variables, in_theta[3])
   np.testing.assert_allclose(distilled.images, expected.images, atol=1e-5)
@@ -191,11 +184,9 @@ def test_translation_in_parts_is_that_of_the_whole(
 ):
   monkeypatch.setattr(adaptation, '_PIXELS_A_BATCH', 4 * 64)
   distilled = adaptation.distill_dataset(
-    _TRANSLATOR,
-    start.variables,
+    start,
     *target,
     ipc=3,
-    theta=start.theta,
     config=_CONFIG,
     in_theta=in_theta[3],
   )
@@ -314,11 +305,9 @@ def test_above_its_resolution_sets_are_upsampled(start, large_target):
   )
   assert _bytes(result.distilled_in_theta[1]) == _bytes(direct[1])
   distilled = adaptation.distill_dataset(
-    _TRANSLATOR,
-    result.variables,
+    result.pretrained,
     *large_target,
     ipc=1,
-    theta=start.theta,
     config=_CONFIG,
     in_theta=result.distilled_in_theta[1],
   )

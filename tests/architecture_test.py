@@ -4,7 +4,9 @@ import ast
 import doctest
 import importlib
 import pathlib
+import tempfile
 
+import jax
 import pytest
 
 import fsdd_jax
@@ -62,16 +64,26 @@ _LAYERS = (
     'evaluation',
     'subset_distiller',
     'caching',
+    'one_network',
+    'pretrained',
     'pretraining_objectives',
     'pretraining_state',
     'pretraining',
-    'one_network',
-    'pretrained',
     'adaptation_samples',
     'adaptation',
+    'toy',
     'cli',
   ),
 )
+# Public names whose docstrings hold no example, with the reason.
+_WITHOUT_EXAMPLE = {
+  'cli.define_flags': 'changes the flags of the whole process',
+  'cli.from_flags': 'needs the flags of a binary',
+  'cli.integers': 'needs the flags of a binary',
+  'cli.run': 'ends the process',
+  'cli.translator_from_flags': 'needs the flags of a binary',
+  'exports.export_pt': 'needs PyTorch, which is no dependency',
+}
 _ORDER = [name for layer in _LAYERS for name in layer]
 _MODULES = sorted(p.stem for p in _ROOT.glob('*.py') if p.stem != '__init__')
 
@@ -110,10 +122,55 @@ def test_public_functions_are_documented_and_typed(name):
       assert node.returns is not None, node.name
 
 
+@pytest.fixture(scope='module')
+def _quick_examples(tmp_path_factory):
+  """Compiling is most of the time here; files go to the test's own folder."""
+  before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp('x'))
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  tempfile.tempdir = before
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.clear_caches()  # Else later tests would run what was compiled so.
+
+
+@pytest.mark.usefixtures('_quick_examples')
 @pytest.mark.parametrize('name', _MODULES)
 def test_examples_in_docstrings_run(name):
   module = importlib.import_module(f'fsdd_jax.{name}')
   assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize('name', _MODULES)
+def test_public_functions_and_classes_have_an_example_that_is_run(name):
+  module = importlib.import_module(f'fsdd_jax.{name}')
+  # By the finder, as it passes by what a decorator hides from it.
+  run = {
+    found.name.removeprefix(f'fsdd_jax.{name}.')
+    for found in doctest.DocTestFinder(exclude_empty=True).find(module)
+    if found.examples
+  }
+  tree = ast.parse((_ROOT / f'{name}.py').read_text())
+  public = {
+    node.name
+    for node in tree.body
+    if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    and not node.name.startswith('_')
+  }
+  excused = {
+    key.partition('.')[2]
+    for key in _WITHOUT_EXAMPLE
+    if key.startswith(f'{name}.')
+  }
+  assert sorted(public - run) == sorted(excused)
+
+
+def test_exported_names_have_an_example():
+  missing = [
+    name
+    for name in fsdd_jax.__all__
+    if callable(value := getattr(fsdd_jax, name)) and '>>>' not in value.__doc__
+  ]
+  assert not missing
 
 
 def test_the_public_names_exist():

@@ -69,9 +69,10 @@ def test_duplicate_images_give_a_finite_solution(ridge):
   weights = krr.solve(features, labels, ridge=ridge)
   expected = oracle(features, labels, ridge)
   predicted = krr.predict(features, weights)
-  # The condition number is above 1e6, so float32 leaves about two digits.
+  # The condition number is above 1e6, so float32 leaves hardly two digits; how
+  # many depends on the order in which a processor's kernels add.
   np.testing.assert_allclose(
-    predicted, np.asarray(features) @ expected, atol=5e-2
+    predicted, np.asarray(features) @ expected, atol=1e-1
   )
   # Twins with different labels are both predicted at their mean.
   np.testing.assert_allclose(predicted[:20], predicted[20:], atol=1e-4)
@@ -236,3 +237,18 @@ def test_scale_free_gradients_by_finite_differences():
     arrays = [jnp.asarray(np.float64(x)) for x in (features, labels)]
     target, target_labels = np.float64(target), np.float64(target_labels)
     check_grads(losses, arrays, order=1, modes=['fwd', 'rev'], eps=1e-6)
+
+
+def test_the_caller_may_jit_vmap_and_differentiate_at_once():
+  features, labels = zip(*[make(5, 8, seed=s) for s in range(3)], strict=True)
+
+  def total(features, labels):
+    weights = krr.solve(features, labels, ridge=1e-3)
+    return jnp.sum(krr.predict(features, weights) ** 2)
+
+  found = jax.jit(jax.vmap(jax.grad(total)))(
+    jnp.stack(features), jnp.stack(labels)
+  )
+  for i in range(3):
+    one = jax.grad(total)(features[i], labels[i])
+    np.testing.assert_allclose(found[i], one, rtol=1e-2, atol=1e-4)

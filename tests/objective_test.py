@@ -156,3 +156,25 @@ def test_equal_networks_share_one_compilation(
   before = objective._add_batch._cache_size()
   run(1)
   assert objective._add_batch._cache_size() == before
+
+
+def test_the_caller_may_jit_vmap_and_differentiate_the_loss(
+  problem, tiny_network
+):
+  features_of, _, synthetic, target = problem
+  keys = jax.random.split(jax.random.key(0), 2)
+  networks_ = random_networks.sample_many(keys, tiny_network, (8, 8, 3))
+
+  def loss(images, variables):
+    labeled = labeled_set(images, synthetic.labels)
+    return objective.krr_loss(
+      features_of, variables, labeled, target, ridge=1e-3
+    )
+
+  both = jax.vmap(jax.value_and_grad(loss), in_axes=(None, 0))
+  losses, gradients = jax.jit(both)(synthetic.images, networks_)
+  for i in range(2):
+    one = jax.tree.map(lambda x, i=i: x[i], networks_)
+    value, gradient = jax.value_and_grad(loss)(synthetic.images, one)
+    np.testing.assert_allclose(losses[i], value, rtol=1e-4)
+    np.testing.assert_allclose(gradients[i], gradient, rtol=2e-2, atol=1e-4)

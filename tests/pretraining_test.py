@@ -23,11 +23,13 @@ from fsdd_jax import (
   networks,
   normalization,
   objective,
+  pretrained,
   pretraining,
   pretraining_state,
   random_networks,
 )
 from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
+from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.pretraining_objectives import OBJECTIVES, make_score
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator
@@ -307,9 +309,18 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
   metadata = pretraining.translator_metadata(
     _TRANSLATOR, source.manifest, {'num_steps': 1}
   )
-  variables = random_networks.sample(jax.random.key(0), _TRANSLATOR, (8, 8, 3))
+  theta = FixedNetwork(network, 0, (8, 8, 3))
+  random = pretrained.random_translator(0, _TRANSLATOR, theta)
+  variables = random.variables
   path = tmp_path / 'omega.safetensors'
-  artifacts.save_translator(path, variables, metadata)
+  with pytest.raises(ValueError, match='this translator is random'):
+    pretrained.save_pretrained(path, random)
+  whole = dataclasses.replace(random, metadata=metadata)
+  pretrained.save_pretrained(path, whole)
+  again = pretrained.load_pretrained(path, num_classes=3)
+  assert again.theta == theta
+  assert again.translator == _TRANSLATOR
+  assert again.record == {'num_steps': 1}
   loaded, found = artifacts.load_translator(path)
   assert _bytes(loaded) == _bytes(variables)
   assert found['network'] == caching.describe_network(network)
