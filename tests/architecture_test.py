@@ -60,6 +60,7 @@ _LAYERS = (
     'baselines',
     'protocols',
     'evaluation',
+    'subset_draws',
     'subset_distiller',
     'caching',
     'pretraining_objectives',
