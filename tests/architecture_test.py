@@ -70,6 +70,8 @@ _LAYERS = (
     'pretrained',
     'adaptation_samples',
     'adaptation',
+    'benchmarks',
+    'caching_benchmark',
     'cli',
   ),
 )
