@@ -1,71 +1,47 @@
 """Speed as ratios to a yardstick in the same process.
 
   python experiments/benchmark.py step --num_real=1000,50000 --ipc=10
+  python experiments/benchmark.py adapt --width=32 --ipc=10 --batch_size=2
+  python experiments/benchmark.py cache --width=32 --num_subsets=16
 
 `step`: one distillation step in a fixed network by statistics, over the forward
-and backward pass of the distilled images alone.
+and backward pass of the distilled images alone. `adapt`: one adaptation step in
+a pool of networks, over these passes through translator and networks. `cache`:
+subsets a second, distilled side by side, over one after another.
 """
 
-import functools
 import platform
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from fsdd_jax import (
-  cli,
-  distill,
-  normalization,
-  objective,
-  random_networks,
-  report,
-)
-from fsdd_jax.configs import NetworkConfig
-from fsdd_jax.types import labeled_set
+from fsdd_jax import benchmarks, caching_benchmark, cli, report
+from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.method_configs import CachingConfig, TranslatorConfig
+from fsdd_jax.translator import Translator
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _NUM_REAL = flags.DEFINE_list(
-  'num_real', ['1000', '50000'], 'Sizes of the target set.'
+  'num_real', ['1000', '50000'], 'Sizes of the target set (step).'
 )
-_IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
-_REPEATS = flags.DEFINE_integer('repeats', 15, 'Timed pairs.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Sets a step, B (adapt).')
+_REPEATS = flags.DEFINE_integer(
+  'repeats', None, 'Timed pairs; by default 15, and 1 for cache.'
+)
 
-
-def _seconds(call: Callable[[], Any]) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(call())
-  return time.perf_counter() - start
-
-
-def _pairs(
-  measured: Callable[[], Any], yardstick: Callable[[], Any]
-) -> tuple[list[float], list[float]]:
-  """Seconds of both, in turn, after a warm-up that compiles."""
-  for call in (measured, yardstick, measured, yardstick):
-    jax.block_until_ready(call())
-  pairs = [
-    (_seconds(measured), _seconds(yardstick)) for _ in range(_REPEATS.value)
-  ]
-  first, second = zip(*pairs, strict=True)
-  return list(first), list(second)
-
-
-def _stepping(
-  step_fn: distill.StepFn, state: distill.DistillState, *inputs: Any
-) -> Callable[[], Any]:
-  """A call that runs the next step, as each step donates its state."""
-
-  def call() -> Any:
-    nonlocal state
-    state, metrics = step_fn(state, *inputs)
-    return metrics
-
-  return call
+CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, CachingConfig)
+DEFAULTS = {
+  'dataset': 'fractals:20',
+  'image_size': 32,
+  'num_subsets': 16,
+  'min_classes': 5,
+  'max_classes': 20,
+  'max_images': 500,
+  'max_synthetic': 100,
+  'num_steps': 20,
+}
 
 
 def _quartiles(values: Sequence[float]) -> str:
@@ -73,68 +49,104 @@ def _quartiles(values: Sequence[float]) -> str:
   return f'{middle:.3g} [{low:.3g}-{high:.3g}]'
 
 
+def _conditions() -> str:
+  return (
+    f'jax {jax.__version__}, {jax.devices()[0].device_kind}, Python '
+    f'{platform.python_version()}.'
+  )
+
+
+def _row(name: str, pairs: benchmarks.Pairs) -> list[str]:
+  values = pairs.measured, pairs.yardstick, pairs.ratios
+  return [name, *map(_quartiles, values)]
+
+
+def _size() -> tuple[int, int]:
+  return flags.FLAGS.image_size, _REPEATS.value or 15
+
+
 def step() -> report.Table:
   """A step by statistics against the forward and backward of X_S alone."""
-  rng = np.random.default_rng(0)
-  size, num_synthetic = _IMAGE_SIZE.value, 10 * _IPC.value
+  size, repeats = _size()
   network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
-  features_of = objective.feature_fn(network)
-  variables = random_networks.sample(
-    jax.random.key(0), network, (size, size, 3)
-  )
-  synthetic = labeled_set(
-    jnp.asarray(
-      rng.standard_normal((num_synthetic, size, size, 3)), jnp.float32
-    ),
-    jnp.tile(jnp.eye(10) - 0.1, (_IPC.value, 1)),
-  )
-  features = features_of(variables, synthetic.images)
-  cotangent = jnp.ones_like(features)
-
-  @jax.jit
-  def yardstick(images: jax.Array) -> jax.Array:
-    _, pull_back = jax.vjp(lambda x: features_of(variables, x), images)
-    return pull_back(cotangent)[0]
-
-  tx = distill.make_optimizer('adam', 1e-3)
-  run_step = distill.make_step(
-    lambda s, v, stats: objective.krr_loss_from_statistics(
-      features_of, v, s, stats, ridge=1e-6
-    ),
-    tx,
-  )
   rows = []
-  for num_real in map(int, _NUM_REAL.value):
-    images = rng.integers(0, 256, (num_real, size, size, 3), dtype=np.uint8)
-    labels = np.eye(10, dtype=np.float32)[rng.integers(0, 10, num_real)] - 0.1
-    stats = objective.target_statistics(
-      features_of,
-      variables,
-      images,
-      labels,
-      normalization.standardization(images[:1000]),
+  for num_real in cli.integers('num_real'):
+    pairs = benchmarks.distillation_step(
+      network,
+      num_real=num_real,
+      ipc=_IPC.value,
+      image_size=size,
+      repeats=repeats,
     )
-    measured = _stepping(
-      run_step, distill.init_state(synthetic, tx), variables, stats
-    )
-    ours, base = _pairs(
-      measured, functools.partial(yardstick, synthetic.images)
-    )
-    ratios = [a / b for a, b in zip(ours, base, strict=True)]
-    rows.append(
-      [str(num_real), _quartiles(ours), _quartiles(base), _quartiles(ratios)]
-    )
+    rows.append(_row(str(num_real), pairs))
   return report.Table(
     'One distillation step over forward and backward of its images',
     ['target images', 'step s', 'forward + backward s', 'ratio'],
     rows,
-    f'{num_synthetic} images of {size} x {size}; median [quartiles] of '
-    f'{_REPEATS.value} pairs; jax {jax.__version__}, '
-    f'{jax.devices()[0].device_kind}, Python {platform.python_version()}.',
+    f'{10 * _IPC.value} images of {size} x {size}; median [quartiles] of '
+    f'{repeats} pairs; {_conditions()}',
   )
 
 
-BENCHMARKS = {'step': step}
+def adapt() -> report.Table:
+  """A step of adaptation against passes of translator and networks."""
+  size, repeats = _size()
+  network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
+  fields = cli.from_flags(TranslatorConfig)
+  pairs = benchmarks.adaptation_step(
+    network,
+    Translator(fields.translator_width, fields.translator_blocks),
+    batch_size=_BATCH_SIZE.value,
+    ipc=_IPC.value,
+    image_size=size,
+    repeats=repeats,
+  )
+  return report.Table(
+    'One adaptation step over forward and backward of translator and networks',
+    ['sets', 'step s', 'forward + backward s', 'ratio'],
+    [_row(str(_BATCH_SIZE.value), pairs)],
+    f'{10 * _IPC.value} images of {size} x {size} a set; median [quartiles] of '
+    f'{repeats} pairs; {_conditions()}',
+  )
+
+
+def cache() -> report.Table:
+  """Subsets a second side by side, against one after another unpadded."""
+  # What both sides compile is measured, so nothing may come from disk.
+  jax.config.update('jax_enable_compilation_cache', False)
+  data, config = cli.from_flags(DataConfig), cli.from_flags(CachingConfig)
+  train = cli.load_dataset(data, 'train')
+  result = caching_benchmark.compare(
+    cli.make_network(
+      cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+    ),
+    train,
+    cli.fit_normalization(data, train),
+    config=config,
+    repeats=_REPEATS.value or 1,
+  )
+  rows = [
+    [
+      'first' if number == 1 else str(number),
+      *(f'{config.num_subsets / s:.3g}' for s in (p.batched, p.loop)),
+      f'{p.loop / p.batched:.3g}',
+      *(f'{s:.1f}' for s in (p.batched_compilation, p.loop_compilation)),
+    ]
+    for number, p in enumerate(result.passes, 1)
+  ]
+  return report.Table(
+    f'Caching {config.subsets_per_batch} subsets side by side over a loop',
+    ['pass', 'subsets/s', 'of the loop', 'ratio', 'compiling s', 'of the loop'],
+    rows,
+    f'{config.num_subsets} subsets of {data.dataset}, {config.num_steps} '
+    f'steps, {result.num_shapes} pairs (C, I). Padding: '
+    f'{result.padded_synthetic:.0%} of distilled rows, '
+    f'{result.padded_target:.0%} of target rows. Losses differ by at most '
+    f'{result.difference:.1e} (relative). {_conditions()}',
+  )
+
+
+BENCHMARKS = {'step': step, 'adapt': adapt, 'cache': cache}
 
 
 def main(arguments: list[str]) -> None:
@@ -148,5 +160,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(NetworkConfig)
+  cli.define_flags(*CONFIGS, **DEFAULTS)
   cli.run(main)

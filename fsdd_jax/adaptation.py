@@ -269,10 +269,7 @@ def _update(
   )
   num_steps = config.num_adaptation_steps
   sets_at = adaptation_samples.entries(sets, config)
-
-  def inputs_at(step: int) -> tuple[Any, LabeledSet, Any]:
-    variables, targets = zip(*samples_at(step), strict=True)
-    return _stack(*variables), _stack(*sets_at(step)), _stack(*targets)
+  inputs_at = adaptation_samples.stacked(sets_at, samples_at)
 
   def diagnose(step: int, state: TranslatorState) -> str:
     sizes = [
@@ -297,11 +294,6 @@ def _update(
       state, values = step_fn(state, *inputs_at(index))
       loop.on_step(index + 1, state, values)
     return jax.block_until_ready(state.params)
-
-
-@jax.jit
-def _stack(*trees: Any) -> Any:
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _hash(tree: Any) -> str:

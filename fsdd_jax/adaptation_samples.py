@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax import (
@@ -29,11 +30,13 @@ from fsdd_jax.types import LabeledSet
 
 # A network's variables and its target, for each of the B samples of a step.
 SamplesFn = Callable[[int], list[tuple[Any, Any]]]
+EntriesFn = Callable[[int], list[LabeledSet]]
+BatchFn = Callable[[int], tuple[Any, LabeledSet, Any]]
 
 
 def entries(
   sets: Mapping[int, LabeledSet], config: AdaptationConfig
-) -> Callable[[int], list[LabeledSet]]:
+) -> EntriesFn:
   """Draws random entries of D for each step (Alg. 3, line 20).
 
   They are padded to the largest drawn for the step: as many sizes to compile
@@ -178,6 +181,30 @@ def fresh(
     return [inputs_of(i, i) for i in range(first, first + config.batch_size)]
 
   return _in_network(loss_fn, network, config), samples_at
+
+
+def stacked(sets_at: EntriesFn, samples_at: SamplesFn) -> BatchFn:
+  """The inputs of `translator_step` at each step (Alg. 3, lines 20-24).
+
+  Args:
+    sets_at: as of `entries`.
+    samples_at: as of `pool` or `fresh`.
+
+  Returns:
+    A function of the step that gives networks, sets and targets, all with
+    leading axis `[b]`.
+  """
+
+  def batch_at(step: int) -> tuple[Any, LabeledSet, Any]:
+    variables, targets = zip(*samples_at(step), strict=True)
+    return _stack(*variables), _stack(*sets_at(step)), _stack(*targets)
+
+  return batch_at
+
+
+@jax.jit
+def _stack(*trees: Any) -> Any:
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _keys(config: AdaptationConfig) -> jax.Array:

@@ -19,7 +19,7 @@ from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.networks import NETWORKS
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.stage_loop import ProgressFn
-from fsdd_jax.subset_distiller import subset_distiller
+from fsdd_jax.subset_distiller import SubsetDistiller
 
 # Settings that do not shape an entry, or stand elsewhere in the manifest.
 _NOT_IN_CONFIGURATION = (
@@ -160,7 +160,7 @@ def build_cache(
     bar.set_postfix(step=f'{step}/{config.num_steps}', loss=f'{loss:.4f}')
 
   with bar:
-    distil = subset_distiller(
+    distil = SubsetDistiller(
       network, dataset, normalization, config=config, on_step=on_step
     )
     manifest = make_manifest(

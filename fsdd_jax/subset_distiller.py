@@ -22,96 +22,110 @@ from fsdd_jax import (
   krr,
   objective,
   random_networks,
+  subset_draws,
   subsets,
 )
 from fsdd_jax.cache_records import CacheEntry
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.normalization import Normalization, normalize
-from fsdd_jax.types import LABEL_CODINGS, LabeledSet, Subset
+from fsdd_jax.subset_draws import Draws
+from fsdd_jax.types import LabeledSet, Subset
 
-BatchFn = Callable[[Sequence[int]], list[CacheEntry]]
 State = tuple[LabeledSet, optax.OptState]
 
 
-def subset_distiller(
-  network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
-  *,
-  config: CachingConfig,
-  on_step: Callable[[int, float], None] | None = None,
-) -> BatchFn:
-  """Makes the function that distils subsets side by side (Alg. 1, lines 3-20).
+class SubsetDistiller:
+  """Distils subsets of a large set in one network (Alg. 1, lines 3-20).
 
-  Args:
-    network: f; its weights theta follow from `config.theta_seed`.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
-    config: of the caching stage; `num_subsets` plays no part here.
-    on_step: called every `config.log_every` steps with the steps done and the
-      mean loss of the batch.
-
-  Returns:
-    A function of the numbers of at most `config.subsets_per_batch` subsets,
-    which returns an entry of NumPy arrays for each, with the loss of every
-    step (before its update). It compiles at its first call only, or never if
-    another was made with the same settings.
-
-  Raises:
-    ValueError: if the data set cannot serve the config. The function made
-      raises FloatingPointError, naming the subset, if a loss or gradient is
-      not finite.
+  Called with the numbers of at most `config.subsets_per_batch` subsets, it
+  returns an entry of NumPy arrays for each, with the loss of every step
+  (before its update). It compiles at its first call only, or never if another
+  was made with the same settings.
 
   Example:
     >>> from fsdd_jax import toy
-    >>> run = subset_distiller(*toy.problem(), config=toy.CACHING)
-    >>> entries = run([0, 1])
+    >>> distil = SubsetDistiller(*toy.problem(), config=toy.CACHING)
+    >>> entries = distil([0, 1])
     >>> entries[0].synthetic.images.shape, entries[0].losses.shape
     ((6, 8, 8, 3), (1,))
   """
-  table = subsets.class_table(dataset.labels, dataset.num_classes)
-  subsets.check_subset_ranges(table, **_ranges(config))
-  features_of = objective.feature_fn(network)
-  variables = random_networks.sample(
-    jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
-  )
-  extract = functools.partial(_extract, variables, features_of=features_of)
-  size = config.subsets_per_batch
 
-  def run(numbers: Sequence[int]) -> list[CacheEntry]:
+  def __init__(
+    self,
+    network: nn.Module,
+    dataset: Dataset,
+    normalization: Normalization,
+    *,
+    config: CachingConfig,
+    on_step: Callable[[int, float], None] | None = None,
+  ) -> None:
+    """Draws theta.
+
+    Args:
+      network: f; its weights theta follow from `config.theta_seed`.
+      dataset: the large set Z.
+      normalization: how its images become network inputs.
+      config: of the caching stage; `num_subsets` plays no part here.
+      on_step: called every `config.log_every` steps with the steps done and
+        the mean loss of the batch.
+
+    Raises:
+      ValueError: if the data set cannot serve the config.
+    """
+    self._table = subsets.class_table(dataset.labels, dataset.num_classes)
+    subset_draws.check(self._table, config)
+    self._features_of = objective.feature_fn(network)
+    self._variables = random_networks.sample(
+      jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
+    )
+    self._images = dataset.images
+    self._normalization = normalization
+    self._config = config
+    self._on_step = on_step
+
+  def __call__(self, numbers: Sequence[int]) -> list[CacheEntry]:
+    """Draws and distils subsets, given by number, side by side.
+
+    Raises:
+      FloatingPointError: naming the subset whose loss or gradient is not
+        finite.
+    """
     count = len(numbers)
     # The last subset is repeated, as a smaller batch would compile anew.
-    filled = np.asarray([*numbers, *[numbers[-1]] * (size - count)], np.int32)
-    keys, target, initial, num_classes, ipc = _draw(
-      table, filled, config=config
-    )
+    repeated = [numbers[-1]] * (self._config.subsets_per_batch - count)
+    return self.distil(self.draw([*numbers, *repeated]))[:count]
+
+  def draw(self, numbers: Sequence[int]) -> Draws:
+    """Draws any number of subsets, padded to the sizes of the config."""
+    return subset_draws.draw(self._table, numbers, config=self._config)
+
+  def distil(self, draws: Draws) -> list[CacheEntry]:
+    """Distils what was drawn, which may have any padding; see `__call__`.
+
+    Each number of subsets and each padding compiles anew.
+    """
+    config, target = self._config, draws.target
     # uint8 images go to the device once, and become floats there each step.
-    images = jax.device_put(list(dataset.images[np.asarray(target.rows)]))
-    pairs = list(zip(images, keys, strict=True))
+    images = jax.device_put(list(self._images[np.asarray(target.rows)]))
+    pairs = list(zip(images, draws.keys, strict=True))
     state = _init_state(
-      dataset.images[np.asarray(initial.rows)],
-      normalization,
-      initial,
+      self._images[np.asarray(draws.initial.rows)],
+      self._normalization,
+      draws.initial,
       config=config,
     )
     curves: list[np.ndarray] = []
     pending: list[jax.Array] = []
     for index in range(config.num_steps):
       if index == 0 or config.augmentation != 'none':
-        features = [
-          [
-            extract(y)
-            for y in _prepare(x, normalization, key, index, config=config)
-          ]
-          for x, key in pairs
-        ]
+        features = [self._target_features(*pair, index) for pair in pairs]
       state, losses = _step(
         state,
-        variables,
+        self._variables,
         features,
         target,
-        features_of=features_of,
+        features_of=self._features_of,
         config=config,
       )
       pending.append(losses)
@@ -119,24 +133,30 @@ def subset_distiller(
       if done % config.log_every == 0 or done == config.num_steps:
         curves.extend(jax.device_get(pending))
         pending = []
-        _check_finite(np.asarray(curves), filled, num_classes, ipc)
-        if on_step is not None:
-          on_step(done, float(np.mean(curves[-1])))
+        _check_finite(np.asarray(curves), draws)
+        if self._on_step is not None:
+          self._on_step(done, float(np.mean(curves[-1])))
     curve: Any = np.asarray(curves).T
-    batch = CacheEntry(target, state[0], num_classes, ipc, curve)
+    batch = CacheEntry(target, state[0], draws.num_classes, draws.ipc, curve)
     batch = jax.device_get(batch)
+    count = len(draws.numbers)
     return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(count)]
 
-  return run
+  def _target_features(
+    self, images: jax.Array, key: jax.Array, step: int
+  ) -> list[jax.Array]:
+    """Features of augmented X_T of one subset, in parts."""
+    parts = _prepare(
+      images, self._normalization, key, step, config=self._config
+    )
+    return [
+      _extract(self._variables, part, features_of=self._features_of)
+      for part in parts
+    ]
 
 
 # The compiled parts are functions of this module with static settings, so that
 # a second distiller with the same settings compiles nothing.
-
-
-def _ranges(config: CachingConfig) -> dict[str, int]:
-  names = ('min_classes', 'max_classes', 'max_images', 'max_synthetic')
-  return {name: getattr(config, name) for name in names}
 
 
 def _optimizer(config: CachingConfig) -> optax.GradientTransformation:
@@ -148,23 +168,6 @@ def _optimizer(config: CachingConfig) -> optax.GradientTransformation:
       rate, config.num_steps
     ),
   )
-
-
-@functools.partial(jax.jit, static_argnames='config')
-def _draw(
-  table: subsets.ClassTable, numbers: jax.Array, *, config: CachingConfig
-) -> tuple:
-  """Draws subsets by number, and the key of each one's augmentation."""
-
-  def draw_one(number: jax.Array) -> tuple:
-    key = jax.random.fold_in(jax.random.key(config.seed), number)
-    draw_key, augment_key = jax.random.split(key)
-    coding = LABEL_CODINGS[config.label_coding]
-    return augment_key, *subsets.sample_subset(
-      draw_key, table, **_ranges(config), coding=coding
-    )
-
-  return jax.vmap(draw_one)(numbers)
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -280,19 +283,14 @@ def _step(
   return (dataclasses.replace(synthetic, **changed), opt_state), losses
 
 
-def _check_finite(
-  curves: np.ndarray,
-  numbers: np.ndarray,
-  num_classes: jax.Array,
-  ipc: jax.Array,
-) -> None:
+def _check_finite(curves: np.ndarray, draws: Draws) -> None:
   """Stops at the first loss `[steps, b]` that is not finite."""
   bad = np.argwhere(~np.isfinite(curves))
   if len(bad):
     step, i = bad[0]
     raise FloatingPointError(
-      f'Subset {numbers[i]} (C = {int(num_classes[i])} classes, I = '
-      f'{int(ipc[i])} images a class): loss or gradient of step {step + 1} is '
+      f'Subset {draws.numbers[i]} (C = {draws.num_classes[i]} classes, I = '
+      f'{draws.ipc[i]} images a class): loss or gradient of step {step + 1} is '
       'not finite. Try a smaller learning rate or a larger ridge, in a new '
       'folder; files written before are intact.'
     )

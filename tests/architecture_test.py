@@ -62,6 +62,7 @@ _LAYERS = (
     'baselines',
     'protocols',
     'evaluation',
+    'subset_draws',
     'subset_distiller',
     'caching',
     'one_network',
@@ -72,6 +73,8 @@ _LAYERS = (
     'adaptation_samples',
     'adaptation',
     'toy',
+    'benchmarks',
+    'caching_benchmark',
     'cli',
   ),
 )

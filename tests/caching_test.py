@@ -32,7 +32,7 @@ from fsdd_jax.cache_manifest import read_manifest
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.normalization import normalize, standardization
-from fsdd_jax.subset_distiller import subset_distiller
+from fsdd_jax.subset_distiller import SubsetDistiller
 from fsdd_jax.types import labeled_set
 
 _CONFIG = CachingConfig(
@@ -65,7 +65,7 @@ def data():
 
 def _distiller(data, **changes):
   config = dataclasses.replace(_CONFIG, **changes)
-  return subset_distiller(_NETWORK, *data, config=config)
+  return SubsetDistiller(_NETWORK, *data, config=config)
 
 
 def _build(data, folder, *, process_index=0, process_count=1, **changes):
@@ -144,7 +144,7 @@ def test_a_batch_of_padded_subsets_is_each_alone_without_padding(
   config = dataclasses.replace(
     _CONFIG, optimizer=optimizer, subsets_per_batch=3, ridge=1e-3
   )
-  entries = subset_distiller(_NETWORK, *data, config=config)(range(2))
+  entries = SubsetDistiller(_NETWORK, *data, config=config)(range(2))
   assert len(entries) == 2
   assert len({int(e.num_classes * e.ipc) for e in entries}) == 2
   for entry in entries[:checked]:

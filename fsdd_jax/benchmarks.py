@@ -1,0 +1,241 @@
+"""What a step or a stage costs beside a yardstick, timed in one process.
+
+Seconds of a machine that others use too mean little; both sides of a ratio
+run in turn, so that what slows one slows the other.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fsdd_jax import (
+  adaptation_samples,
+  datasets,
+  distill,
+  metrics,
+  objective,
+  random_networks,
+  translator_step,
+)
+from fsdd_jax.inputs import coded_labels
+from fsdd_jax.method_configs import AdaptationConfig
+from fsdd_jax.normalization import standardization
+from fsdd_jax.translator import translate
+from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
+
+_NUM_CLASSES = 10
+_POOL = 4  # Networks; their number does not change the cost of a step.
+Call = Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+  """Seconds of a call and of its yardstick, measured in turn.
+
+  Attributes:
+    measured: of each call.
+    yardstick: of its yardstick, at the same place.
+  """
+
+  measured: Sequence[float]
+  yardstick: Sequence[float]
+
+  @property
+  def ratios(self) -> list[float]:
+    """Seconds of each call over those of its yardstick."""
+    pairs = zip(self.measured, self.yardstick, strict=True)
+    return [measured / yardstick for measured, yardstick in pairs]
+
+
+def time_pairs(measured: Call, yardstick: Call, *, repeats: int) -> Pairs:
+  """Times two calls in turn, after a warm-up of two calls each that compiles.
+
+  Args:
+    measured: a call that returns arrays, for which it waits.
+    yardstick: likewise.
+    repeats: number of pairs.
+
+  Returns:
+    The seconds of both.
+  """
+  for call in (measured, yardstick) * 2:
+    jax.block_until_ready(call())
+  pairs = [(_seconds(measured), _seconds(yardstick)) for _ in range(repeats)]
+  first, second = zip(*pairs, strict=True)
+  return Pairs(first, second)
+
+
+def _seconds(call: Call) -> float:
+  start = time.perf_counter()
+  jax.block_until_ready(call())
+  return time.perf_counter() - start
+
+
+def distillation_step(
+  network: nn.Module,
+  *,
+  num_real: int,
+  ipc: int,
+  image_size: int,
+  repeats: int,
+) -> Pairs:
+  """A step by statistics over the forward and backward pass of X_S alone.
+
+  Alg. 4, lines 10-15, in a fixed network. Images are noise, of ten classes.
+
+  Args:
+    network: f.
+    num_real: size of the target set.
+    ipc: distilled images per class.
+    image_size: height and width.
+    repeats: number of timed pairs.
+
+  Returns:
+    Seconds of a step, and of its yardstick.
+  """
+  dataset = _noise(num_real, image_size)
+  features_of = objective.feature_fn(network)
+  variables = random_networks.sample(
+    jax.random.key(0), network, (image_size, image_size, 3)
+  )
+  synthetic = _noisy_set(ipc, image_size)
+  stats = objective.target_statistics(
+    features_of,
+    variables,
+    dataset.images,
+    coded_labels(dataset, 'centered'),
+    standardization(dataset.images[:1000]),
+  )
+  tx = distill.make_optimizer('adam', 1e-3)
+  step_fn = distill.make_step(
+    lambda s, v, stats: objective.krr_loss_from_statistics(
+      features_of, v, s, stats, ridge=1e-6
+    ),
+    tx,
+  )
+  state = distill.init_state(synthetic, tx)
+
+  def step() -> distill.Metrics:
+    nonlocal state  # As each step donates it.
+    state, values = step_fn(state, variables, stats)
+    return values
+
+  @jax.jit
+  def yardstick(images: jax.Array) -> jax.Array:
+    return _pulled_back(features_of, variables, images)
+
+  return time_pairs(step, lambda: yardstick(synthetic.images), repeats=repeats)
+
+
+def adaptation_step(
+  network: nn.Module,
+  translator: nn.Module,
+  *,
+  batch_size: int,
+  ipc: int,
+  image_size: int,
+  repeats: int,
+) -> Pairs:
+  """A step of adaptation over passes of the translator and of X_S alone.
+
+  Alg. 3, lines 20-26, with a pool of networks whose statistics are kept, as
+  `adaptation.adapt` runs it: with the draw and the stacking of its inputs. The
+  yardstick is one forward and backward pass of the same sets through the
+  translator and through their networks, without regression and optimiser.
+
+  Args:
+    network: f.
+    translator: the module G.
+    batch_size: sets a step, B.
+    ipc: distilled images per class, of ten classes of noise.
+    image_size: height and width.
+    repeats: number of timed pairs.
+
+  Returns:
+    Seconds of a step, and of its yardstick.
+  """
+  config = AdaptationConfig(
+    adapt_ipcs=(ipc,),
+    num_adaptation_steps=repeats + 2,  # Those of the warm-up.
+    batch_size=batch_size,
+    network_pool=_POOL,
+  )
+  dataset = _noise(100 * _NUM_CLASSES, image_size)
+  loss_fn, samples_at = adaptation_samples.pool(
+    network,
+    dataset,
+    standardization(dataset.images),
+    config,
+    metrics.StageClock(),
+  )
+  batch_at = adaptation_samples.stacked(
+    adaptation_samples.entries({ipc: _noisy_set(ipc, image_size)}, config),
+    samples_at,
+  )
+  tx = optax.adam(config.adaptation_learning_rate)
+  state = translator_step.init_state(
+    jax.random.key(1), translator, dataset.images.shape[1:], tx
+  )
+  params = jax.tree.map(jnp.copy, state.params)  # The first step donates them.
+  step_fn = translator_step.make_step(translator, loss_fn, tx)
+
+  numbers = itertools.count()
+
+  def step() -> translator_step.Metrics:
+    nonlocal state
+    state, values = step_fn(state, *batch_at(next(numbers)))
+    return values
+
+  yardstick = jax.jit(_passes(translator, objective.feature_fn(network)))
+  variables, sets, _ = batch_at(0)
+  return time_pairs(
+    step, lambda: yardstick(params, variables, sets), repeats=repeats
+  )
+
+
+def _passes(
+  translator: nn.Module, features_of: objective.FeatureFn
+) -> Callable[..., Any]:
+  """Forward and backward of b sets, through G and through b networks."""
+
+  def passes(params: Any, variables: Any, sets: LabeledSet) -> Any:
+    images, pull_back = jax.vjp(
+      lambda p: translate(translator, {'params': p}, sets).images, params
+    )
+    gradients = [
+      _pulled_back(features_of, jax.tree.map(lambda v, i=i: v[i], variables), x)
+      for i, x in enumerate(images)
+    ]
+    return pull_back(jnp.stack(gradients))[0]
+
+  return passes
+
+
+def _pulled_back(
+  features_of: objective.FeatureFn, variables: Any, images: jax.Array
+) -> jax.Array:
+  """Forward pass of images, and the backward pass of ones down to them."""
+  features, pull_back = jax.vjp(lambda x: features_of(variables, x), images)
+  return pull_back(jnp.ones_like(features))[0]
+
+
+def _noise(num_images: int, image_size: int) -> datasets.Dataset:
+  """Random pixels with labels in turn."""
+  shape = (num_images, image_size, image_size, 3)
+  images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+  return datasets.from_arrays(images, np.arange(num_images) % _NUM_CLASSES)
+
+
+def _noisy_set(ipc: int, image_size: int) -> LabeledSet:
+  classes = jnp.tile(jnp.arange(_NUM_CLASSES), ipc)
+  shape = (len(classes), image_size, image_size, 3)
+  images = jax.random.normal(jax.random.key(2), shape)
+  return labeled_set(images, centered_one_hot(classes, _NUM_CLASSES))
