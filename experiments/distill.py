@@ -21,7 +21,12 @@ _WORKDIR = flags.DEFINE_string(
   'Folder of results, logs and checkpoints; a killed run resumes in it.',
   required=True,
 )
-
+_START = flags.DEFINE_string(
+  'start',
+  None,
+  'Distilled set to start from, e.g. a translated one; random real images if '
+  'not given.',
+)
 
 CONFIGS = (DataConfig, NetworkConfig, DistillationConfig)
 
@@ -37,15 +42,25 @@ def main(_: list[str]) -> None:
   network = cli.make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
+  start = None
+  if _START.value:
+    start = cli.start_from_file(_START.value, transform)
   result = baselines.distill_over_networks(
     network,
     train,
     transform,
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
+    start=start,
   )
   distilled = cli.describe_result(
-    result.synthetic, transform, train, data, network_config, config
+    result.synthetic,
+    transform,
+    train,
+    data,
+    network_config,
+    config,
+    further={'start': _START.value} if _START.value else None,
   )
   path = workdir / 'distilled.safetensors'
   parts = ', '.join(f'{k} {v:.1f} s' for k, v in result.seconds.items())

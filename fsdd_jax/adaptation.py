@@ -13,7 +13,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from fsdd_jax import (
@@ -264,8 +263,10 @@ def _update(
     config,
     **settings,
     translator=repr(translator),
-    translator_sha256=_hash(params),
-    in_theta_sha256=_hash({str(ipc): s for ipc, s in sets.items()}),
+    translator_sha256=containers.hash_tree(params),
+    in_theta_sha256=containers.hash_tree(
+      {str(ipc): s for ipc, s in sets.items()}
+    ),
   )
   num_steps = config.num_adaptation_steps
   sets_at = adaptation_samples.entries(sets, config)
@@ -294,13 +295,6 @@ def _update(
       state, values = step_fn(state, *inputs_at(index))
       loop.on_step(index + 1, state, values)
     return jax.block_until_ready(state.params)
-
-
-def _hash(tree: Any) -> str:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return containers.hash_arrays(
-    {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-  )
 
 
 _jitted_translate = jax.jit(translate, static_argnums=0)

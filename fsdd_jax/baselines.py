@@ -16,6 +16,7 @@ import numpy as np
 
 from fsdd_jax import (
   artifacts,
+  containers,
   inputs,
   metrics,
   objective,
@@ -153,6 +154,7 @@ def distill_over_networks(
   config: DistillationConfig,
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
+  start: LabeledSet | None = None,
 ) -> DistillationResult:
   """Distils a target set in R random networks (Alg. 4).
 
@@ -166,13 +168,15 @@ def distill_over_networks(
     config: R, T, alpha and the rest.
     options: progress, logs, checkpoints; by default only a progress bar.
     progress_fn: in place of that of the options.
+    start: the set before the first step, such as a translated one; by default
+      random real images (Alg. 4, lines 1-6).
 
   Returns:
     The distilled set, the networks seen last, and seconds.
 
   Raises:
-    ValueError: for a config that the data set cannot serve, or a work
-      directory of another run.
+    ValueError: for a config or a start that the data set cannot serve, or a
+      work directory of another run.
     FloatingPointError: when a loss is not finite; it names the step, the
       norms and the condition number of the kernel.
 
@@ -197,20 +201,23 @@ def distill_over_networks(
   loss_fn, inputs_of = _loss_and_inputs(
     batch_key, network, draw, dataset, normalization, config, clock
   )
-  start = random_real(
-    initial_key,
-    dataset,
-    normalization,
-    ipc=config.ipc,
-    label_coding=config.label_coding,
-  )
-  claim_workdir(
-    options,
-    config,
-    network_fields=repr(network),
-    dataset_fingerprint=dataset.fingerprint(),
-    normalization=artifacts.describe_normalization(normalization),
-  )
+  facts = {
+    'network_fields': repr(network),
+    'dataset_fingerprint': dataset.fingerprint(),
+    'normalization': artifacts.describe_normalization(normalization),
+  }
+  if start is None:
+    start = random_real(
+      initial_key,
+      dataset,
+      normalization,
+      ipc=config.ipc,
+      label_coding=config.label_coding,
+    )
+  else:
+    _check_start(start, dataset, config)
+    facts['start_sha256'] = containers.hash_tree(start)
+  claim_workdir(options, config, **facts)
   with clock.part('distillation'):
     synthetic = distill_from(
       start,
@@ -225,6 +232,22 @@ def distill_over_networks(
   return DistillationResult(
     synthetic, [draw(index) for index in last_seen], clock.seconds()
   )
+
+
+def _check_start(
+  start: LabeledSet, dataset: Dataset, config: DistillationConfig
+) -> None:
+  """Raises a ValueError unless a set has I images of each class."""
+  num_classes, count = dataset.num_classes, config.ipc * dataset.num_classes
+  expected = (count, *dataset.images.shape[1:]), (count, num_classes)
+  found = start.images.shape, start.labels.shape
+  if found != expected:
+    raise ValueError(
+      f'The set to start from has images {found[0]} and labels {found[1]}, but '
+      f'{expected[0]} and {expected[1]} are needed for ipc = {config.ipc} of '
+      f'{num_classes} classes. Give a set of this data set, unpadded, and its '
+      'ipc.'
+    )
 
 
 def _draw(

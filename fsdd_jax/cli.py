@@ -26,7 +26,7 @@ from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
 from fsdd_jax.method_configs import TranslatorConfig
 from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.translator import Translator
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.types import LabeledSet, labeled_set
 
 Config = TypeVar('Config')
 
@@ -231,6 +231,34 @@ def _network_like(description: Mapping[str, Any]) -> NetworkConfig:
     given = flag.present or field.name not in known
     values[field.name] = flag.value if given else known[field.name]
   return NetworkConfig(**values)
+
+
+def start_from_file(
+  path: str, normalization: normalization_lib.Normalization
+) -> LabeledSet:
+  """A distilled set of a file, to be distilled further.
+
+  Args:
+    path: its file.
+    normalization: that of the target set.
+
+  Returns:
+    The set.
+
+  Raises:
+    ValueError: if its images were normalised otherwise, or it is damaged.
+  """
+  found = artifacts.load_distilled(path)
+  theirs, ours = (
+    artifacts.describe_normalization(transform)
+    for transform in (found.normalization, normalization)
+  )
+  if theirs != ours:
+    raise ValueError(
+      f'{path} was normalised by {theirs}, this data set by {ours}; give the '
+      'dataset, limit, holdout, image_size and zca that it was distilled with.'
+    )
+  return labeled_set(jnp.asarray(found.images), jnp.asarray(found.labels))
 
 
 def describe_result(

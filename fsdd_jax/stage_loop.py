@@ -27,6 +27,8 @@ class LoopOptions:
     checkpoint_every: steps between checkpoints.
     log_every: steps between log lines; losses reach the host only then.
     progress_fn: called at each log line with the steps done and the metrics.
+    state_fn: called there with the steps done and the stage's state, for
+      curves; it must copy what it keeps, as the next step donates the state.
 
   Example:
     >>> options = LoopOptions('runs/mine', log_every=1, progress_fn=print)
@@ -38,6 +40,7 @@ class LoopOptions:
   checkpoint_every: int = 50
   log_every: int = 10
   progress_fn: ProgressFn | None = None
+  state_fn: Callable[[int, Any], None] | None = None
 
 
 def with_progress(
@@ -198,6 +201,8 @@ class StageLoop:
     self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}')
     if self._options.progress_fn is not None:
       self._options.progress_fn(done, scalars)
+    if self._options.state_fn is not None:
+      self._options.state_fn(done, state)
 
   def __enter__(self) -> 'StageLoop':
     return self

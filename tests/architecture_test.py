@@ -72,6 +72,7 @@ _LAYERS = (
     'pretraining',
     'adaptation_samples',
     'adaptation',
+    'curves',
     'toy',
     'benchmarks',
     'caching_benchmark',

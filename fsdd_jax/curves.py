@@ -1,0 +1,234 @@
+"""Accuracy against wall time: what a method's set scores while it is made."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from matplotlib import figure as mpl_figure
+
+from fsdd_jax import evaluation, metrics
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.distill import DistillState
+from fsdd_jax.normalization import Normalization
+from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.types import LabeledSet
+
+TranslateFn = Callable[[Any, LabeledSet], LabeledSet]
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+  """A distilled set in the making.
+
+  Attributes:
+    seconds: wall time from the start of the method, statistics included,
+      without compilation and without that of taking snapshots.
+    step: of the part of the method that ran then.
+    synthetic: the set at that time, on the host.
+
+  Example:
+    >>> from fsdd_jax import toy, types
+    >>> found = toy.distilled()
+    >>> synthetic = types.labeled_set(found.images, found.labels)
+    >>> Snapshot(seconds=1.5, step=10, synthetic=synthetic).seconds
+    1.5
+  """
+
+  seconds: float
+  step: int
+  synthetic: LabeledSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """The score of a snapshot.
+
+  Attributes:
+    seconds: of the snapshot.
+    step: of the snapshot.
+    mean: accuracy in percent, over fresh networks.
+    std: sample standard deviation (ddof = 1) over these; None for one.
+    n: number of networks.
+
+  Example:
+    >>> Point(seconds=1.5, step=10, mean=30.0, std=0.5, n=3).mean
+    30.0
+  """
+
+  seconds: float
+  step: int
+  mean: float
+  std: float | None
+  n: int
+
+
+def record(
+  method: Callable[[LoopOptions], Any],
+  *,
+  every: int,
+  translate_fn: TranslateFn | None = None,
+) -> list[Snapshot]:
+  """Runs a method and keeps its set every few steps.
+
+  Args:
+    method: runs with the options it is given, which it must pass on to each of
+      its parts. Parts may distil a set, or update a translator of the set that
+      was distilled last.
+    every: steps of a part between snapshots; its last step makes one, too.
+    translate_fn: of omega and the set in theta, if a part updates omega.
+
+  Returns:
+    Snapshots in the order of time.
+
+  Example:
+    >>> import functools
+    >>> from fsdd_jax import baselines, configs, toy
+    >>> config = configs.DistillationConfig(ipc=1, num_steps=2)
+    >>> method = functools.partial(
+    ...   baselines.distill_over_networks, *toy.problem(), config=config
+    ... )
+    >>> snapshots = record(
+    ...   lambda options: method(options=options), every=1
+    ... )
+    >>> [snapshot.step for snapshot in snapshots]
+    [1, 2]
+  """
+  snapshots: list[Snapshot] = []
+  clock = metrics.StageClock()
+  untranslated: LabeledSet | None = None
+  start, paused = time.perf_counter(), 0.0
+
+  def keep(step: int, state: Any) -> None:
+    nonlocal untranslated, paused
+    now = time.perf_counter()
+    compiling = clock.seconds().get('compilation', 0.0)
+    if isinstance(state, DistillState):
+      synthetic = untranslated = jax.device_get(state.synthetic)
+    else:
+      if translate_fn is None or untranslated is None:
+        raise ValueError(
+          'The method updates a translator: pass translate_fn, and let it '
+          'distil the set in theta itself.'
+        )
+      synthetic = jax.device_get(translate_fn(state.params, untranslated))
+    snapshots.append(
+      Snapshot(now - start - paused - compiling, step, synthetic)
+    )
+    # What was compiled for the snapshot itself is in its pause already.
+    compiled = clock.seconds().get('compilation', 0.0) - compiling
+    paused += time.perf_counter() - now - compiled
+
+  with clock.part('method'):
+    method(LoopOptions(log_every=every, state_fn=keep))
+  return snapshots
+
+
+def score(
+  key: jax.Array,
+  snapshots: Sequence[Snapshot],
+  dataset: Dataset,
+  normalization: Normalization,
+  network: nn.Module,
+  *,
+  repeats: int,
+  split: str,
+) -> list[Point]:
+  """Scores snapshots by protocol `krr`, all in the same fresh networks.
+
+  Args:
+    key: consumed; all snapshots share the networks drawn from it.
+    snapshots: as of `record`.
+    dataset: the images to measure on.
+    normalization: that of the sets.
+    network: the architecture.
+    repeats: number of networks.
+    split: what `dataset` is, for messages.
+
+  Returns:
+    A point a snapshot.
+
+  Example:
+    >>> from fsdd_jax import toy, types
+    >>> network, dataset, transform = toy.problem()
+    >>> found = toy.distilled()
+    >>> synthetic = types.labeled_set(found.images, found.labels)
+    >>> (point,) = score(
+    ...   jax.random.key(0),
+    ...   [Snapshot(0.0, 0, synthetic)],
+    ...   dataset,
+    ...   transform,
+    ...   network,
+    ...   repeats=1,
+    ...   split='train',
+    ... )
+    >>> point.n, point.std
+    (1, None)
+  """
+  points = []
+  with metrics.progress_bar(len(snapshots), 'score', unit='set') as bar:
+    for snapshot in snapshots:
+      found = evaluation.evaluate(
+        key,
+        snapshot.synthetic,
+        dataset,
+        normalization,
+        network,
+        repeats=repeats,
+        split=split,
+      )
+      points.append(
+        Point(snapshot.seconds, snapshot.step, found.mean, found.std, found.n)
+      )
+      bar.update()
+  return points
+
+
+def seconds_to_reach(points: Sequence[Point], accuracy: float) -> float | None:
+  """When a curve first reached an accuracy; None if it never did.
+
+  Example:
+    >>> points = [Point(s, 0, m, None, 1) for s, m in ((1, 20.0), (2, 30.0))]
+    >>> seconds_to_reach(points, 25.0), seconds_to_reach(points, 35.0)
+    (2, None)
+  """
+  return next((p.seconds for p in points if p.mean >= accuracy), None)
+
+
+def draw(
+  curves: Mapping[str, Sequence[Point]], *, title: str, ylabel: str
+) -> mpl_figure.Figure:
+  """A picture of curves over time, with bands of one standard deviation.
+
+  Args:
+    curves: points by the name of the method.
+    title: of the picture.
+    ylabel: what the accuracy is.
+
+  Returns:
+    A figure for `pictures.figure_png`.
+
+  Example:
+    >>> points = [Point(s, 0, 20.0 + s, 1.0, 2) for s in (1.0, 2.0)]
+    >>> figure = draw({'Pool(4)': points}, title='Digits', ylabel='krr')
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['Pool(4)']
+  """
+  figure = mpl_figure.Figure(figsize=(8, 5), layout='constrained')
+  axes = figure.subplots()
+  for name, points in curves.items():
+    seconds = [p.seconds for p in points]
+    mean = np.array([p.mean for p in points])
+    spread = np.array([p.std or 0.0 for p in points])
+    axes.plot(seconds, mean, marker='.', label=name)
+    axes.fill_between(seconds, mean - spread, mean + spread, alpha=0.15)
+  axes.set_xscale('log')
+  axes.set_xlabel('seconds, without compilation')
+  axes.set_ylabel(ylabel)
+  axes.set_title(title)
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return figure
