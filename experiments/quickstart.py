@@ -1,149 +1,191 @@
-"""A first look, without any download: distils handwritten digits, IPC 1.
+"""A first look, without any download: the whole method, fractals to digits.
 
-python experiments/quickstart.py
+Caches and pre-trains on procedural fractals, adapts to handwritten digits, and
+sets what comes out beside distillation without a translator.
+
+  python experiments/quickstart.py
 """
 
 import dataclasses
 import pathlib
+import time
 
 import flax.linen as nn
 import jax
 import numpy as np
 from absl import flags
 
+import fsdd_jax as fsdd
 from fsdd_jax import (
-  artifacts,
   baselines,
   cli,
   datasets,
-  evaluation,
   pictures,
+  pretrained,
   protocols,
   report,
+  resolution,
 )
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax.method_configs import (
+  AdaptationConfig,
+  CachingConfig,
+  PretrainingConfig,
+)
 from fsdd_jax.normalization import Normalization, denormalize
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.one_network import FixedNetwork, distill_in_theta
 from fsdd_jax.types import LabeledSet
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/quickstart', 'Folder of the results.'
 )
-_STEPS = flags.DEFINE_integer('num_steps', 300, 'Optimiser steps a row.')
+_STEPS = flags.DEFINE_integer('num_steps', 100, 'Updates a row or a stage.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Fresh networks a score.')
 
-_DATA = DataConfig(dataset='digits', image_size=16)
+_LARGE = DataConfig(dataset='fractals:20', image_size=16)
+_TARGET = DataConfig(dataset='digits', image_size=16)
 _NETWORK = NetworkConfig(width=32)
-_COLUMNS = (
-  'set',
-  'krr in seen networks',
-  'krr in unseen networks',
-  'trained (frepo)',
-  'seconds',
-)
+_SHAPE = (16, 16, 3)
+_TRANSLATOR = fsdd.Translator(width=8, num_blocks=2)
+_COLUMNS = ('set', 'krr in unseen networks', 'trained (frepo)', 'seconds')
+
+Problem = tuple[nn.Module, datasets.Dataset, Normalization]
+Rows = dict[str, tuple[LabeledSet, float]]
 
 
-def _configs() -> list[DistillationConfig]:
-  """The rows 1 Net, Pool and Baseline."""
-  plain = DistillationConfig(ipc=1, num_steps=_STEPS.value)
-  pool, sequence = min(16, _STEPS.value), min(50, _STEPS.value)
-  return [
-    plain,
-    dataclasses.replace(plain, num_networks=pool, revisit=True),
-    dataclasses.replace(plain, num_networks=sequence),
-  ]
+def _pretrain(workdir: pathlib.Path) -> pretrained.Pretrained:
+  """Algs. 1 and 2 on fractals."""
+  large = cli.load_dataset(_LARGE, 'train')
+  transform = cli.fit_normalization(_LARGE, large)
+  network = cli.make_network(_NETWORK, _SHAPE, large.num_classes)
+  steps = _STEPS.value
+  caching = CachingConfig(
+    num_subsets=24,
+    min_classes=5,
+    max_classes=10,
+    max_images=200,
+    max_synthetic=20,
+    num_steps=min(30, steps),
+    augmentation='none',
+  )
+  config = PretrainingConfig(
+    num_steps=steps, batch_size=2, learning_rate=2e-3, eval_every=steps
+  )
+  folder = workdir / 'cache'
+  fsdd.build_cache(network, large, transform, config=caching, folder=folder)
+  return fsdd.pretrain(
+    network,
+    _TRANSLATOR,
+    fsdd.open_cache(folder),
+    large,
+    transform,
+    config=config,
+  )
 
 
-def _scores(
-  synthetic: LabeledSet,
-  test: datasets.Dataset,
-  transform: Normalization,
-  network: nn.Module,
-) -> list[evaluation.Score]:
-  """Scores in fresh networks, by the closed form and by training."""
-  return [
-    evaluation.evaluate(
-      jax.random.key(1000),
-      synthetic,
-      test,
-      transform,
-      network,
-      protocol=protocol,
-      repeats=_REPEATS.value,
-      without=protocols.unsuitable_augmentation(_DATA.dataset),
+def _adaptation_rows(workdir: pathlib.Path, problem: Problem) -> Rows:
+  """The columns of the paper's Table 1 that have a translator, with seconds."""
+  steps = _STEPS.value
+  network, train, transform = problem
+  config = AdaptationConfig(
+    adapt_ipcs=(1,),
+    num_steps=min(30, steps),
+    num_adaptation_steps=steps,
+    batch_size=1,
+    adaptation_learning_rate=3e-3,
+    network_pool=min(16, steps),
+  )
+  theta = FixedNetwork(network, seed=0, image_shape=_SHAPE)
+  trained = _pretrain(workdir)
+  untrained = pretrained.random_translator(0, _TRANSLATOR, theta)
+  begin = time.perf_counter()
+  in_theta = distill_in_theta(theta, train, transform, ipcs=(1,), config=config)
+  in_one_network = time.perf_counter() - begin
+  found = {'1 Net': (in_theta[1], in_one_network)}
+  for start, num_steps in ((trained, 0), (untrained, steps), (trained, steps)):
+    own = dataclasses.replace(config, num_adaptation_steps=num_steps)
+    begin = time.perf_counter()
+    adapted = fsdd.adapt(
+      network, start, train, transform, config=own, in_theta=in_theta
+    ).pretrained
+    synthetic = fsdd.distill_dataset(
+      adapted, train, transform, ipc=1, config=own, in_theta=in_theta[1]
     )
-    for protocol in ('krr', 'frepo')
-  ]
+    seconds = in_one_network + time.perf_counter() - begin
+    found[pretrained.method_name(start, own)] = synthetic, seconds
+  return found
+
+
+def _rival_rows(problem: Problem) -> Rows:
+  """Pool and Baseline (Alg. 4), with seconds."""
+  steps = _STEPS.value
+  pool = DistillationConfig(
+    ipc=1, num_steps=steps, num_networks=min(16, steps), revisit=True
+  )
+  baseline = dataclasses.replace(pool, num_networks=steps, revisit=False)
+  found = {}
+  for config in (pool, baseline):
+    begin = time.perf_counter()
+    synthetic = fsdd.distill_over_networks(*problem, config=config).synthetic
+    seconds = time.perf_counter() - begin
+    found[baselines.method_name(config)] = synthetic, seconds
+  return found
 
 
 def main(_: list[str]) -> None:
-  """Distils, scores and reports each row."""
+  """Makes, scores and reports each row."""
   workdir = pathlib.Path(_WORKDIR.value)
-  train, test = (cli.load_dataset(_DATA, split) for split in ('train', 'test'))
-  transform = cli.fit_normalization(_DATA, train)
-  network = cli.make_network(
-    _NETWORK, train.images.shape[1:], train.num_classes
+  train, test = (
+    resolution.repeat_channels(cli.load_dataset(_TARGET, split), _SHAPE[2])
+    for split in ('train', 'test')
   )
-  real = baselines.random_real(jax.random.key(0), train, transform, ipc=1)
-  found = _scores(real, test, transform, network)
-  rows = [['random real', '', *map(str, found), '']]
-  sets = {'random real': real}
-  for config in _configs():
-    name = baselines.method_name(config)
-    result = baselines.distill_over_networks(
-      network,
-      train,
-      transform,
-      config=config,
-      options=LoopOptions(workdir / name),
-    )
-    sets[name] = result.synthetic
-    found = _scores(result.synthetic, test, transform, network)
-    seen = np.mean(
-      [
-        evaluation.accuracy(
-          *protocols.fit_krr_in(variables, network, result.synthetic),
-          test,
-          transform,
-        )
-        for variables in result.seen
-      ]
-    )
-    seconds = f'{sum(result.seconds.values()):.1f}'
-    rows.append([name, f'{seen:.2f}', *map(str, found), seconds])
-    distilled = cli.describe_result(
-      result.synthetic,
-      transform,
-      train,
-      _DATA,
-      _NETWORK,
-      config,
-      [score.as_dict() for score in found],
-    )
-    path = workdir / name / 'distilled.safetensors'
-    artifacts.save_distilled(path, distilled)
+  transform = cli.fit_normalization(_TARGET, train)
+  network = cli.make_network(_NETWORK, _SHAPE, train.num_classes)
+  problem = network, train, transform
+  real = fsdd.random_real(jax.random.key(0), train, transform, ipc=1)
+  sets = {
+    'random real': (real, 0.0),
+    **_adaptation_rows(workdir, problem),
+    **_rival_rows(problem),
+  }
+  rows = []
+  for name, (synthetic, seconds) in sets.items():
+    scores = [
+      fsdd.evaluate(
+        jax.random.key(1000),
+        synthetic,
+        test,
+        transform,
+        network,
+        protocol=protocol,
+        repeats=_REPEATS.value,
+        without=protocols.unsuitable_augmentation(_TARGET.dataset),
+      )
+      for protocol in ('krr', 'frepo')
+    ]
+    rows.append([name, *map(str, scores), f'{seconds:.1f}'])
   _write_report(workdir, rows, sets, train, transform)
 
 
 def _write_report(
   workdir: pathlib.Path,
   rows: list[list[str]],
-  sets: dict[str, LabeledSet],
+  sets: Rows,
   train: datasets.Dataset,
   transform: Normalization,
 ) -> None:
   """Prints the table and writes the page with the pictures."""
   caption = (
     'Test accuracy in percent: mean ± std (ddof=1) over n fresh networks, last '
-    'step. Seen networks are (at most five of) those it was distilled in. '
-    'Seconds are those of the distillation, with compilation.'
+    'step. Seconds are those of distillation and adaptation, with compilation '
+    'and without the pre-training, which serves every target set.'
   )
   table = report.Table(
     'Digits, one image a class', list(_COLUMNS), rows, caption
   )
   print(report.to_markdown(table))
   shown = []
-  for name, synthetic in sets.items():
+  for name, (synthetic, _) in sets.items():
     pixels = np.asarray(denormalize(synthetic.images, transform))
     figure = pictures.class_grid(pixels, train.class_names, ipc=1)
     shown.append((name, pictures.figure_png(figure)))
@@ -152,9 +194,14 @@ def _write_report(
     title='fsdd_jax: a first look',
     tables=[table],
     pictures=shown,
-    settings={'data': str(_DATA), 'network': str(_NETWORK)},
+    settings={
+      'target set': str(_TARGET),
+      'pre-training set': str(_LARGE),
+      'network': str(_NETWORK),
+      'translator': str(_TRANSLATOR),
+    },
   )
-  print(f'Wrote {workdir}/report.html and a distilled set for each row.')
+  print(f'Wrote {workdir}/report.html with a picture of each set.')
 
 
 if __name__ == '__main__':

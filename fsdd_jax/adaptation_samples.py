@@ -193,6 +193,17 @@ def stacked(sets_at: EntriesFn, samples_at: SamplesFn) -> BatchFn:
   Returns:
     A function of the step that gives networks, sets and targets, all with
     leading axis `[b]`.
+
+  Example:
+    >>> from fsdd_jax import metrics, toy
+    >>> problem = toy.problem()
+    >>> config = AdaptationConfig(adapt_ipcs=(1,), network_pool=2, batch_size=2)
+    >>> _, samples_at = pool(*problem, config, metrics.StageClock())
+    >>> real = baselines.random_real(jax.random.key(0), *problem[1:], ipc=1)
+    >>> inputs_at = stacked(entries({1: real}, config), samples_at)
+    >>> networks, sets, targets = inputs_at(0)
+    >>> sets.images.shape, targets.gram.shape
+    ((2, 3, 8, 8, 3), (2, 64, 64))
   """
 
   def batch_at(step: int) -> tuple[Any, LabeledSet, Any]:

@@ -247,6 +247,14 @@ def start_from_file(
 
   Raises:
     ValueError: if its images were normalised otherwise, or it is damaged.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = tempfile.mkdtemp() + '/distilled.safetensors'
+    >>> artifacts.save_distilled(path, toy.distilled())
+    >>> start_from_file(path, toy.distilled().normalization).images.shape
+    (3, 8, 8, 3)
   """
   found = artifacts.load_distilled(path)
   theirs, ours = (

@@ -45,7 +45,12 @@ def option(
 
 
 def loss_option() -> Any:
-  """The error of predictions on target images that a stage minimises."""
+  """The error of predictions on target images that a stage minimises.
+
+  Example:
+    >>> loss_option().default
+    'scale_free'
+  """
   return option(
     'scale_free',
     'squared (the paper), or scale_free: that of the best multiple of the '

@@ -275,6 +275,12 @@ def scale_free_error_from_statistics(
 
   Returns:
     `[]` float32.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> stats = statistics(jnp.eye(2), jnp.eye(2))
+    >>> scale_free_error_from_statistics(5.0 * jnp.eye(2), stats).item()
+    0.0
   """
   return _best_multiple(
     quadratic=jnp.sum(weights * _matmul(stats.gram, weights)),
@@ -297,7 +303,12 @@ def _best_multiple(
 
 
 class Error(NamedTuple):
-  """An error of a map on target images, and the same by their statistics."""
+  """An error of a map on target images, and the same by their statistics.
+
+  Example:
+    >>> ERRORS['squared'].on_images.__name__
+    'mean_squared_error'
+  """
 
   on_images: Callable[..., jax.Array]
   on_statistics: Callable[..., jax.Array]

@@ -128,7 +128,12 @@ def krr_loss_from_statistics(
 
 
 class KrrLoss(NamedTuple):
-  """A loss against target images, and the same against their statistics."""
+  """A loss against target images, and the same against their statistics.
+
+  Example:
+    >>> LOSSES['squared'].on_statistics.func.__name__
+    'krr_loss_from_statistics'
+  """
 
   on_images: ErrorFn
   on_statistics: ErrorFn

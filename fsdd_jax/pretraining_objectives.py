@@ -45,7 +45,11 @@ class Objective(NamedTuple):
 
 
 def translation(
-  network: nn.Module, normalization: Normalization, *, ridge: float, loss: str
+  network: nn.Module,
+  normalization: Normalization,
+  *,
+  ridge: float,
+  loss: str = 'squared',
 ) -> Objective:
   """The loss of Alg. 2, lines 6-9: translated images in fresh networks.
 
@@ -56,7 +60,7 @@ def translation(
     network: f; its initialisers are Theta.
     normalization: how uint8 images become network inputs.
     ridge: relative ridge of `krr.solve`.
-    loss: a name in `objective.LOSSES`.
+    loss: a name in `objective.LOSSES`; the paper's by default.
 
   Returns:
     The objective.
@@ -125,7 +129,11 @@ def translation(
 
 
 def reconstruction(
-  network: nn.Module, normalization: Normalization, *, ridge: float, loss: str
+  network: nn.Module,
+  normalization: Normalization,
+  *,
+  ridge: float,
+  loss: str = 'squared',
 ) -> Objective:
   """A plain auto-encoder's: G(x) is to be x again (the column `w AE`).
 

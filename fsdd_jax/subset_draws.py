@@ -27,6 +27,13 @@ class Draws:
     initial: those `[b, n, ...]` of X_S before the first step.
     num_classes: `[b]` int32, C.
     ipc: `[b]` int32, I.
+
+  Example:
+    >>> from fsdd_jax import subsets, toy
+    >>> table = subsets.class_table(toy.problem()[1].labels, 3)
+    >>> found: Draws = draw(table, [0, 1], config=toy.CACHING)
+    >>> found.target.rows.shape, found.initial.rows.shape
+    ((2, 12), (2, 6))
   """
 
   numbers: jax.Array  # [b]
@@ -38,7 +45,13 @@ class Draws:
 
 
 def check(table: subsets.ClassTable, config: CachingConfig) -> None:
-  """Raises a ValueError if the data set cannot serve the config."""
+  """Raises a ValueError if the data set cannot serve the config.
+
+  Example:
+    >>> from fsdd_jax import subsets, toy
+    >>> labels = toy.problem()[1].labels
+    >>> check(subsets.class_table(labels, 3), toy.CACHING)  # It can serve.
+  """
   subsets.check_subset_ranges(table, **_ranges(config))
 
 
@@ -54,6 +67,12 @@ def draw(
 
   Returns:
     The draws, padded to m = M and n = I_max rows and C_max label columns.
+
+  Example:
+    >>> from fsdd_jax import subsets, toy
+    >>> table = subsets.class_table(toy.problem()[1].labels, 3)
+    >>> draw(table, [3], config=toy.CACHING).numbers.tolist()
+    [3]
   """
   return _draw(table, np.asarray(numbers, np.int32), config=config)
 
@@ -66,6 +85,13 @@ def unpad(draws: Draws) -> Draws:
 
   Returns:
     The same with m = C floor(M / C) and n = C I rows, and C label columns.
+
+  Example:
+    >>> from fsdd_jax import subsets, toy
+    >>> table = subsets.class_table(toy.problem()[1].labels, 3)
+    >>> whole = draw(table, [0], config=toy.CACHING)
+    >>> int(whole.initial.mask.sum()) == unpad(whole).initial.rows.shape[1]
+    True
   """
   (num_classes,) = draws.num_classes.tolist()
 

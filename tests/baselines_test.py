@@ -204,3 +204,27 @@ def test_killed_and_resumed_gives_the_bytes_of_the_straight_run(tmp_path):
     for folder in ('straight', 'killed')
   )
   assert straight == killed
+
+
+def test_a_start_takes_the_place_of_random_real_images(
+  tiny_network, tiny_dataset, tiny_normalization, tmp_path
+):
+  problem = tiny_network, tiny_dataset, tiny_normalization
+  config = DistillationConfig(ipc=2, num_steps=2)
+  key = jax.random.split(jax.random.key(config.seed), 4)[0]
+  same = baselines.random_real(key, *problem[1:], ipc=2)
+  plain = baselines.distill_over_networks(*problem, config=config)
+  given = baselines.distill_over_networks(*problem, config=config, start=same)
+  np.testing.assert_array_equal(plain.synthetic.images, given.synthetic.images)
+  np.testing.assert_array_equal(plain.synthetic.labels, given.synthetic.labels)
+  with pytest.raises(ValueError, match='ipc = 1 of 3 classes'):
+    baselines.distill_over_networks(
+      *problem, config=DistillationConfig(ipc=1), start=same
+    )
+  # A work directory is of one start.
+  options = LoopOptions(tmp_path)
+  baselines.distill_over_networks(*problem, config=config, options=options)
+  with pytest.raises(ValueError, match='start_sha256'):
+    baselines.distill_over_networks(
+      *problem, config=config, options=options, start=same
+    )

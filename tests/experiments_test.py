@@ -60,15 +60,57 @@ def test_evaluate_scores_beside_random_real_and_adds_to_the_file(workdir):
   assert artifacts.load_distilled(path).metadata.scores == (score,)
 
 
+def test_distill_goes_on_from_a_set(workdir, tmp_path):
+  start = workdir / 'distilled.safetensors'
+  data = ('--dataset=digits', '--holdout=0.2', '--ipc=1', '--width=4')
+  result = run(
+    'distill.py', *data, '--limit=100', '--num_steps=1', f'--start={start}',
+    f'--workdir={tmp_path / "same"}',
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+  further = artifacts.load_distilled(tmp_path / 'same/distilled.safetensors')
+  assert further.metadata.recipe['start'] == str(start)
+  before = artifacts.load_distilled(start)
+  # One step of Adam moves a value by the rate at most.
+  assert 0 < abs(further.images - before.images).max() < 0.11
+  other = run(
+    'distill.py', *data, '--limit=50', '--num_steps=1', f'--start={start}',
+    f'--workdir={tmp_path / "other"}',
+  )  # fmt: skip
+  assert other.returncode != 0
+  assert 'was normalised by' in other.stderr
+
+
+def test_curves(tmp_path):
+  result = run(
+    'curves.py',
+    *('--dataset=digits', '--width=4', '--adapt_ipcs=1', '--network_pool=2'),
+    *('--translator_width=4', '--translator_blocks=0', '--batch_size=1'),
+    *('--num_steps=2', '--num_adaptation_steps=2', '--rival_steps=2'),
+    *('--rival_batch=20', '--real_batch=20', '--pools=2', '--direct_steps=2'),
+    *('--every=1', '--repeats=2', f'--workdir={tmp_path}'),
+  )
+  assert result.returncode == 0, result.stderr
+  found = json.loads((tmp_path / 'curves.json').read_text())['curves']
+  assert list(found)[:2] == ['Baseline', 'Pool(2)']
+  # In theta, of the translator, and on the translated set.
+  steps = [point['step'] for point in found['w/o Pre-Train, then Pool(2)']]
+  assert steps == [1, 2, 1, 2, 1, 2]
+  assert (tmp_path / 'curves.png').stat().st_size > 1000
+  lines = (tmp_path / 'curves.csv').read_text().splitlines()
+  assert len(lines) == 1 + len(found)
+
+
 def test_quickstart(tmp_path):
   result = run(
     'quickstart.py', f'--workdir={tmp_path}', '--num_steps=2', '--repeats=1'
   )
   assert result.returncode == 0, result.stderr
   rows = re.findall(r'^\| (\S.*?) +\|', result.stdout, re.MULTILINE)
-  assert rows[-4:] == ['random real', '1 Net', 'Pool(2)', 'Baseline']
+  names = ['random real', '1 Net', 'w/o Ada', 'w/o Pre-Train', 'w Ada']
+  assert rows[-7:] == [*names, 'Pool(2)', 'Baseline']
   page = (tmp_path / 'report.html').read_text()
-  assert page.count('<img') == 4
+  assert page.count('<img') == 7
   assert 'src="http' not in page
 
 
