@@ -124,6 +124,32 @@ def test_benchmark_step():
   assert re.search(r'\| +40 \|', result.stdout)
 
 
+def test_benchmark_adapt():
+  result = run(
+    'benchmark.py',
+    *('adapt', '--ipc=1', '--image_size=8', '--width=4', '--batch_size=1'),
+    *('--translator_width=4', '--translator_blocks=0', '--repeats=2'),
+  )
+  assert result.returncode == 0, result.stderr
+  assert re.search(r'\| +1 \|', result.stdout)
+  assert '10 images of 8 x 8 a set' in result.stdout
+
+
+def test_benchmark_cache():
+  result = run(
+    'benchmark.py',
+    *('cache', '--dataset=fractals:3', '--limit=60', '--image_size=8'),
+    *('--width=4', '--num_subsets=2', '--min_classes=2', '--max_classes=3'),
+    *('--max_images=12', '--max_synthetic=6', '--num_steps=2'),
+    *('--subsets_per_batch=2', '--augmentation=none', '--repeats=1'),
+  )
+  assert result.returncode == 0, result.stderr
+  rows = re.findall(r'^\| (first|\d+) +\|', result.stdout, re.MULTILINE)
+  assert rows == ['first', '2']
+  difference = re.search(r'at most (\S+) \(relative\)', result.stdout)
+  assert float(difference[1]) < 1e-3
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [

@@ -1,0 +1,115 @@
+"""Both sides of a benchmark run, in turn, and do the same work."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsdd_jax import benchmarks, caching_benchmark, metrics, objective
+from fsdd_jax.method_configs import CachingConfig
+from fsdd_jax.translator import Translator
+
+_CACHING = CachingConfig(
+  num_subsets=5,
+  min_classes=2,
+  max_classes=3,
+  max_images=13,
+  max_synthetic=7,
+  num_steps=4,
+  subsets_per_batch=2,
+  ridge=1e-3,
+)
+
+
+def test_calls_are_timed_in_turn_after_a_warm_up():
+  calls = []
+  pairs = benchmarks.time_pairs(
+    lambda: calls.append('measured'),
+    lambda: calls.append('yardstick'),
+    repeats=3,
+  )
+  assert calls == ['measured', 'yardstick'] * 5
+  assert len(pairs.measured) == len(pairs.yardstick) == 3
+
+
+def test_ratios_are_of_pairs():
+  assert benchmarks.Pairs([1.0, 6.0], [2.0, 3.0]).ratios == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+  'measure',
+  [
+    functools.partial(benchmarks.distillation_step, num_real=30),
+    functools.partial(
+      benchmarks.adaptation_step,
+      translator=Translator(width=4, num_blocks=0),
+      batch_size=2,
+    ),
+  ],
+)
+def test_both_sides_run_and_compile_before_they_are_timed(
+  tiny_network, monkeypatch, measure
+):
+  calls = []
+
+  def time_pairs(measured, yardstick, *, repeats):
+    for call in (measured, yardstick):
+      assert all(np.isfinite(x).all() for x in jax.tree.leaves(call()))
+    clock = metrics.StageClock()
+    with clock.part('second'):
+      jax.block_until_ready((measured(), yardstick()))
+    assert set(clock.seconds()) == {'second'}
+    calls.append(repeats)
+
+  monkeypatch.setattr(benchmarks, 'time_pairs', time_pairs)
+  measure(network=tiny_network, ipc=1, image_size=8, repeats=2)
+  assert calls == [2]
+
+
+def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
+  translator = Translator(width=4, num_blocks=0, head_scale=1.0)
+  features_of = objective.feature_fn(tiny_network)
+  labeled = benchmarks._noisy_set(1, 8)
+  sets = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), labeled)
+  keys = jax.random.split(jax.random.key(0), 3)
+  params = translator.init(keys[0], labeled.images)['params']
+  networks = [tiny_network.init(key, labeled.images) for key in keys[1:]]
+  cotangent = jax.random.normal(
+    keys[0], features_of(networks[0], labeled.images).shape
+  )
+
+  def total(params):
+    images = translator.apply({'params': params}, sets.images)
+    features = [features_of(*pair) for pair in zip(networks, images)]  # noqa: B905
+    return sum(jnp.vdot(f, cotangent) for f in features)
+
+  found = benchmarks._passes(translator, features_of)(
+    params, jax.tree.map(lambda *x: jnp.stack(x), *networks), sets, cotangent
+  )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3),
+    found,
+    jax.grad(total)(params),
+  )
+
+
+def test_caching_side_by_side_is_the_loop_with_padding(
+  tiny_network, tiny_dataset, tiny_normalization
+):
+  result = caching_benchmark.compare(
+    tiny_network, tiny_dataset, tiny_normalization, config=_CACHING
+  )
+  # Augmentation is drawn an image, and padding comes last.
+  assert 0 < result.difference < 1e-3
+  first, second = result.passes
+  assert first.batched_compilation > 0
+  assert first.loop_compilation > 0
+  assert second.batched_compilation == second.loop_compilation == 0.0
+  assert second.batched > 0
+  assert second.loop > 0
+  assert 1 < result.num_shapes <= 5
+  # Three batches of two; targets have 12 images for 2 or 3 classes.
+  assert result.padded_target == pytest.approx(1 - 5 * 12 / (6 * 13))
+  assert 1 / 6 < result.padded_synthetic < 1
