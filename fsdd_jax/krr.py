@@ -226,14 +226,16 @@ def scale_free_error(
   labels: jax.Array,
   mask: jax.Array | None = None,
 ) -> jax.Array:
-  """Squared error of the best non-negative multiple of a map's predictions.
+  """Squared error of the best multiple of a map's predictions.
 
-  With P the predictions, min over a >= 0 of ||a P - Y||^2 is
-  ||Y||^2 - max(0, <P, Y>)^2 / ||P||^2. A distilled set of few images fits a
-  map whose predictions in an unseen network are far too large; the squared
-  error then rewards shrinking them first, which changes no decision. This
-  error sees their direction alone. Not in the paper, whose loss is
-  `mean_squared_error`.
+  With P the predictions, min over a of ||a P - Y||^2 is
+  ||Y||^2 - <P, Y>^2 / ||P||^2. Where <P, Y> is negative, the second term is
+  added instead, so that predictions that point away from Y are led back.
+
+  A distilled set of few images fits a map whose predictions in an unseen
+  network are far too large; the squared error then rewards shrinking them
+  first, which changes no decision. This error sees their direction alone. Not
+  in the paper, whose loss is `mean_squared_error`.
 
   Args:
     weights: `[d, k]` from `solve`.
@@ -242,8 +244,8 @@ def scale_free_error(
     mask: `[n]`, 1 for an image and 0 for padding; all ones by default.
 
   Returns:
-    `[]` float32, mean over images; at most ||Y||^2 / n, which is 1 - 1/k with
-    centred labels of k classes.
+    `[]` float32, mean over images. Predictions without any relation to the
+    labels have ||Y||^2 / n, which is 1 - 1/k with centred labels of k classes.
 
   Example:
     >>> import jax.numpy as jnp
@@ -298,7 +300,7 @@ def _best_multiple(
   count: jax.Array,
 ) -> jax.Array:
   # The tiny number keeps value and gradient finite where all predictions are 0.
-  gain = jnp.maximum(linear, 0.0) ** 2 / (quadratic + _TINY * energy)
+  gain = linear * jnp.abs(linear) / (quadratic + _TINY * energy)
   return (energy - gain) / count
 
 

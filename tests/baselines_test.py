@@ -104,7 +104,7 @@ def test_distillation_lowers_the_loss_in_its_networks(
   def loss(synthetic):
     return np.mean(
       [
-        objective.krr_loss_from_statistics(
+        objective.LOSSES[_CONFIG.loss].on_statistics(
           objective.feature_fn(tiny_network), v, synthetic, s, ridge=1e-6
         )
         for v, s in zip(result.seen, stats, strict=True)

@@ -198,16 +198,20 @@ def test_scale_free_error_is_that_of_the_best_multiple(seed):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_scale_free_error_of_opposite_or_no_predictions_is_that_of_zero():
+def test_scale_free_error_of_opposite_predictions_leads_back():
   features, labels = make(20, 6)
   weights = krr.solve(features, labels, ridge=1e-1)
   energy = np.square(labels).sum(1).mean()
-  for factor in (-1.0, 0.0):
-    value, gradient = jax.value_and_grad(krr.scale_free_error)(
-      factor * weights, features, labels
-    )
-    np.testing.assert_allclose(value, energy, rtol=1e-5)
-    assert np.isfinite(gradient).all()
+  error = jax.value_and_grad(krr.scale_free_error)
+  value, _ = error(weights, features, labels)
+  nothing, at_nothing = error(0.0 * weights, features, labels)
+  opposite, at_opposite = error(-weights, features, labels)
+  np.testing.assert_allclose(nothing, energy, rtol=1e-5)
+  np.testing.assert_allclose(energy - value, opposite - energy, rtol=1e-4)
+  assert np.isfinite(at_nothing).all()
+  # No plateau: a small step against the gradient lowers the error.
+  step = -weights - 1e-2 * at_opposite / np.linalg.norm(at_opposite)
+  assert error(step, features, labels)[0] < opposite
 
 
 def test_scale_free_error_leaves_out_masked_rows():
