@@ -52,7 +52,7 @@ STAGES = {
     lambda straight, scaled: (
       *(*_LARGE, *_NETWORK, '--min_classes=2', '--max_classes=6'),
       *('--max_images=60', '--max_synthetic=18', '--subsets_per_batch=2'),
-      *(f'--num_subsets={scaled(24)}', f'--num_steps={scaled(60)}'),
+      *(f'--num_subsets={scaled(24)}', f'--num_steps={scaled(200)}'),
     ),
   ),
   'pretrain': Stage(
@@ -240,6 +240,9 @@ def main() -> None:
   parser.add_argument('--kills', type=int, default=10, help='of each stage')
   parser.add_argument('--work', type=float, default=1, help='factor of steps')
   parser.add_argument('--seed', type=int, default=0, help='of the moments')
+  parser.add_argument(
+    '--last', choices=STAGES, default='adapt', help='the last stage to run'
+  )
   arguments = parser.parse_args()
   rng = random.Random(arguments.seed)
   rows, different = [], []
@@ -247,7 +250,7 @@ def main() -> None:
     # Starts get short, so that kills hit work more often than compilation.
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{folder}/compiled')
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
-    for name in STAGES:
+    for name in list(STAGES)[: 1 + list(STAGES).index(arguments.last)]:
       result = soak(
         name,
         pathlib.Path(folder),
