@@ -11,10 +11,11 @@ import pytest
 from tests import soak
 
 
-def test_stages_survive_a_kill():
+def test_a_stage_survives_a_kill():
+  # One stage, for the time it takes; the others' resume has tests of its own.
   path = pathlib.Path(__file__).with_name('soak.py')
   result = subprocess.run(
-    [sys.executable, str(path), '--kills=1', '--work=0.05'],
+    [sys.executable, str(path), '--kills=1', '--work=0.05', '--last=cache'],
     capture_output=True,
     text=True,
     # Compiling is most of the time here, running almost none of it.
@@ -22,7 +23,7 @@ def test_stages_survive_a_kill():
   )
   assert result.returncode == 0, result.stderr
   rows = re.findall(r'^\| (\w+) +\| +1 \|.*\| yes +\|$', result.stdout, re.M)
-  assert rows == ['cache', 'pretrain', 'adapt']
+  assert rows == ['cache']
 
 
 def test_other_bytes_and_missing_files_are_noticed(tmp_path):
