@@ -110,7 +110,7 @@ def _distilled_alone(data, entry, config):
   )
 
   def loss_fn(synthetic):
-    return objective.krr_loss(
+    return objective.LOSSES[config.loss].on_images(
       objective.feature_fn(_NETWORK),
       theta,
       synthetic,
