@@ -30,7 +30,7 @@ from fsdd_jax import (
 )
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
-from fsdd_jax.pretrained import method_name
+from fsdd_jax.pretrained import check_pretrained, method_name
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import translate
 from fsdd_jax.types import LabeledSet
@@ -131,7 +131,10 @@ def main(_: list[str]) -> None:
     theta_size=None,
     seed=config.seed,
   )
+  channels = start.theta.image_shape[-1]
+  train, held = (resolution.repeat_channels(d, channels) for d in (train, held))
   transform = cli.fit_normalization(data, train)
+  check_pretrained(start, transform)
   network = cli.make_network(
     network_config, train.images.shape[1:], train.num_classes
   )

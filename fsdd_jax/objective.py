@@ -135,8 +135,8 @@ class KrrLoss(NamedTuple):
     'krr_loss_from_statistics'
   """
 
-  on_images: ErrorFn
-  on_statistics: ErrorFn
+  on_images: Callable[..., jax.Array]
+  on_statistics: Callable[..., jax.Array]
 
 
 # By the name of the error in `krr.ERRORS`. Made once, as functions that are
