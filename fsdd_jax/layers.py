@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fsdd_jax.convolution import Conv
+
 Initializer = Callable[..., jax.Array]  # (key, shape, dtype) -> array
 
 
@@ -187,7 +189,7 @@ class Network(nn.Module):
     """A `size` x `size` convolution, padded on both sides as in PyTorch."""
     initializers = INITIALIZATIONS[self.initialization]
     kernel_init, bias_init = initializers(size * size * x.shape[-1])
-    layer = nn.Conv(
+    layer = Conv(
       width,
       (size, size),
       strides=stride,

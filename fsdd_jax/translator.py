@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fsdd_jax.convolution import Conv
 from fsdd_jax.types import LabeledSet
 
 # Two stages of stride 2: sides of the inner images are multiples of it.
@@ -38,8 +39,8 @@ class _ResidualBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     width = x.shape[-1]
-    y = nn.Conv(width, (3, 3), kernel_init=_variance_scaling(2.0))(nn.relu(x))
-    y = nn.Conv(
+    y = Conv(width, (3, 3), kernel_init=_variance_scaling(2.0))(nn.relu(x))
+    y = Conv(
       width, (3, 3), kernel_init=_variance_scaling(2.0 * self.branch_scale)
     )(nn.relu(y))
     return x + y
@@ -93,7 +94,7 @@ class Translator(nn.Module):
     x = self._decode(self._encode(x))
     # A variance of 0 is no valid scale of the initialiser's, hence the product.
     base_init = _variance_scaling(1.0)
-    delta = nn.Conv(
+    delta = Conv(
       channels,
       (3, 3),
       kernel_init=lambda *args: self.head_scale * base_init(*args),
@@ -103,9 +104,9 @@ class Translator(nn.Module):
 
   def _encode(self, x: jax.Array) -> jax.Array:
     he_init = _variance_scaling(2.0)
-    x = nn.Conv(self.width, (3, 3), kernel_init=he_init, name='stem')(x)
+    x = Conv(self.width, (3, 3), kernel_init=he_init, name='stem')(x)
     for stage in (1, 2):
-      x = nn.Conv(
+      x = Conv(
         self.width * 2**stage,
         (3, 3),
         strides=2,
@@ -121,7 +122,7 @@ class Translator(nn.Module):
   def _decode(self, x: jax.Array) -> jax.Array:
     for stage in (1, 0):
       x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-      x = nn.Conv(
+      x = Conv(
         self.width * 2**stage,
         (3, 3),
         kernel_init=_variance_scaling(2.0),

@@ -23,6 +23,7 @@ _LAYERS = (
     'krr',
     'image_ops',
     'augment',
+    'convolution',
     'layers',
     'networks',
     'translator',
