@@ -1,13 +1,12 @@
 """Caching side by side, against one subset after another without padding."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import numpy as np
 
-from fsdd_jax import metrics, subset_draws
+from fsdd_jax import metrics, subset_distiller, subset_draws
 from fsdd_jax.cache_records import CacheEntry
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.method_configs import CachingConfig
@@ -46,9 +45,9 @@ class CachingComparison:
   Attributes:
     passes: the first one compiles.
     num_shapes: pairs (C, I) among the subsets, each of which the loop compiles.
-    padded_synthetic: share of the rows of distilled sets that are padding or
-      in a subset that fills the last batch.
-    padded_target: the same of target sets.
+    padded_synthetic: share of the distilled images that passed the network and
+      were padding, or in a subset that fills the last batch.
+    padded_target: the same of target images.
     difference: the largest difference of a loss between both, relative to the
       loss of the loop.
 
@@ -105,16 +104,17 @@ def compare(
     alone, *loops = _timed(lambda: _one_by_one(distiller, config))
     passes.append(Pass(*ours, *loops))
   losses, expected = ([e.losses for e in es] for es in (batched, alone))
-  batches = math.ceil(config.num_subsets / config.subsets_per_batch)
-  # Rows of all sets that were distilled, were they as large as they may be.
-  sets = batches * config.subsets_per_batch
+  size = config.subsets_per_batch
+  batches = [batched[i : i + size] for i in range(0, len(batched), size)]
+  packed = sum(_num_packed(batch, size) for batch in batches)
   synthetic = sum(len(entry.synthetic.mask) for entry in alone)
   target = sum(len(entry.target.mask) for entry in alone)
+  all_target = len(batches) * size * config.max_images
   return CachingComparison(
     passes=tuple(passes),
     num_shapes=len({(int(e.num_classes), int(e.ipc)) for e in alone}),
-    padded_synthetic=1 - synthetic / (sets * config.max_synthetic),
-    padded_target=1 - target / (sets * config.max_images),
+    padded_synthetic=1 - synthetic / packed,
+    padded_target=1 - target / all_target,
     difference=float(np.max(np.abs(np.divide(losses, expected) - 1))),
   )
 
@@ -128,6 +128,13 @@ def _in_batches(
     stop = min(start + config.subsets_per_batch, config.num_subsets)
     entries += distiller(range(start, stop))
   return entries
+
+
+def _num_packed(entries: list[CacheEntry], size: int) -> int:
+  """Distilled images of one batch that pass the network."""
+  filled = entries + [entries[-1]] * (size - len(entries))
+  masks = np.stack([entry.synthetic.mask for entry in filled])
+  return len(subset_distiller.packed_rows(masks))
 
 
 def _one_by_one(

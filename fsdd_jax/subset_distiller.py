@@ -1,8 +1,9 @@
 """Alg. 1, lines 3-20: several random subsets distilled side by side.
 
 Their distilled images pass the one fixed network as one larger batch. All sets
-are padded to one size, so that one compiled function serves any number of
-classes C and of images a class I.
+are padded to one size, and their images without the padding are packed to one
+of few sizes, so that few compiled functions serve any number of classes C and
+of images a class I.
 """
 
 import dataclasses
@@ -34,14 +35,41 @@ from fsdd_jax.types import LabeledSet, Subset
 
 State = tuple[LabeledSet, optax.OptState]
 
+# Sizes of packed images, each compiled when it first occurs: more of them are
+# less padding. The sum of several random sizes falls on two or three of eight.
+_NUM_PACKED_SIZES = 8
+
+
+def packed_rows(mask: np.ndarray) -> np.ndarray:
+  """Rows that are no padding, filled up to one of few sizes.
+
+  Args:
+    mask: 1 for rows in use and 0 for padding, of any shape; at least one 1.
+
+  Returns:
+    `[r]` int32 indices into the flattened mask, then its size, which is none of
+    them, until r is a multiple of an eighth of the size, rounded up.
+
+  Example:
+    >>> import numpy as np
+    >>> packed_rows(np.array([[1, 1, 0, 0], [1, 1, 1, 0]])).tolist()
+    [0, 1, 4, 5, 6]
+    >>> packed_rows(np.arange(16) < 3).tolist()
+    [0, 1, 2, 16]
+  """
+  rows = np.flatnonzero(mask)
+  part = -(-mask.size // _NUM_PACKED_SIZES)
+  missing = min(-len(rows) % part, mask.size - len(rows))
+  return np.pad(rows, (0, missing), constant_values=mask.size).astype(np.int32)
+
 
 class SubsetDistiller:
   """Distils subsets of a large set in one network (Alg. 1, lines 3-20).
 
   Called with the numbers of at most `config.subsets_per_batch` subsets, it
   returns an entry of NumPy arrays for each, with the loss of every step
-  (before its update). It compiles at its first call only, or never if another
-  was made with the same settings.
+  (before its update). It compiles at its first call, or never if another was
+  made with the same settings, and when a size of `packed_rows` first occurs.
 
   Example:
     >>> from fsdd_jax import toy
@@ -115,6 +143,7 @@ class SubsetDistiller:
       draws.initial,
       config=config,
     )
+    rows = jax.device_put(packed_rows(np.asarray(draws.initial.mask)))
     curves: list[np.ndarray] = []
     pending: list[jax.Array] = []
     for index in range(config.num_steps):
@@ -125,6 +154,7 @@ class SubsetDistiller:
         self._variables,
         features,
         target,
+        rows,
         features_of=self._features_of,
         config=config,
       )
@@ -233,6 +263,7 @@ def _step(
   variables: Any,
   target_features: list[list[jax.Array]],
   target: Subset,
+  rows: jax.Array,
   *,
   features_of: objective.FeatureFn,
   config: CachingConfig,
@@ -256,7 +287,9 @@ def _step(
   def total_loss(trainable: dict[str, jax.Array]) -> tuple:
     images = trainable['images']
     flat = images.reshape(-1, *images.shape[2:])
-    features = features_of(variables, flat).reshape(*sizes, -1)
+    packed = features_of(variables, flat.at[rows].get(mode='fill'))
+    features = jnp.zeros((len(flat), packed.shape[-1]), packed.dtype)
+    features = features.at[rows].set(packed, mode='drop').reshape(*sizes, -1)
     # One regression after another, unrolled: with `jax.vmap`, batched LAPACK
     # calls of jaxlib 0.10 wait for threads of the very pool that they occupy,
     # and two at once block a machine of two cores for ever.

@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from experiments import cache as cache_binary
 from fsdd_jax import (
@@ -183,15 +186,30 @@ def test_augmentation_has_a_key_for_each_subset_and_step(data):
   np.testing.assert_allclose(again.losses, three.losses, rtol=1e-4)
 
 
-def test_other_numbers_of_classes_and_images_compile_nothing(data):
+def test_few_sizes_serve_all_numbers_of_classes_and_images(data):
   distil = _distiller(data, augmentation='dsa')
-  first = distil([0, 1])
-  clock = metrics.StageClock()
-  with clock.part('second'):
-    second = distil([2])
-  pairs = {(int(e.num_classes), int(e.ipc)) for e in [*first, *second]}
-  assert len(pairs) == 3
-  assert clock.seconds().get('compilation', 0.0) == 0.0
+  sizes, pairs = set(), set()
+  for numbers in np.arange(20).reshape(-1, 2):
+    initial = distil.draw(numbers).initial.mask
+    size = len(subset_distiller_lib.packed_rows(np.asarray(initial)))
+    clock = metrics.StageClock()
+    with clock.part('all'):
+      entries = distil(numbers)
+    pairs |= {(int(e.num_classes), int(e.ipc)) for e in entries}
+    if size in sizes:
+      assert clock.seconds().get('compilation', 0.0) == 0.0
+    sizes.add(size)
+  assert len(pairs) > 4
+  assert len(sizes) <= 8
+
+
+@given(hnp.arrays(np.bool_, st.integers(1, 40)).filter(np.any))
+def test_packed_rows_are_all_that_are_in_use_and_little_else(mask):
+  rows = subset_distiller_lib.packed_rows(mask)
+  np.testing.assert_array_equal(rows[: mask.sum()], np.flatnonzero(mask))
+  assert np.all(rows[mask.sum() :] == mask.size)
+  assert len(rows) <= mask.size
+  assert len(rows) < mask.sum() + -(-mask.size // 8)
 
 
 def test_regressions_are_not_batched(data, monkeypatch):
