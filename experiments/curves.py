@@ -20,6 +20,7 @@ from absl import flags
 
 from fsdd_jax import (
   adaptation,
+  adaptation_samples,
   baselines,
   cli,
   curves,
@@ -83,7 +84,16 @@ def _methods(
     )
 
   def adapted_then_direct(options: LoopOptions) -> None:
-    result = adapted(config)(options)
+    networks = adaptation_samples.pool_networks(*problem, config)
+    result = adaptation.adapt(
+      network,
+      start,
+      train,
+      transform,
+      config=config,
+      options=options,
+      networks=networks,
+    )
     translated = adaptation.distill_dataset(
       result.pretrained,
       train,
@@ -97,7 +107,11 @@ def _methods(
       rival, num_steps=steps, num_networks=min(pool, steps), revisit=True
     )
     baselines.distill_over_networks(
-      *problem, config=direct, options=options, start=translated
+      *problem,
+      config=direct,
+      options=options,
+      start=translated,
+      networks=networks,
     )
 
   steps, name = rival.num_steps, method_name(start, config)

@@ -20,6 +20,7 @@ from fsdd_jax import (
   artifacts,
   containers,
   distill,
+  inputs,
   metrics,
   random_networks,
   resolution,
@@ -90,6 +91,7 @@ def adapt(
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
   in_theta: Mapping[int, LabeledSet] | None = None,
+  networks: inputs.InputsFn | None = None,
   clock: metrics.StageClock | None = None,
 ) -> AdaptationResult:
   """Adapts a translator to a target set (Alg. 3).
@@ -110,6 +112,8 @@ def adapt(
     progress_fn: in place of that of the options; follows each distillation in
       theta, then the adaptation, each from step 1.
     in_theta: sets distilled in theta before, by IPC, instead of anew.
+    networks: the pool with its statistics, as of
+      `adaptation_samples.pool_networks` with the same config, to share them.
     clock: adds to these seconds instead of starting at zero.
 
   Returns:
@@ -148,6 +152,11 @@ def adapt(
       options=options,
       clock=clock,
     )
+  if networks and not config.network_pool:
+    raise ValueError(
+      'Networks were given, but network_pool = 0 draws fresh ones; set it to '
+      'their number.'
+    )
   if missing := [ipc for ipc in config.adapt_ipcs if ipc not in in_theta]:
     raise ValueError(
       f'No set distilled in theta was given for IPC {missing}; give one for '
@@ -155,13 +164,11 @@ def adapt(
     )
   sets = {ipc: in_theta[ipc] for ipc in config.adapt_ipcs}
   if config.num_adaptation_steps:
-    samples_of = (
-      adaptation_samples.pool
+    problem = network, dataset, normalization, config, clock
+    loss_fn, samples_at = (
+      adaptation_samples.pool(*problem, networks)
       if config.network_pool
-      else adaptation_samples.fresh
-    )
-    loss_fn, samples_at = samples_of(
-      network, dataset, normalization, config, clock
+      else adaptation_samples.fresh(*problem)
     )
     with clock.part('adaptation'):
       params = _update(

@@ -82,6 +82,7 @@ def pool(
   normalization: Normalization,
   config: AdaptationConfig,
   clock: metrics.StageClock,
+  networks: inputs.InputsFn | None = None,
 ) -> tuple[LossFn, SamplesFn]:
   """Samples in a pool of networks, against the statistics of all images.
 
@@ -91,6 +92,7 @@ def pool(
     normalization: how its images become network inputs.
     config: the size of the pool, S and B.
     clock: gets the seconds of the statistics.
+    networks: the pool, as of `pool_networks`, which draws it by default.
 
   Returns:
     The loss of a sample and the samples of each step.
@@ -103,7 +105,7 @@ def pool(
     >>> stats.count.item()
     24.0
   """
-  _, network_key, order_key, _ = _keys(config)
+  order_key = _keys(config)[2]
   size = config.batch_size
   order = baselines.network_order(
     order_key,
@@ -111,8 +113,8 @@ def pool(
     config.num_adaptation_steps * size,
     revisit=True,
   )
-  inputs_of = _statistics(
-    network_key, network, dataset, normalization, config, clock
+  inputs_of = networks or pool_networks(
+    network, dataset, normalization, config, clock
   )
 
   @functools.cache
@@ -127,6 +129,47 @@ def pool(
 
   loss_fn = objective.LOSSES[config.loss].on_statistics
   return _in_network(loss_fn, network, config), samples_at
+
+
+def pool_networks(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  config: AdaptationConfig,
+  clock: metrics.StageClock | None = None,
+) -> inputs.InputsFn:
+  """The networks of an adaptation's pool, each with the statistics of X_T.
+
+  `adaptation.adapt` makes them itself. Made here, they may be handed to it and
+  to `baselines.distill_over_networks`, which then sums no statistics anew.
+
+  Args:
+    network: f, whose weights theta' are drawn for the pool.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    config: the size of the pool and the seed of its weights.
+    clock: gets the seconds of the statistics.
+
+  Returns:
+    A function of the network's number, and of the step, which plays no part;
+    it sums the statistics of a network at the first call with its number.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> config = AdaptationConfig(network_pool=2)
+    >>> networks = pool_networks(*toy.problem(), config)
+    >>> variables, stats = networks(0, 0)
+    >>> stats.count.item(), networks(0, 5)[1] is stats
+    (24.0, True)
+  """
+  return _statistics(
+    _keys(config)[1],
+    network,
+    dataset,
+    normalization,
+    config,
+    clock or metrics.StageClock(),
+  )
 
 
 def fresh(

@@ -155,6 +155,7 @@ def distill_over_networks(
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
   start: LabeledSet | None = None,
+  networks: inputs.InputsFn | None = None,
 ) -> DistillationResult:
   """Distils a target set in R random networks (Alg. 4).
 
@@ -170,6 +171,9 @@ def distill_over_networks(
     progress_fn: in place of that of the options.
     start: the set before the first step, such as a translated one; by default
       random real images (Alg. 4, lines 1-6).
+    networks: at least R networks with their statistics over `dataset`, such as
+      those of an adaptation (`adaptation_samples.pool_networks`), instead of
+      new ones.
 
   Returns:
     The distilled set, the networks seen last, and seconds.
@@ -198,14 +202,17 @@ def distill_over_networks(
   draw = functools.partial(
     _draw, network_key, network, dataset.images.shape[1:]
   )
-  loss_fn, inputs_of = _loss_and_inputs(
-    batch_key, network, draw, dataset, normalization, config, clock
-  )
   facts = {
     'network_fields': repr(network),
     'dataset_fingerprint': dataset.fingerprint(),
     'normalization': artifacts.describe_normalization(normalization),
   }
+  if networks is not None:
+    draw = functools.partial(_given, networks)
+    facts['network_sha256'] = containers.hash_tree(draw(0))
+  loss_fn, inputs_of = _loss_and_inputs(
+    batch_key, network, draw, dataset, normalization, config, clock, networks
+  )
   if start is None:
     start = random_real(
       initial_key,
@@ -258,6 +265,11 @@ def _draw(
   return random_networks.sample(key, network, image_shape)
 
 
+def _given(networks: inputs.InputsFn, index: int) -> Any:
+  """The variables of network `index` of those that a caller gave."""
+  return networks(index, 0)[0]
+
+
 def _loss_and_inputs(
   key: jax.Array,
   network: nn.Module,
@@ -266,9 +278,17 @@ def _loss_and_inputs(
   normalization: Normalization,
   config: DistillationConfig,
   clock: metrics.StageClock,
+  networks: inputs.InputsFn | None,
 ) -> tuple[LossFn, inputs.InputsFn]:
   """What a step minimises, by statistics or by batches of real images."""
   loss = objective.LOSSES[config.loss]
+  if networks is not None:
+    if config.real_batch:
+      raise ValueError(
+        'Networks were given with their statistics, which real_batch = '
+        f'{config.real_batch} would not use; set it to 0.'
+      )
+    return loss.on_statistics, networks
   keep = config.num_networks if config.revisit else 1
   if config.real_batch:
     return loss.on_images, inputs.from_batches(

@@ -13,7 +13,9 @@ import pytest
 
 from fsdd_jax import (
   adaptation,
+  adaptation_samples,
   artifacts,
+  baselines,
   datasets,
   metrics,
   networks,
@@ -70,7 +72,9 @@ def in_theta(start, target):
   )
 
 
-def _adapt(network, start, target, in_theta, *, options=None, **changes):
+def _adapt(
+  network, start, target, in_theta, *, options=None, networks=None, **changes
+):
   return adaptation.adapt(
     network,
     start,
@@ -78,6 +82,7 @@ def _adapt(network, start, target, in_theta, *, options=None, **changes):
     config=dataclasses.replace(_CONFIG, **changes),
     in_theta=in_theta,
     options=options,
+    networks=networks,
   )
 
 
@@ -468,3 +473,45 @@ def test_flags_against_the_file_end_in_one_line(start, target, tmp_path):
   assert result.returncode == 1
   assert 'width of theta is 4 in its file, 8 here' in result.stderr
   assert 'Traceback' not in result.stderr
+
+
+def test_a_pool_is_shared_with_direct_steps(
+  tiny_network, start, target, in_theta
+):
+  config = dataclasses.replace(_CONFIG, real_batch=0, network_pool=2)
+  clock = metrics.StageClock()
+  pool = adaptation_samples.pool_networks(tiny_network, *target, config, clock)
+  adapt = functools.partial(
+    adaptation.adapt,
+    tiny_network,
+    start,
+    *target,
+    config=config,
+    in_theta=in_theta,
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    adapt(networks=pool).variables,
+    adapt().variables,
+  )
+  assert clock.seconds()['adaptation statistics'] > 0
+  direct = dataclasses.replace(
+    config.distillation(1), num_networks=2, num_steps=3, revisit=True
+  )
+  summed = clock.seconds()
+  result = baselines.distill_over_networks(
+    tiny_network, *target, config=direct, start=in_theta[1], networks=pool
+  )
+  assert clock.seconds() == summed
+  assert 'statistics' not in result.seconds
+  ours = [pool(index, 0)[0] for index in range(2)]
+  assert all(any(seen is one for one in ours) for seen in result.seen)
+  with pytest.raises(ValueError, match='real_batch = 6'):
+    baselines.distill_over_networks(
+      tiny_network,
+      *target,
+      config=dataclasses.replace(direct, real_batch=6),
+      networks=pool,
+    )
+  with pytest.raises(ValueError, match='network_pool = 0'):
+    _adapt(tiny_network, start, target, in_theta, networks=pool)
