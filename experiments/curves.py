@@ -84,7 +84,7 @@ def _methods(
     )
 
   def adapted_then_direct(options: LoopOptions) -> None:
-    networks = adaptation_samples.pool_networks(*problem, config)
+    networks = adaptation_samples.pool_networks(*problem, config=config)
     result = adaptation.adapt(
       network,
       start,
