@@ -84,7 +84,9 @@ def _methods(
     )
 
   def adapted_then_direct(options: LoopOptions) -> None:
-    networks = adaptation_samples.pool_networks(*problem, config=config)
+    networks = adaptation_samples.pool_networks(
+      network, train, transform, config
+    )
     result = adaptation.adapt(
       network,
       start,
