@@ -8,13 +8,12 @@ r"""Adapts a translator to a data set and distils it for any IPC (Alg. 3).
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from absl import flags
 
-from fsdd_jax import adaptation, cli, files, metrics, pretrained, resolution
+from fsdd_jax import adaptation, cli, metrics, pretrained
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
@@ -49,25 +48,17 @@ def main(_: list[str]) -> None:
   data, config = cli.from_flags(DataConfig), cli.from_flags(AdaptationConfig)
   ipcs = cli.integers('ipcs') or config.adapt_ipcs
   workdir = pathlib.Path(_WORKDIR.value)
-  train = cli.load_dataset(data, 'train')
-  start, network_config = cli.translator_from_flags(
+  problem = cli.adaptation_problem(
     _TRANSLATOR.value,
-    train.images.shape[1:],
-    train.num_classes,
     theta_seed=_THETA_SEED.value,
     theta_size=_THETA_SIZE.value,
     seed=config.seed,
   )
-  train = resolution.repeat_channels(train, start.theta.image_shape[-1])
-  transform = cli.fit_normalization(data, train)
-  pretrained.check_pretrained(start, transform)
-  network = cli.make_network(
-    network_config, train.images.shape[1:], train.num_classes
-  )
+  start = problem.start
   clock = metrics.StageClock()
   common: dict[str, Any] = {
-    'dataset': train,
-    'normalization': transform,
+    'dataset': problem.dataset,
+    'normalization': problem.normalization,
     'config': config,
     'options': LoopOptions(workdir, config.checkpoint_every, config.log_every),
     'clock': clock,
@@ -76,7 +67,7 @@ def main(_: list[str]) -> None:
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
   in_theta = adaptation.distill_in_theta(start.theta, ipcs=wanted, **common)
   adapted = adaptation.adapt(
-    network, start, in_theta=in_theta, **common
+    problem.network, start, in_theta=in_theta, **common
   ).pretrained
   record = {
     'adaptation': dataclasses.asdict(config),
@@ -85,36 +76,27 @@ def main(_: list[str]) -> None:
   if config.num_adaptation_steps:
     path = workdir / 'translator.safetensors'
     pretrained.save_adapted(
-      path, start, adapted.variables, transform, record=record
+      path, start, adapted.variables, problem.normalization, record=record
     )
     print(f'Wrote {path}.')
+  method = pretrained.method_name(start, config)
   for ipc in ipcs:
     synthetic = adaptation.distill_dataset(
       adapted, ipc=ipc, in_theta=in_theta[ipc], **common
     )
     distilled = cli.describe_result(
       synthetic,
-      transform,
-      train,
+      problem.normalization,
+      problem.dataset,
       data,
-      network_config,
+      problem.network_config,
       config.distillation(ipc),
-      method=pretrained.method_name(start, config),
+      method=method,
       further=record,
       theta_seed=start.theta.seed,
     )
     cli.write_result(workdir / f'distilled_ipc{ipc}.safetensors', distilled)
-  _report(workdir / 'seconds.jsonl', clock.seconds())
-
-
-def _report(path: pathlib.Path, seconds: dict[str, float]) -> None:
-  """Adds a line for this run to a file, and prints it.
-
-  Apart from the distilled sets, whose files are the same after a kill.
-  """
-  earlier = path.read_text() if path.exists() else ''
-  files.write_bytes_atomic(path, f'{earlier}{json.dumps(seconds)}\n'.encode())
-  print(', '.join(f'{part} {spent:.1f} s' for part, spent in seconds.items()))
+  cli.report_seconds(workdir / 'seconds.jsonl', method, clock.seconds())
 
 
 if __name__ == '__main__':

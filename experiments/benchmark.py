@@ -3,11 +3,13 @@
   python experiments/benchmark.py step --num_real=1000,50000 --ipc=10
   python experiments/benchmark.py adapt --width=32 --ipc=10 --batch_size=2
   python experiments/benchmark.py cache --width=32 --num_subsets=16
+  python experiments/benchmark.py bilevel --width=32 --ipc=1 --num_real=400
 
 `step`: one distillation step in a fixed network by statistics, over the forward
 and backward pass of the distilled images alone. `adapt`: one adaptation step in
 a pool of networks, over these passes through translator and networks. `cache`:
-subsets a second, distilled side by side, over one after another.
+subsets a second, distilled side by side, over one after another. `bilevel`:
+memory of the gradient through unrolled steps, kept or computed again.
 """
 
 import platform
@@ -19,12 +21,19 @@ from absl import flags
 
 from fsdd_jax import benchmarks, caching_benchmark, cli, report
 from fsdd_jax.configs import DataConfig, NetworkConfig
-from fsdd_jax.method_configs import CachingConfig, TranslatorConfig
+from fsdd_jax.method_configs import (
+  BilevelConfig,
+  CachingConfig,
+  TranslatorConfig,
+)
 from fsdd_jax.translator import Translator
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _NUM_REAL = flags.DEFINE_list(
-  'num_real', ['1000', '50000'], 'Sizes of the target set (step).'
+  'num_real', ['1000', '50000'], 'Sizes of the target set (step, bilevel).'
+)
+_UNROLLED = flags.DEFINE_list(
+  'unrolled', ['5', '20', '50'], 'Numbers of unrolled steps (bilevel).'
 )
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Sets a step, B (adapt).')
 _REPEATS = flags.DEFINE_integer(
@@ -146,7 +155,41 @@ def cache() -> report.Table:
   )
 
 
-BENCHMARKS = {'step': step, 'adapt': adapt, 'cache': cache}
+def bilevel() -> report.Table:
+  """Peak memory of temporaries with steps kept, or computed again."""
+  size = flags.FLAGS.image_size
+  network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
+  rows = []
+  for num_real in cli.integers('num_real'):
+    for num_steps in cli.integers('unrolled'):
+      kept, again = (
+        benchmarks.unrolled_memory(
+          network,
+          BilevelConfig(num_steps=num_steps, remat=remat),
+          num_real=num_real,
+          ipc=_IPC.value,
+          image_size=size,
+        )
+        for remat in (False, True)
+      )
+      megabytes = [f'{x / 2**20:.0f}' for x in (kept, again)]
+      row = [str(num_real), str(num_steps), *megabytes, f'{kept / again:.1f}']
+      rows.append(row)
+  return report.Table(
+    'Temporary memory of the gradient of Bi-Level',
+    ['target images', 'steps', 'kept, MiB', 'jax.checkpoint, MiB', 'ratio'],
+    rows,
+    f"{10 * _IPC.value} images of {size} x {size}; by XLA's analysis of the "
+    f'compiled program; {_conditions()}',
+  )
+
+
+BENCHMARKS = {
+  'step': step,
+  'adapt': adapt,
+  'cache': cache,
+  'bilevel': bilevel,
+}
 
 
 def main(arguments: list[str]) -> None:

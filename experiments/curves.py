@@ -31,7 +31,7 @@ from fsdd_jax import (
 )
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
-from fsdd_jax.pretrained import check_pretrained, method_name
+from fsdd_jax.pretrained import method_name
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import translate
 from fsdd_jax.types import LabeledSet
@@ -138,21 +138,11 @@ def main(_: list[str]) -> None:
       f'{config.network_pool}: a curve is of one IPC and needs a pool, as with '
       '--adapt_ipcs=10 --network_pool=16.'
     )
-  train, held = (cli.load_dataset(data, s) for s in ('train', 'holdout'))
-  start, network_config = cli.translator_from_flags(
-    _TRANSLATOR.value,
-    train.images.shape[1:],
-    train.num_classes,
-    theta_seed=None,
-    theta_size=None,
-    seed=config.seed,
-  )
-  channels = start.theta.image_shape[-1]
-  train, held = (resolution.repeat_channels(d, channels) for d in (train, held))
-  transform = cli.fit_normalization(data, train)
-  check_pretrained(start, transform)
-  network = cli.make_network(
-    network_config, train.images.shape[1:], train.num_classes
+  found = cli.adaptation_problem(_TRANSLATOR.value, seed=config.seed)
+  start, network, train = found.start, found.network, found.dataset
+  transform = found.normalization
+  held = resolution.repeat_channels(
+    cli.load_dataset(data, 'holdout'), train.images.shape[-1]
   )
 
   @jax.jit
@@ -160,7 +150,7 @@ def main(_: list[str]) -> None:
     labeled = resolution.upsample(labeled, train.images.shape[1:])
     return translate(start.translator, {'params': params}, labeled)
 
-  found = {
+  points = {
     name: curves.score(
       jax.random.key(1000),
       curves.record(method, every=_EVERY.value, translate_fn=translated),
@@ -174,7 +164,7 @@ def main(_: list[str]) -> None:
       (network, train, transform), start, config
     ).items()
   }
-  _write(pathlib.Path(_WORKDIR.value), found, data, config.adapt_ipcs[0])
+  _write(pathlib.Path(_WORKDIR.value), points, data, config.adapt_ipcs[0])
 
 
 def _write(

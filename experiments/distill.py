@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from fsdd_jax import baselines, cli
+from fsdd_jax import baselines, cli, one_network, resolution
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
 from fsdd_jax.stage_loop import LoopOptions
 
@@ -27,6 +27,12 @@ _START = flags.DEFINE_string(
   'Distilled set to start from, e.g. a translated one; random real images if '
   'not given.',
 )
+_THETA = flags.DEFINE_string(
+  'theta',
+  None,
+  'Learned network to distil in, of experiments/bilevel.py (Bi-Level); random '
+  'ones if not given.',
+)
 
 CONFIGS = (DataConfig, NetworkConfig, DistillationConfig)
 
@@ -37,34 +43,51 @@ def main(_: list[str]) -> None:
   network_config = cli.from_flags(NetworkConfig)
   config = cli.from_flags(DistillationConfig)
   workdir = pathlib.Path(_WORKDIR.value)
-  train = cli.load_dataset(data, 'train')
+  train = target = cli.load_dataset(data, 'train')
   transform = cli.fit_normalization(data, train)
   network = cli.make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
-  start = None
+  method = baselines.method_name(config)
+  start, networks, further = None, None, {}
   if _START.value:
     start = cli.start_from_file(_START.value, transform)
+    further['start'] = _START.value
+  if _THETA.value:
+    if config.num_networks > 1:
+      raise ValueError(
+        f'num_networks = {config.num_networks}, but --theta is one network.'
+      )
+    theta = cli.theta_from_file(_THETA.value, network_config, train.num_classes)
+    # At the resolution that theta was learned at, as the supplement's times
+    # of Bi-Level tell.
+    target = resolution.reduce_resolution(train, theta.image_shape)
+    network, method = theta.network, 'Bi-Level'
+    networks = one_network.inputs_in_theta(
+      theta, target, transform, label_coding=config.label_coding
+    )
+    further['theta'] = _THETA.value
   result = baselines.distill_over_networks(
     network,
-    train,
+    target,
     transform,
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
     start=start,
+    networks=networks,
   )
   distilled = cli.describe_result(
-    result.synthetic,
+    resolution.upsample(result.synthetic, train.images.shape[1:]),
     transform,
     train,
     data,
     network_config,
     config,
-    further={'start': _START.value} if _START.value else None,
+    method=method,
+    further=further or None,
   )
   path = workdir / 'distilled.safetensors'
-  parts = ', '.join(f'{k} {v:.1f} s' for k, v in result.seconds.items())
-  print(f'{baselines.method_name(config)}: {parts}')
+  cli.report_seconds(workdir / 'seconds.jsonl', method, result.seconds)
   cli.write_result(path, distilled)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 

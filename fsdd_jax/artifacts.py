@@ -22,13 +22,13 @@ from fsdd_jax.normalization import Normalization
 from fsdd_jax.types import LABEL_CODINGS
 
 SCORE_KEYS = ('protocol', 'network', 'split', 'accuracies', 'mean', 'std', 'n')
-TRANSLATOR_KEYS = {
+NETWORK_KEYS = {
   'theta_seed': int,
   'network': dict,
-  'translator': dict,
   'normalization': dict,
   'training': dict,
 }
+TRANSLATOR_KEYS = {**NETWORK_KEYS, 'translator': dict}
 
 Path = str | os.PathLike[str]
 
@@ -255,22 +255,7 @@ def save_translator(
     >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
     >>> save_translator(path, toy.translator().variables, metadata)
   """
-  flat = traverse_util.flatten_dict(dict(variables), keep_empty_nodes=True)
-  if not flat:
-    raise ValueError(f'{path}: no variables to save; pass those of init.')
-  if bad := [key for key in flat if any('/' in str(part) for part in key)]:
-    raise ValueError(f'{path}: no name of a variable may hold "/"; got {bad}.')
-  arrays = {}
-  for key, value in flat.items():
-    array = np.asarray(value)
-    if array.dtype != np.float32:
-      raise ValueError(
-        f'{path}: variable {"/".join(key)} must be a float32 array; got '
-        f'{array.dtype}. Convert or drop it before saving.'
-      )
-    arrays['/'.join(key)] = array
-  _check_translator(path, metadata)
-  containers.write_container(path, 'translator', arrays, dict(metadata))
+  _save_variables(path, 'translator', TRANSLATOR_KEYS, variables, metadata)
 
 
 def load_translator(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -287,8 +272,82 @@ def load_translator(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     >>> variables['params']['head']['bias'].shape
     (3,)
   """
-  arrays, metadata = containers.read_container(path, 'translator')
-  _check_translator(path, metadata)
+  return _load_variables(path, 'translator', TRANSLATOR_KEYS)
+
+
+def save_network(
+  path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+  """Writes a learned network's variables, whole or not at all.
+
+  Args:
+    path: the file, usually `*.safetensors`.
+    variables: as for `save_translator`.
+    metadata: as for `save_translator`, with at least `NETWORK_KEYS`.
+
+  Raises:
+    ValueError: as for `save_translator`.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
+    >>> names = ('network', 'normalization', 'training')
+    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
+    >>> save_network(path, toy.theta(1), metadata)
+    >>> load_network(path)[0]['params']['Conv_0']['kernel'].shape
+    (3, 3, 3, 4)
+  """
+  _save_variables(path, 'network', NETWORK_KEYS, variables, metadata)
+
+
+def load_network(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what `save_network` wrote: variables (JAX arrays) and metadata.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
+    >>> names = ('network', 'normalization', 'training')
+    >>> save_network(
+    ...   path, toy.theta(1), {'theta_seed': 7, **{name: {} for name in names}}
+    ... )
+    >>> load_network(path)[1]['theta_seed']
+    7
+  """
+  return _load_variables(path, 'network', NETWORK_KEYS)
+
+
+def _save_variables(
+  path: Path,
+  kind: str,
+  keys: Mapping[str, type],
+  variables: Mapping[str, Any],
+  metadata: Mapping[str, Any],
+) -> None:
+  flat = traverse_util.flatten_dict(dict(variables), keep_empty_nodes=True)
+  if not flat:
+    raise ValueError(f'{path}: no variables to save; pass those of init.')
+  if bad := [key for key in flat if any('/' in str(part) for part in key)]:
+    raise ValueError(f'{path}: no name of a variable may hold "/"; got {bad}.')
+  arrays = {}
+  for key, value in flat.items():
+    array = np.asarray(value)
+    if array.dtype != np.float32:
+      raise ValueError(
+        f'{path}: variable {"/".join(key)} must be a float32 array; got '
+        f'{array.dtype}. Convert or drop it before saving.'
+      )
+    arrays['/'.join(key)] = array
+  _check_keys(path, kind, keys, metadata)
+  containers.write_container(path, kind, arrays, dict(metadata))
+
+
+def _load_variables(
+  path: Path, kind: str, keys: Mapping[str, type]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  arrays, metadata = containers.read_container(path, kind)
+  _check_keys(path, kind, keys, metadata)
   variables = traverse_util.unflatten_dict(arrays, sep='/')
   return jax.tree.map(jnp.asarray, variables), metadata
 
@@ -363,11 +422,13 @@ def _check_score(path: Path, score: Mapping[str, Any]) -> None:
     )
 
 
-def _check_translator(path: Path, metadata: Mapping[str, Any]) -> None:
-  for key, kind in TRANSLATOR_KEYS.items():
+def _check_keys(
+  path: Path, what: str, keys: Mapping[str, type], metadata: Mapping[str, Any]
+) -> None:
+  for key, kind in keys.items():
     if not isinstance(metadata.get(key), kind):
       raise ValueError(
-        f'{path}: metadata of a translator needs {key!r} as '
+        f'{path}: metadata of a {what} needs {key!r} as '
         f'{kind.__name__}; got {metadata.get(key)!r}. Give all of '
-        f'{tuple(TRANSLATOR_KEYS)}.'
+        f'{tuple(keys)}.'
       )

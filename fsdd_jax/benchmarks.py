@@ -18,6 +18,7 @@ import optax
 
 from fsdd_jax import (
   adaptation_samples,
+  bilevel,
   datasets,
   distill,
   metrics,
@@ -26,7 +27,7 @@ from fsdd_jax import (
   translator_step,
 )
 from fsdd_jax.inputs import coded_labels
-from fsdd_jax.method_configs import AdaptationConfig
+from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.normalization import standardization
 from fsdd_jax.translator import translate
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
@@ -153,6 +154,63 @@ def distillation_step(
     return _pulled_back(features_of, variables, images, cotangent)
 
   return time_pairs(step, lambda: yardstick(images, cotangent), repeats=repeats)
+
+
+def unrolled_memory(
+  network: nn.Module,
+  config: BilevelConfig,
+  *,
+  num_real: int,
+  ipc: int,
+  image_size: int,
+) -> int:
+  """Temporary bytes of the gradient of Bi-Level, by the compiled program.
+
+  Nothing is run. Arguments and results, which the steps do not change, are
+  not counted.
+
+  Args:
+    network: f.
+    config: number of unrolled steps, truncation, and whether steps are
+      computed again.
+    num_real: size of the target set, of ten classes.
+    ipc: distilled images per class.
+    image_size: height and width.
+
+  Returns:
+    Bytes.
+
+  Raises:
+    RuntimeError: on a platform whose compiler does not tell.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> unrolled_memory(
+    ...   toy.problem()[0],
+    ...   BilevelConfig(num_steps=1),
+    ...   num_real=20,
+    ...   ipc=1,
+    ...   image_size=8,
+    ... ) > 0
+    True
+  """
+  variables = random_networks.sample(
+    jax.random.key(0), network, (image_size, image_size, 3)
+  )
+  gradient = jax.jit(
+    jax.grad(
+      bilevel.unrolled_loss(objective.feature_fn(network), config=config)
+    )
+  )
+  start = _noisy_set(ipc, image_size)
+  target = _noisy_set(num_real // _NUM_CLASSES, image_size)
+  lowered = gradient.lower(variables['params'], variables, start, target)
+  analysis = lowered.compile().memory_analysis()
+  if analysis is None:
+    raise RuntimeError(
+      'The compiler of this platform tells no memory; use CPU.'
+    )
+  return analysis.temp_size_in_bytes
 
 
 def adaptation_step(

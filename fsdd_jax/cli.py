@@ -1,10 +1,11 @@
 """What the experiment binaries share: flags of configs, loading, one error."""
 
 import dataclasses
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ from absl import app, flags, logging
 from fsdd_jax import (
   artifacts,
   baselines,
+  bilevel,
   caching,
   datasets,
+  files,
   networks,
   pictures,
   pretrained,
@@ -217,6 +220,70 @@ def translator_from_flags(
   return dataclasses.replace(found, theta=theta), network
 
 
+class AdaptationProblem(NamedTuple):
+  """What `adaptation.adapt` works on, as the flags say.
+
+  Attributes:
+    start: the translator with the theta to use.
+    network: f, for images of the target set.
+    network_config: what made it.
+    dataset: the target set's training images, with the channels of theta.
+    normalization: how they become network inputs.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> network, dataset, transform = toy.problem()
+    >>> found = AdaptationProblem(
+    ...   toy.translator(), network, NetworkConfig(width=4), dataset, transform
+    ... )
+    >>> found.dataset.num_classes
+    3
+  """
+
+  start: pretrained.Pretrained
+  network: nn.Module
+  network_config: NetworkConfig
+  dataset: datasets.Dataset
+  normalization: normalization_lib.Normalization
+
+
+def adaptation_problem(
+  path: str,
+  *,
+  theta_seed: int | None = None,
+  theta_size: int | None = None,
+  seed: int = 0,
+) -> AdaptationProblem:
+  """Loads the target set and a translator, and makes sure that they fit.
+
+  Args:
+    path: of the translator; 'none' makes a random one.
+    theta_seed: as for `translator_from_flags`.
+    theta_size: as for `translator_from_flags`.
+    seed: of a random translator.
+
+  Raises:
+    ValueError: if the translator is for other images or networks.
+  """
+  data = from_flags(DataConfig)
+  train = load_dataset(data, 'train')
+  start, network_config = translator_from_flags(
+    path,
+    train.images.shape[1:],
+    train.num_classes,
+    theta_seed=theta_seed,
+    theta_size=theta_size,
+    seed=seed,
+  )
+  train = resolution.repeat_channels(train, start.theta.image_shape[-1])
+  transform = fit_normalization(data, train)
+  pretrained.check_pretrained(start, transform)
+  network = make_network(
+    network_config, train.images.shape[1:], train.num_classes
+  )
+  return AdaptationProblem(start, network, network_config, train, transform)
+
+
 def _resized(image_shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
   return image_shape if size is None else (size, size, image_shape[2])
 
@@ -231,6 +298,41 @@ def _network_like(description: Mapping[str, Any]) -> NetworkConfig:
     given = flag.present or field.name not in known
     values[field.name] = flag.value if given else known[field.name]
   return NetworkConfig(**values)
+
+
+def theta_from_file(
+  path: str, config: NetworkConfig, num_classes: int
+) -> bilevel.LearnedNetwork:
+  """A learned network of a file, in the place of an arbitrary one.
+
+  Args:
+    path: its file.
+    config: what the flags say of the network.
+    num_classes: of the target set.
+
+  Raises:
+    ValueError: if its network is another, or it is damaged.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> config = NetworkConfig(width=4, norm='none')
+    >>> network, _, transform = toy.problem()
+    >>> theta = bilevel.learned_network(network, 3, (8, 8, 3), toy.theta(5))
+    >>> path = tempfile.mkdtemp() + '/network.safetensors'
+    >>> bilevel.save_learned(path, theta, transform, record={})
+    >>> theta_from_file(path, config, num_classes=3).seed
+    3
+  """
+  theta = bilevel.load_learned(path, num_classes=num_classes)
+  network = make_network(config, theta.image_shape, num_classes)
+  theirs, ours = map(caching.describe_network, (theta.network, network))
+  if theirs != ours:
+    raise ValueError(
+      f'{path} holds a network {theirs}, the flags make {ours}; give the flags '
+      'that it was learned with.'
+    )
+  return theta
 
 
 def start_from_file(
@@ -368,3 +470,31 @@ def write_result(path: pathlib.Path, distilled: artifacts.DistilledSet) -> None:
     ipc=distilled.metadata.ipc,
   )
   print(f'Score it: python experiments/evaluate.py {path}')
+
+
+def report_seconds(
+  path: pathlib.Path, title: str, seconds: Mapping[str, float]
+) -> None:
+  r"""Adds a line for this run to a file, and prints it.
+
+  Apart from the distilled sets, whose files are the same after a kill.
+
+  Args:
+    path: of JSON lines, one a run.
+    title: what ran.
+    seconds: of each part.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / 'seconds.jsonl'
+    >>> report_seconds(path, '1 Net', {'statistics': 1.5})
+    1 Net: statistics 1.5 s
+    >>> path.read_text()
+    '{"statistics": 1.5}\\n'
+  """
+  earlier = path.read_text() if path.exists() else ''
+  line = json.dumps(dict(seconds))
+  files.write_bytes_atomic(path, f'{earlier}{line}\n'.encode())
+  parts = ', '.join(f'{part} {spent:.1f} s' for part, spent in seconds.items())
+  print(f'{title}: {parts}')

@@ -23,7 +23,8 @@ StepFn = Callable[..., tuple['DistillState', Metrics]]
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'adabelief': optax.adabelief,
-  'adam': optax.adam,
+  # As optax.adabelief: an update by a gradient of zero is differentiable.
+  'adam': functools.partial(optax.adam, eps_root=1e-16),
   'lamb': optax.lamb,
   'sgd': optax.sgd,
 }

@@ -14,17 +14,14 @@ from fsdd_jax.configs import (
 
 
 @dataclasses.dataclass(frozen=True)
-class CachingConfig(UpdateConfig):
-  """Alg. 1: subsets of a large set, distilled in one fixed network.
+class SubsetConfig(UpdateConfig):
+  """Random subsets of a large set and their distillation (Alg. 1, lines 3-19).
 
   Example:
-    >>> CachingConfig(num_subsets=100, max_classes=20).num_subsets
-    100
+    >>> SubsetConfig(max_classes=20).max_classes
+    20
   """
 
-  num_subsets: int = option(
-    1000, 'Subsets N that are distilled [ours].', least=1
-  )
   min_classes: int = option(
     10,
     'Least classes of a subset, C_min; M / C_min must fit a class [ours].',
@@ -45,6 +42,22 @@ class CachingConfig(UpdateConfig):
     'Most distilled images, I_max: the supplement tests up to 50 x 10.',
     least=1,
   )
+  seed: int = option(0, 'Seed of every draw but theta.')
+  theta_seed: int = option(0, 'Seed of the arbitrary network, theta.')
+
+
+@dataclasses.dataclass(frozen=True)
+class CachingConfig(SubsetConfig):
+  """Alg. 1: subsets of a large set, distilled in one fixed network.
+
+  Example:
+    >>> CachingConfig(num_subsets=100, max_classes=20).num_subsets
+    100
+  """
+
+  num_subsets: int = option(
+    1000, 'Subsets N that are distilled [ours].', least=1
+  )
   augmentation: str = option(
     'dsa',
     'Augmentation of real images each step: dsa (Alg. 1), frepo, none.',
@@ -58,9 +71,34 @@ class CachingConfig(UpdateConfig):
     'Real images that pass the network at once, to bound memory [ours].',
     least=1,
   )
-  seed: int = option(0, 'Seed of subsets and of their augmentation.')
-  theta_seed: int = option(0, 'Seed of the fixed network, theta.')
   log_every: int = option(20, 'Steps between checks of the losses.', least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class BilevelConfig(SubsetConfig):
+  """Bi-Level: a network's weights, learned through unrolled distillation.
+
+  Example:
+    >>> BilevelConfig(num_steps=50, truncation=10).truncation
+    10
+  """
+
+  num_steps: int = option(
+    20, 'Steps T of each distillation, unrolled [ours].', least=1
+  )
+  truncation: int = option(
+    0, 'Gradients pass the last so many of them; 0: all [ours].', least=0
+  )
+  remat: bool = option(
+    True, 'Compute steps again instead of keeping them (jax.checkpoint).'
+  )
+  num_updates: int = option(200, 'Updates of the weights [ours].', least=1)
+  batch_size: int = option(1, 'Subsets an update [ours].', least=1)
+  update_rate: float = option(
+    1e-3, 'Learning rate of Adam for the weights [ours].', above=0
+  )
+  checkpoint_every: int = option(50, 'Updates between checkpoints.', least=1)
+  log_every: int = option(10, 'Updates between log lines.', least=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,6 +77,46 @@ def options_within(options: LoopOptions, *names: str) -> LoopOptions:
   return dataclasses.replace(options, workdir=workdir)
 
 
+def inputs_in_theta(
+  theta: FixedNetwork,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  label_coding: str = 'centered',
+  clock: metrics.StageClock | None = None,
+) -> inputs.InputsFn:
+  """The fixed network and its statistics, as the one network of Alg. 4.
+
+  Args:
+    theta: the fixed network.
+    dataset: the target set (X_T, Y_T), with the channels of theta.
+    normalization: how its images become network inputs.
+    label_coding: a name in `LABEL_CODINGS`.
+    clock: gets the seconds of `statistics`.
+
+  Returns:
+    A function of numbers of the network and of the step, of which neither
+    plays a part; `baselines.distill_over_networks` takes it as `networks`.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> _, dataset, transform = toy.problem()
+    >>> inputs_of = inputs_in_theta(toy.translator().theta, dataset, transform)
+    >>> inputs_of(0, 0)[1].count.item()
+    24.0
+  """
+  return inputs.from_statistics(
+    objective.feature_fn(theta.network),
+    lambda index: theta.sample(dataset.images.shape[1:]),
+    dataset,
+    normalization,
+    label_coding=label_coding,
+    num_networks=1,
+    keep=1,
+    clock=clock or metrics.StageClock(),
+  )
+
+
 def distill_in_theta(
   theta: FixedNetwork,
   dataset: Dataset,
@@ -126,14 +166,11 @@ def distill_in_theta(
   _check_target(theta, dataset, normalization)
   dataset = resolution.reduce_resolution(dataset, theta.image_shape)
   features_of = objective.feature_fn(theta.network)
-  inputs_of = inputs.from_statistics(
-    features_of,
-    lambda index: theta.sample(dataset.images.shape[1:]),
+  inputs_of = inputs_in_theta(
+    theta,
     dataset,
     normalization,
     label_coding=config.label_coding,
-    num_networks=1,
-    keep=1,
     clock=clock,
   )
   found, key = {}, stage_keys(config.seed)[0]

@@ -10,6 +10,7 @@ import dataclasses
 import html
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -130,6 +131,39 @@ def to_csv(table: Table) -> str:
   stream = io.StringIO()
   csv.writer(stream, lineterminator='\n').writerows(_text_rows(table))
   return stream.getvalue()
+
+
+def to_latex(table: Table) -> str:
+  r"""A LaTeX table of package booktabs, with title and caption.
+
+  Example:
+    >>> table = Table(
+    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
+    ... )
+    >>> print(to_latex(table).splitlines()[6])
+    random real & $23.5 \pm 0.3$ \\
+  """
+  numeric = _numeric_columns(table)
+  lines = [
+    ' & '.join(map(_latex_cell, row)) + r' \\' for row in _text_rows(table)
+  ]
+  caption = f'{table.title}. {table.caption}'.strip()
+  return '\n'.join(
+    [
+      r'\begin{table}',
+      r'\centering',
+      rf'\begin{{tabular}}{{{"".join("r" if n else "l" for n in numeric)}}}',
+      r'\toprule',
+      lines[0],
+      r'\midrule',
+      *lines[1:],
+      r'\bottomrule',
+      r'\end{tabular}',
+      rf'\caption{{{_latex_cell(caption)}}}',
+      r'\end{table}',
+      '',
+    ]
+  )
 
 
 def to_html(table: Table) -> str:
@@ -273,3 +307,18 @@ def _is_number(text: str) -> bool:
 def _markdown_cell(text: Any) -> str:
   """On one line, and with no bar that would begin another cell."""
   return ' '.join(str(text).split()).replace('|', '\\|')
+
+
+_LATEX = {c: f'\\{c}' for c in '&%$#_{}'} | {
+  '\\': r'\textbackslash{}',
+  '~': r'\textasciitilde{}',
+  '^': r'\textasciicircum{}',
+  '±': r'$\pm$',
+}
+_MEASURE = re.compile(r'([-\d.]+) ± ([-\d.]+)')
+
+
+def _latex_cell(text: str) -> str:
+  if measure := _MEASURE.fullmatch(text):
+    return rf'${measure[1]} \pm {measure[2]}$'
+  return ''.join(_LATEX.get(c, c) for c in text)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax import subsets
-from fsdd_jax.method_configs import CachingConfig
+from fsdd_jax.method_configs import SubsetConfig
 from fsdd_jax.types import LABEL_CODINGS, Subset
 
 
@@ -44,7 +44,7 @@ class Draws:
   ipc: jax.Array  # [b]
 
 
-def check(table: subsets.ClassTable, config: CachingConfig) -> None:
+def check(table: subsets.ClassTable, config: SubsetConfig) -> None:
   """Raises a ValueError if the data set cannot serve the config.
 
   Example:
@@ -56,14 +56,14 @@ def check(table: subsets.ClassTable, config: CachingConfig) -> None:
 
 
 def draw(
-  table: subsets.ClassTable, numbers: Sequence[int], *, config: CachingConfig
+  table: subsets.ClassTable, numbers: Sequence[int], *, config: SubsetConfig
 ) -> Draws:
   """Draws subsets by number, and the key of each one's augmentation.
 
   Args:
     table: rows of each class of the large set Z.
     numbers: b of them, at least 0.
-    config: of the caching stage; subset i depends on its seed and i alone.
+    config: what subsets look like; subset i depends on its seed and i alone.
 
   Returns:
     The draws, padded to m = M and n = I_max rows and C_max label columns.
@@ -108,14 +108,14 @@ def unpad(draws: Draws) -> Draws:
   )
 
 
-def _ranges(config: CachingConfig) -> dict[str, int]:
+def _ranges(config: SubsetConfig) -> dict[str, int]:
   names = ('min_classes', 'max_classes', 'max_images', 'max_synthetic')
   return {name: getattr(config, name) for name in names}
 
 
 @functools.partial(jax.jit, static_argnames='config')
 def _draw(
-  table: subsets.ClassTable, numbers: jax.Array, *, config: CachingConfig
+  table: subsets.ClassTable, numbers: jax.Array, *, config: SubsetConfig
 ) -> Draws:
   def draw_one(number: jax.Array) -> Draws:
     key = jax.random.fold_in(jax.random.key(config.seed), number)

@@ -53,6 +53,8 @@ _LAYERS = (
     'exports',
     'configs',
     'method_configs',
+    'tasks',
+    'columns',
     'stage_loop',
     'cache_summary',
     'cache_batches',
@@ -67,6 +69,7 @@ _LAYERS = (
     'subset_distiller',
     'caching',
     'one_network',
+    'bilevel',
     'pretrained',
     'pretraining_objectives',
     'pretraining_state',
@@ -78,15 +81,19 @@ _LAYERS = (
     'benchmarks',
     'caching_benchmark',
     'cli',
+    'recipe_cli',
   ),
 )
 # Public names whose docstrings hold no example, with the reason.
 _WITHOUT_EXAMPLE = {
+  'cli.adaptation_problem': 'needs the flags of a binary',
   'cli.define_flags': 'changes the flags of the whole process',
   'cli.from_flags': 'needs the flags of a binary',
   'cli.integers': 'needs the flags of a binary',
   'cli.run': 'ends the process',
   'cli.translator_from_flags': 'needs the flags of a binary',
+  'recipe_cli.define_flags': 'changes the flags of the whole process',
+  'recipe_cli.recipe_from_flags': 'needs the flags of a binary',
   'exports.export_pt': 'needs PyTorch, which is no dependency',
 }
 _ORDER = [name for layer in _LAYERS for name in layer]

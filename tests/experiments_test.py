@@ -150,6 +150,49 @@ def test_benchmark_cache():
   assert float(difference[1]) < 1e-3
 
 
+def test_benchmark_bilevel():
+  result = run(
+    'benchmark.py',
+    *('bilevel', '--ipc=1', '--image_size=8', '--width=4', '--num_real=20'),
+    '--unrolled=2,4',
+  )
+  assert result.returncode == 0, result.stderr
+  assert re.findall(r'\| +20 \| +(\d) \|', result.stdout) == ['2', '4']
+
+
+def test_bilevel_learns_a_network_that_distill_takes(tmp_path):
+  shape = ('--image_size=8', '--width=4')
+  result = run(
+    'bilevel.py',
+    *('--dataset=fractals:3', '--limit=60', *shape, '--min_classes=2'),
+    *('--max_classes=3', '--max_images=12', '--max_synthetic=6'),
+    *('--num_steps=2', '--num_updates=2', f'--workdir={tmp_path}'),
+  )
+  assert result.returncode == 0, result.stderr
+  assert '2 updates in' in result.stdout
+  theta = tmp_path / 'network.safetensors'
+  target = ('--dataset=fractals:3', '--limit=60', '--ipc=1', '--num_steps=2')
+  found = {}
+  for name, own in (
+    ('learned', [*shape, f'--theta={theta}']),
+    ('arbitrary', shape),
+    ('wider', ['--image_size=8', '--width=5', f'--theta={theta}']),
+  ):
+    found[name] = run(
+      'distill.py', *target, *own, f'--workdir={tmp_path / name}'
+    )
+  assert found['learned'].returncode == 0, found['learned'].stderr
+  learned, arbitrary = (
+    artifacts.load_distilled(tmp_path / name / 'distilled.safetensors')
+    for name in ('learned', 'arbitrary')
+  )
+  assert learned.metadata.recipe['method'] == 'Bi-Level'
+  assert learned.metadata.recipe['theta'] == str(theta)
+  assert (learned.images != arbitrary.images).any()
+  assert found['wider'].returncode != 0
+  assert 'give the flags that it was learned with' in found['wider'].stderr
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [

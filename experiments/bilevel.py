@@ -1,0 +1,68 @@
+r"""Learns the network of the column Bi-Level on a large set.
+
+Then 1 Net's procedure in it distils a target set:
+
+  python experiments/bilevel.py --dataset=tiny_imagenet_32 --width=32 \
+      --max_classes=20 --max_images=400 --max_synthetic=60 \
+      --workdir=runs/bilevel
+  python experiments/distill.py --dataset=cifar10 --width=32 --num_steps=30 \
+      --theta=runs/bilevel/network.safetensors --workdir=runs/bilevel_cifar10
+"""
+
+import dataclasses
+import pathlib
+import time
+
+import numpy as np
+from absl import flags
+
+from fsdd_jax import bilevel, cli
+from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.method_configs import BilevelConfig
+from fsdd_jax.stage_loop import LoopOptions
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Folder of the network, logs and checkpoints; a killed run resumes in it.',
+  required=True,
+)
+
+CONFIGS = (DataConfig, NetworkConfig, BilevelConfig)
+DEFAULTS = {'dataset': 'fractals'}
+
+
+def main(_: list[str]) -> None:
+  """Parses flags, learns and writes the network."""
+  data, config = cli.from_flags(DataConfig), cli.from_flags(BilevelConfig)
+  workdir = pathlib.Path(_WORKDIR.value)
+  train = cli.load_dataset(data, 'train')
+  transform = cli.fit_normalization(data, train)
+  network = cli.make_network(
+    cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+  )
+  start = time.perf_counter()
+  result = bilevel.learn_network(
+    network,
+    train,
+    transform,
+    config=config,
+    options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
+  )
+  seconds = time.perf_counter() - start
+  path = workdir / 'network.safetensors'
+  record = {'config': dataclasses.asdict(config), 'dataset': data.dataset}
+  bilevel.save_learned(path, result.theta, transform, record=record)
+  if losses := result.losses:
+    tenth = max(1, len(losses) // 10)
+    print(
+      f'{len(losses)} updates in {seconds:.1f} s with compilation. Loss in '
+      f'fresh networks: {np.mean(losses[:tenth]):.4f} over the first '
+      f'{tenth}, {np.mean(losses[-tenth:]):.4f} over the last.'
+    )
+  print(f'Wrote {path}.')
+
+
+if __name__ == '__main__':
+  cli.define_flags(*CONFIGS, **DEFAULTS)
+  cli.run(main)

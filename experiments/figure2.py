@@ -1,0 +1,134 @@
+r"""The supplement's Figure 2: accuracy over IPC of an adapted translator.
+
+  python experiments/figure2.py --scale=cpu --row=cifar10 --seen=1,20 \
+      --ipcs=1,2,5,10,20 --workdir=runs/figure2
+
+Three curves: the translator adapted on some IPCs, without adaptation, and
+adapted on each IPC alone. Tasks are kept as those of table1.py.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from matplotlib import figure as mpl_figure
+
+from fsdd_jax import cli, columns, files, pictures, recipe_cli, report, tasks
+from fsdd_jax.columns import Made, Recipe
+from fsdd_jax.tasks import Task
+
+_ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
+_SEEN = flags.DEFINE_list('seen', ['1', '20'], 'IPCs to adapt on together.')
+_WITHOUT, _ALONE = 'without adaptation', 'adapted on this IPC alone'
+
+Scores = Mapping[int, Mapping[str, Any]]
+
+
+def _curves(recipe: Recipe, row: str, seen: Sequence[int]) -> dict[str, Any]:
+  """The task that scores each IPC, by the name of the curve."""
+
+  def scored(task: Task, ipc: int) -> Task:
+    made = Made(task, f'distilled_ipc{ipc}.safetensors')
+    return columns.score_of(recipe, made, f'{task.name}-score-ipc{ipc}')
+
+  together = f'adapted on {" and ".join(map(str, seen))}'
+  adapted = columns.adapted(recipe, row, 'ada_seen', adapt_ipcs=seen)
+  without = columns.adapted(
+    recipe, row, 'no_ada', '--num_adaptation_steps=0', adapt_ipcs=seen
+  )
+  alone = {
+    ipc: columns.adapted(recipe, row, f'ada_ipc{ipc}', adapt_ipcs=(ipc,))
+    for ipc in recipe.ipcs
+  }
+  return {
+    together: {i: scored(adapted, i) for i in recipe.ipcs},
+    _WITHOUT: {i: scored(without, i) for i in recipe.ipcs},
+    _ALONE: {i: scored(task, i) for i, task in alone.items()},
+  }
+
+
+def main(_: list[str]) -> None:
+  """Runs what is missing; writes the picture and the table."""
+  recipe, seen = recipe_cli.recipe_from_flags(__file__), cli.integers('seen')
+  if unseen := set(seen) - set(recipe.ipcs):
+    raise ValueError(f'--seen has {sorted(unseen)}, which are not in --ipcs.')
+  wanted = _curves(recipe, _ROW.value, seen)
+  workdir = pathlib.Path(flags.FLAGS.workdir)
+  root = workdir / 'tasks'
+  tasks.run([t for curve in wanted.values() for t in curve.values()], root)
+  protocol = recipe.protocols[0]
+  found = {
+    name: {
+      ipc: _first(columns.read_scores(t, root)) for ipc, t in curve.items()
+    }
+    for name, curve in wanted.items()
+  }
+  title = f'Accuracy over IPC, {_ROW.value}'
+  picture = pictures.figure_png(draw(found, seen, title, protocol))
+  files.write_bytes_atomic(workdir / 'figure2.png', picture)
+  rows = [
+    [
+      f'{ipc}{" (seen)" if ipc in seen else ""}',
+      *(_accuracy(scores[ipc]) for scores in found.values()),
+    ]
+    for ipc in recipe.ipcs
+  ]
+  n = found[_WITHOUT][recipe.ipcs[0]]['n']
+  caption = (
+    f'Test accuracy in percent by protocol {protocol}: mean ± std (ddof = 1) '
+    f'over n={n} fresh networks; scale {recipe.scale}.'
+  )
+  table = report.Table(title, ['IPC', *found], rows, caption)
+  recipe_cli.write(
+    workdir, 'figure2', table, found, recipe, pictures=[(title, picture)]
+  )
+
+
+def _accuracy(score: Mapping[str, Any]) -> str:
+  return f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
+
+
+def _first(scores: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+  """The first protocol's score of the only set."""
+  ((first, *_),) = scores.values()
+  return first
+
+
+def draw(
+  found: Mapping[str, Scores], seen: Sequence[int], title: str, protocol: str
+) -> mpl_figure.Figure:
+  """Curves with error bars of one deviation; IPCs adapted on are filled."""
+  figure = mpl_figure.Figure(figsize=(7, 4.5), layout='constrained')
+  axes = figure.subplots()
+  for name, scores in found.items():
+    means = [score['mean'] for score in scores.values()]
+    spread = [score['std'] or 0.0 for score in scores.values()]
+    (line, *_) = axes.errorbar(
+      list(scores),
+      means,
+      spread,
+      marker='o',
+      mfc='white',
+      capsize=3,
+      label=name,
+    )
+    own = {_WITHOUT: (), _ALONE: tuple(scores)}.get(name, tuple(seen))
+    points = [(i, s['mean']) for i, s in scores.items() if i in own]
+    if points:
+      axes.plot(*zip(*points, strict=True), 'o', color=line.get_color())
+  axes.set_xscale('log')
+  ipcs = list(next(iter(found.values())))
+  axes.set_xticks(ipcs, list(map(str, ipcs)), minor=False)
+  axes.set_xticks([], minor=True)
+  axes.set_xlabel('images per class; filled: adapted on')
+  axes.set_ylabel(f'test accuracy by {protocol}, %')
+  axes.set_title(title)
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return figure
+
+
+if __name__ == '__main__':
+  recipe_cli.define_flags(ipcs=(1, 2, 5, 10, 20))
+  cli.run(main)

@@ -1,0 +1,156 @@
+"""Commands that need each other's files, each run once and never twice.
+
+A table or a figure is many runs of the binaries. Each is a `Task`, known by a
+digest of its command, of the flagfiles it reads and of the tasks it needs. A
+finished task is found again by its digest; one that was killed goes on, as the
+binaries do; a changed one alone, and what needs it, runs anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fsdd_jax import files
+
+_DONE = 'done.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One run of a binary.
+
+  Attributes:
+    name: what it makes, for messages and its folder's name.
+    binary: the file of the binary.
+    arguments: `{out}` stands for the task's own folder, and the name of a
+      needed task in braces, such as `{cache}`, for that one's.
+    needs: tasks whose files it reads, by the name used in its arguments.
+
+  Example:
+    >>> cache = Task('cache', 'cache.py', ('--folder={out}',))
+    >>> task = Task(
+    ...   'pre-train', 'pretrain.py', ('--cache={cache}',), {'cache': cache}
+    ... )
+    >>> task.folder('runs').parent.as_posix()
+    'runs'
+  """
+
+  name: str
+  binary: str
+  arguments: tuple[str, ...]
+  needs: Mapping[str, 'Task'] = dataclasses.field(default_factory=dict)
+
+  @property
+  def digest(self) -> str:
+    """Hexadecimal digits that change with all that shapes the result."""
+    facts = [
+      self.name,
+      pathlib.Path(self.binary).name,
+      [_expanded(argument) for argument in self.arguments],
+      {name: task.digest for name, task in self.needs.items()},
+    ]
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+  def folder(self, root: str | pathlib.Path) -> pathlib.Path:
+    """Where its files lie below the folder of all tasks."""
+    name = ''.join(c if c.isalnum() or c in '-_.' else '_' for c in self.name)
+    return pathlib.Path(root) / f'{name}-{self.digest}'
+
+  def command(self, root: str | pathlib.Path) -> list[str]:
+    """The command line, with the folders in their places."""
+    folders = {
+      name: str(task.folder(root)) for name, task in self.needs.items()
+    }
+    folders['out'] = str(self.folder(root))
+    filled = [argument.format(**folders) for argument in self.arguments]
+    return [sys.executable, self.binary, *filled]
+
+  def is_done(self, root: str | pathlib.Path) -> bool:
+    """Whether it ran to its end."""
+    return (self.folder(root) / _DONE).exists()
+
+
+def _expanded(argument: str) -> Any:
+  """An argument; a flagfile as its lines, so that a change of it counts."""
+  prefix = '--flagfile='
+  if not argument.startswith(prefix):
+    return argument
+  path = pathlib.Path(argument.removeprefix(prefix))
+  lines = (line.strip() for line in path.read_text().splitlines())
+  return [
+    _expanded(line)
+    for line in lines
+    if line and not line.startswith(('#', '//'))
+  ]
+
+
+def in_order(tasks: Sequence[Task]) -> Iterator[Task]:
+  """Tasks and what they need, each once and after what it needs.
+
+  Example:
+    >>> first = Task('first', 'a.py', ())
+    >>> second = Task('second', 'b.py', (), {'first': first})
+    >>> [task.name for task in in_order([second, first])]
+    ['first', 'second']
+  """
+  seen: set[str] = set()
+
+  def visit(task: Task) -> Iterator[Task]:
+    for needed in task.needs.values():
+      yield from visit(needed)
+    if task.digest not in seen:
+      seen.add(task.digest)
+      yield task
+
+  for task in tasks:
+    yield from visit(task)
+
+
+def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
+  """Runs what is not done yet, with what it needs.
+
+  Args:
+    tasks: what is wanted.
+    root: folder of all tasks; may be shared by several tables.
+
+  Returns:
+    The tasks that ran now.
+
+  Raises:
+    ChildProcessError: if a command fails; it names the command. What was done
+      before stays done.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> binary = root / 'hello.py'
+    >>> _ = binary.write_text('print("Hello")')
+    >>> task = Task('hello', str(binary), ())
+    >>> len(run([task], root)), len(run([task], root))
+    (1, 0)
+  """
+  missing = [task for task in in_order(tasks) if not task.is_done(root)]
+  for number, task in enumerate(missing, 1):
+    print(f'[{number}/{len(missing)}] {task.name}', flush=True)
+    folder, command = task.folder(root), task.command(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    status = subprocess.run(command).returncode
+    if status:
+      raise ChildProcessError(
+        f'{task.name} ended with status {status}, its message stands above. '
+        f'The command was: {" ".join(command)}. What is done stays done; start '
+        'again to go on.'
+      )
+    facts = {'command': command, 'seconds_of_last_run': time.time() - start}
+    text = json.dumps(facts, indent=2)
+    files.write_bytes_atomic(folder / _DONE, f'{text}\n'.encode())
+  return missing

@@ -1,0 +1,158 @@
+"""The table at a tiny size, and what its cells are made of."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from fsdd_jax import columns, tasks
+from fsdd_jax.columns import COLUMNS, Recipe
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_EXPERIMENTS = _ROOT / 'experiments'
+_NETWORK = '--image_size=8\n--width=4\n'
+_LARGE = f'--dataset=fractals:4\n--limit=80\n{_NETWORK}'
+_SUBSETS = '--min_classes=2\n--max_classes=3\n--max_images=12\n'
+_FLAGFILES = {
+  'digits': f'--dataset=fractals:3\n--limit=60\n{_NETWORK}',
+  'cache': f'{_LARGE}{_SUBSETS}--max_synthetic=6\n--num_subsets=4\n'
+  '--num_steps=2\n--augmentation=none\n',
+  'pretrain': f'{_LARGE}--num_steps=2\n--batch_size=1\n--translator_width=4\n'
+  '--translator_blocks=0\n--heldout_networks=1\n',
+  'adapt': '--num_steps=2\n--num_adaptation_steps=2\n--network_pool=2\n'
+  '--batch_size=1\n',
+  'no_pretrain': '--translator_width=4\n--translator_blocks=0\n',
+  'one_net': '--num_steps=2\n',
+}
+
+
+@pytest.fixture
+def recipes(tmp_path):
+  """Flagfiles of a tiny scale."""
+  folder = tmp_path / 'recipes'
+  folder.mkdir()
+  for name, text in _FLAGFILES.items():
+    (folder / f'tiny_{name}.flags').write_text(text)
+  return folder
+
+
+def _run(recipes, workdir, *arguments):
+  return subprocess.run(
+    [
+      *(sys.executable, str(_EXPERIMENTS / 'table1.py'), '--scale=tiny'),
+      *(f'--recipes={recipes}', f'--workdir={workdir}', '--rows=digits'),
+      *('--columns=random real,1 Net,w/o Ada', '--repeats=2', *arguments),
+    ],
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_a_table_is_written_and_a_changed_flagfile_redoes_what_it_shapes(
+  recipes, tmp_path
+):
+  workdir = tmp_path / 'table'
+  result = _run(recipes, workdir, '--ipcs=1')
+  assert result.returncode == 0, result.stderr
+  # Cache, translator, 1 Net, w/o Ada, and a score for each of the two sets.
+  assert '6 tasks ran' in result.stdout
+  cells = json.loads((workdir / 'table1.json').read_text())['records']
+  assert [cell['column'] for cell in cells] == [
+    'random real',
+    '1 Net',
+    'w/o Ada',
+  ]
+  assert all(cell['scores'][0]['n'] == 2 for cell in cells)
+  assert [sorted(cell['seconds']) != [] for cell in cells] == [
+    False,
+    True,
+    True,
+  ]
+  with open(workdir / 'table1.csv') as stream:
+    rows = list(csv.reader(stream))
+  assert rows[0][3:] == ['random real', '1 Net', 'w/o Ada']
+  mean = cells[1]['scores'][0]['mean']
+  assert rows[1][4].startswith(f'{mean:.1f} ± ')
+  assert r'\toprule' in (workdir / 'table1.tex').read_text()
+  assert 'src="http' not in (workdir / 'table1.html').read_text()
+  path = recipes / 'tiny_one_net.flags'
+  path.write_text('--num_steps=3\n')
+  result = _run(recipes, workdir, '--ipcs=1')
+  assert '2 tasks ran' in result.stdout
+
+
+def test_unknown_columns_are_named(recipes, tmp_path):
+  result = _run(recipes, tmp_path, '--ipcs=1', '--columns=1 Net,w Adam')
+  assert result.returncode != 0
+  assert "Unknown columns ['w Adam']" in result.stderr
+
+
+@pytest.mark.parametrize('scale', ['cpu', 'paper'])
+def test_each_column_has_its_flagfiles(scale):
+  recipe = Recipe(
+    str(_EXPERIMENTS), str(_EXPERIMENTS / 'recipes'), scale, ipcs=(1, 10)
+  )
+  rows = {'cpu': ['cifar10', 'imagenette_128'], 'paper': ['imagenet']}[scale]
+  wanted = [
+    columns.score_task(recipe, row, column, ipc)
+    for row in rows
+    for column in COLUMNS
+    for ipc in recipe.ipcs
+  ]
+  found = list(tasks.in_order(wanted))
+  names = [task.name for task in found]
+  assert len(set(names)) == len(names)
+  # Shared by all rows: the cache, two translators, a learned network. A row
+  # has three adapted translators and a run without, and for each IPC 1 Net,
+  # Bi-Level, Baseline and Pool; each set is scored, random real with 1 Net.
+  assert len(found) == 4 + len(rows) * (4 + 2 * 4 + 2 * 8)
+  for task in found:
+    assert pathlib.Path(task.binary).exists()
+
+
+def test_seconds_leave_other_ipcs_out():
+  runs = [
+    {'statistics': 1.0, 'distillation, IPC 1': 2.0, 'adaptation': 4.0},
+    {'distillation, IPC 10': 8.0, 'adaptation': 16.0, 'compilation': 32.0},
+  ]
+  assert columns._of_ipc(runs, 1) == {
+    'statistics': 1.0,
+    'distillation, IPC 1': 2.0,
+    'adaptation': 20.0,
+    'compilation': 32.0,
+  }
+
+
+def _figure(binary, recipes, workdir, *arguments):
+  result = subprocess.run(
+    [
+      *(sys.executable, str(_EXPERIMENTS / binary), '--scale=tiny'),
+      *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
+      *('--repeats=2', *arguments),
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr
+  name = binary.removesuffix('.py')
+  return json.loads((workdir / f'{name}.json').read_text())['records']
+
+
+def test_figures_over_ipc_and_of_images(recipes, tmp_path):
+  curves = _figure('figure2.py', recipes, tmp_path, '--ipcs=1', '--seen=1')
+  assert [list(curve) for curve in curves.values()] == [['1']] * 3
+  assert (tmp_path / 'figure2.png').stat().st_size > 1000
+  sets = _figure(
+    'figure3.py', recipes, tmp_path, '--ipc=1', '--seen=1', '--unseen=2'
+  )
+  assert len(sets) == 4
+  with open(tmp_path / 'figure3.csv') as stream:
+    changes = [float(row[2]) for row in list(csv.reader(stream))[1:]]
+  # The zero head changes nothing, all other translators something.
+  assert changes[0] == 0
+  assert min(changes[1:]) > 0
+  # Four grids, and three of differences.
+  assert (tmp_path / 'figure3.html').read_text().count('<img') == 7

@@ -1,0 +1,114 @@
+"""Tasks run once, in order, and again only if what shapes them changed."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from fsdd_jax import tasks
+from fsdd_jax.tasks import Task
+
+_BINARY = """
+import pathlib, sys
+out, *rest = sys.argv[1:]
+with open(pathlib.Path(out) / 'runs', 'a') as f:
+  f.write(' '.join(rest) + chr(10))
+if 'fail' in rest:
+  sys.exit('It failed.')
+"""
+
+
+@pytest.fixture
+def binary(tmp_path):
+  """Notes each of its runs in its folder."""
+  path = tmp_path / 'note.py'
+  path.write_text(_BINARY)
+  return str(path)
+
+
+def _runs(task, root):
+  return (task.folder(root) / 'runs').read_text().splitlines()
+
+
+def test_a_chain_runs_in_order_and_once(binary, tmp_path):
+  first = Task('first', binary, ('{out}', 'a'))
+  second = Task('second', binary, ('{out}', '{one}'), {'one': first})
+  third = Task('third', binary, ('{out}', '{one}'), {'one': first})
+  ran = tasks.run([second, third], tmp_path / 'root')
+  assert [task.name for task in ran] == ['first', 'second', 'third']
+  assert tasks.run([third, second, first], tmp_path / 'root') == []
+  assert _runs(first, tmp_path / 'root') == ['a']
+  assert _runs(second, tmp_path / 'root') == [
+    str(first.folder(tmp_path / 'root'))
+  ]
+
+
+def test_a_change_redoes_what_needs_it_alone(binary, tmp_path):
+  flagfile = tmp_path / 'some.flags'
+  flagfile.write_text('# A comment.\n--rate=1\n')
+  one = Task('one', binary, ('{out}', f'--flagfile={flagfile}'))
+  needs_one = Task('needs one', binary, ('{out}', '{one}'), {'one': one})
+  other = Task('other', binary, ('{out}', 'x'))
+  wanted = [needs_one, other]
+  tasks.run(wanted, tmp_path / 'root')
+  flagfile.write_text('# Another comment.\n\n--rate=1\n')
+  assert tasks.run(wanted, tmp_path / 'root') == []
+  flagfile.write_text('--rate=2\n')
+  ran = tasks.run(wanted, tmp_path / 'root')
+  assert [task.name for task in ran] == ['one', 'needs one']
+
+
+def test_flagfiles_within_flagfiles_count(binary, tmp_path):
+  inner, outer = tmp_path / 'inner.flags', tmp_path / 'outer.flags'
+  inner.write_text('--rate=1\n')
+  outer.write_text(f'--flagfile={inner}\n')
+  task = Task('one', binary, (f'--flagfile={outer}',))
+  before = task.digest
+  inner.write_text('--rate=2\n')
+  assert task.digest != before
+
+
+def test_a_failure_names_the_command_and_is_tried_again(binary, tmp_path):
+  good = Task('good', binary, ('{out}',))
+  bad = Task('bad', binary, ('{out}', 'fail', '{good}'), {'good': good})
+  with pytest.raises(
+    ChildProcessError, match=r'bad ended with status 1.*note\.py'
+  ):
+    tasks.run([bad], tmp_path)
+  assert good.is_done(tmp_path)
+  assert not bad.is_done(tmp_path)
+  with pytest.raises(ChildProcessError, match='bad ended'):
+    tasks.run([bad], tmp_path)
+  assert len(_runs(good, tmp_path)) == 1
+  assert len(_runs(bad, tmp_path)) == 2
+
+
+def test_a_kill_loses_the_task_in_flight_alone(tmp_path):
+  slow = tmp_path / 'slow.py'
+  slow.write_text(
+    'import os, pathlib, signal, sys\n'
+    'path = pathlib.Path(sys.argv[1]) / "runs"\n'
+    'first = not path.exists()\n'
+    'path.open("a").write("run" + chr(10))\n'
+    'if first and "die" in sys.argv:\n'
+    '  os.kill(os.getppid(), signal.SIGKILL)\n'
+  )
+  driver = textwrap.dedent(f"""
+    from fsdd_jax import tasks
+    good = tasks.Task('good', {str(slow)!r}, ('{{out}}',))
+    dies = tasks.Task('dies', {str(slow)!r}, ('{{out}}', 'die'))
+    print(len(tasks.run([good, dies], {str(tmp_path)!r})))
+  """)
+  command = [sys.executable, '-c', driver]
+  assert subprocess.run(command).returncode == -signal.SIGKILL
+  again = subprocess.run(command, capture_output=True, text=True)
+  assert again.stdout.splitlines()[-1] == '1'
+  good = Task('good', str(slow), ('{out}',))
+  dies = dataclasses.replace(good, name='dies', arguments=('{out}', 'die'))
+  assert _runs(good, tmp_path) == ['run']
+  assert _runs(dies, tmp_path) == ['run', 'run']
+  assert os.path.exists(dies.folder(tmp_path) / 'done.json')
