@@ -491,7 +491,7 @@ def report_seconds(
     >>> report_seconds(path, '1 Net', {'statistics': 1.5})
     1 Net: statistics 1.5 s
     >>> path.read_text()
-    '{"statistics": 1.5}\\n'
+    '{"statistics": 1.5}\n'
   """
   earlier = path.read_text() if path.exists() else ''
   line = json.dumps(dict(seconds))

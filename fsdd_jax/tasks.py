@@ -134,8 +134,11 @@ def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
     >>> binary = root / 'hello.py'
     >>> _ = binary.write_text('print("Hello")')
     >>> task = Task('hello', str(binary), ())
-    >>> len(run([task], root)), len(run([task], root))
-    (1, 0)
+    >>> len(run([task], root))
+    [1/1] hello
+    1
+    >>> run([task], root)
+    []
   """
   missing = [task for task in in_order(tasks) if not task.is_done(root)]
   for number, task in enumerate(missing, 1):
