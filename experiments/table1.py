@@ -1,50 +1,94 @@
 r"""The supplement's Table 1 from one command: every column, resumable.
 
-  python experiments/table1.py --scale=cpu --rows=cifar10 --ipcs=1,10 \
-      --workdir=runs/table1
+  python experiments/table1.py --scale=cpu --workdir=runs/table1 \
+      --rows=cifar10:1+10,imagenette_128:1
 
 Runs the other binaries with the flagfiles `recipes/<scale>_*.flags`. Finished
 cells are kept by a digest of their commands: a killed table goes on where it
 was, and a changed flagfile redoes what depends on it alone. `paper` is for one
-GPU or TPU and TFDS's own ImageNet, `cpu` for two cores.
+GPU or TPU and TFDS's own ImageNet, `cpu` for two cores. --dry_run estimates the
+time and memory of each cell on this device and ends.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import jax
 from absl import flags
 
-from fsdd_jax import cli, columns, recipe_cli, report, tasks
-from fsdd_jax.columns import Cell, Recipe
+from fsdd_jax import cli, columns, costs, estimates, recipe_cli, report, tasks
+from fsdd_jax.columns import RANDOM_REAL, Cell, Recipe
 
 _PUBLISHED = pathlib.Path(__file__).parent / 'recipes' / 'paper_table1.json'
-_ROWS = flags.DEFINE_list('rows', ['cifar10'], 'Target sets, by flagfile.')
+_ROWS = flags.DEFINE_list(
+  'rows',
+  ['cifar10'],
+  'Target sets, by flagfile; cifar10:1+10 has IPCs of its own, not --ipcs.',
+)
 _COLUMNS = flags.DEFINE_list(
   'columns', list(columns.COLUMNS), 'Methods, among the default.'
 )
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Only estimate time and memory, and what is done already.'
+)
 
 
-def main(_: list[str]) -> None:
-  """Runs what is missing, and writes the table."""
+class Place(NamedTuple):
+  """Where a cell stands, and the recipe of its row."""
+
+  row: str
+  column: str
+  ipc: int
+  recipe: Recipe
+
+  @property
+  def score(self) -> tasks.Task:
+    """The task that scores the cell."""
+    return columns.score_task(self.recipe, self.row, self.column, self.ipc)
+
+
+def _places() -> list[Place]:
+  """The cells that the flags ask for, row by row."""
   if unknown := set(_COLUMNS.value) - columns.COLUMNS.keys():
     raise ValueError(
       f'Unknown columns {sorted(unknown)}; choose among '
       f'{", ".join(columns.COLUMNS)}.'
     )
-  recipe = recipe_cli.recipe_from_flags(__file__)
-  cells = [
-    (row, column, ipc)
-    for row in _ROWS.value
-    for ipc in recipe.ipcs
-    for column in _COLUMNS.value
-  ]
-  wanted = [columns.score_task(recipe, *cell) for cell in cells]
+  shared = recipe_cli.recipe_from_flags(__file__)
+  found = []
+  for text in _ROWS.value:
+    row, _, own = text.partition(':')
+    recipe = shared
+    if own:
+      if not all(part.isdecimal() for part in own.split('+')):
+        raise ValueError(
+          f'--rows has {text!r}; write the IPCs of a row as in cifar10:1+10.'
+        )
+      ipcs = tuple(map(int, own.split('+')))
+      recipe = dataclasses.replace(shared, ipcs=ipcs)
+    found += [
+      Place(row, column, ipc, recipe)
+      for ipc in recipe.ipcs
+      for column in _COLUMNS.value
+    ]
+  return found
+
+
+def main(_: list[str]) -> None:
+  """Runs what is missing, and writes the table."""
+  places = _places()
   workdir = pathlib.Path(flags.FLAGS.workdir)
-  ran = tasks.run(wanted, workdir / 'tasks')
+  if _DRY_RUN.value:
+    print(report.to_markdown(estimate(places, workdir / 'tasks')))
+    return
+  ran = tasks.run([place.score for place in places], workdir / 'tasks')
   print(f'{len(ran)} tasks ran, the others were done.')
-  found = [
-    columns.read_cell(recipe, *cell, root=workdir / 'tasks') for cell in cells
+  cells = [
+    columns.read_cell(p.recipe, p.row, p.column, p.ipc, root=workdir / 'tasks')
+    for p in places
   ]
   records = [
     {
@@ -54,9 +98,60 @@ def main(_: list[str]) -> None:
       'scores': list(cell.scores),
       'seconds': dict(cell.seconds),
     }
-    for cell in found
+    for cell in cells
   ]
-  recipe_cli.write(workdir, 'table1', to_table(found, recipe), records, recipe)
+  recipe = places[0].recipe
+  recipe_cli.write(workdir, 'table1', to_table(cells, recipe), records, recipe)
+
+
+def estimate(places: Sequence[Place], root: pathlib.Path) -> report.Table:
+  """What each cell takes, and the seconds of all that is not done yet."""
+  made = [place.score.needs['made'] for place in places]
+  found = {
+    task.digest: (task, estimates.of_task(task))
+    for task in tasks.in_order(made)
+  }
+  own = {task.digest for task in made}
+  rows = [
+    ['all', '', task.name, *_estimated(task, root, making)]
+    for digest, (task, making) in found.items()
+    if digest not in own
+  ]
+  left = sum(e.seconds for t, e in found.values() if not t.is_done(root))
+  for place, task in zip(places, made, strict=True):
+    scores = [
+      estimates.of_scores(
+        task, place.ipc, protocol=protocol, repeats=place.recipe.repeats
+      )
+      for protocol in place.recipe.protocols
+    ]
+    scoring = costs.NOTHING.then(*scores)
+    is_real = place.column == RANDOM_REAL
+    making = costs.NOTHING if is_real else found[task.digest][1]
+    left += 0.0 if place.score.is_done(root) else scoring.seconds
+    entries = _estimated(place.score, root, making, scoring)
+    rows.append([place.row, str(place.ipc), place.column, *entries])
+  caption = (
+    f'Estimated for {jax.devices()[0].device_kind} from a few timed calls on '
+    'noise, without compilation. What one task makes for several cells is '
+    f'shown in each. Not done yet, each task once: {left:.0f} s in all.'
+  )
+  header = ['data', 'IPC', 'column', 'state', 'make, s', 'score, s', 'GB']
+  return report.Table('Dry run', header, rows, caption)
+
+
+def _estimated(
+  task: tasks.Task,
+  root: pathlib.Path,
+  making: costs.Estimate,
+  scoring: costs.Estimate = costs.NOTHING,
+) -> list[str]:
+  return [
+    'done' if task.is_done(root) else 'to do',
+    f'{making.seconds:.1f}',
+    f'{scoring.seconds:.1f}',
+    f'{making.then(scoring).num_bytes / 1e9:.2f}',
+  ]
 
 
 def to_table(cells: Sequence[Cell], recipe: Recipe) -> report.Table:
@@ -90,11 +185,12 @@ def to_table(cells: Sequence[Cell], recipe: Recipe) -> report.Table:
           [row, ipc, 'paper, seconds', *_texts(names, paper['seconds'])]
         )
   n = cells[0].scores[0]['n']
-  network = cells[0].scores[0]['network']
+  networks = {cell.row: cell.scores[0]['network'] for cell in cells}
+  named = '; '.join(f'{row} in {name}' for row, name in networks.items())
   caption = (
     f'Test accuracy in percent, mean ± std (ddof = 1) over n={n} fresh '
     f'networks; protocols {", ".join(recipe.protocols)}; scale '
-    f'{recipe.scale}, {network}. Seconds of distillation and adaptation, '
+    f'{recipe.scale}, {named}. Seconds of distillation and adaptation, '
     'without compilation. Rows "paper" are the supplement\'s own, of other '
     'networks, hardware and evaluation.'
   )

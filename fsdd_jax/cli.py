@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
@@ -50,32 +50,71 @@ def define_flags(*config_classes: type, **defaults: Any) -> None:
     *config_classes: dataclasses of `configs`.
     **defaults: values that replace the dataclass's own default.
   """
+  for name in _define(flags.FLAGS, config_classes, defaults):
+    # So that --help of the binary lists the flag.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _define(
+  values: flags.FlagValues,
+  config_classes: Sequence[type],
+  defaults: Mapping[str, Any],
+) -> Iterator[str]:
+  """Defines flags among others, and yields their names."""
   for config_class in config_classes:
     for field in dataclasses.fields(config_class):
       default = defaults.get(field.name, field.default)
       if isinstance(default, tuple):
         default = [str(part) for part in default]
-      _DEFINE[field.type](field.name, default, field.metadata['help'])
-      # So that --help of the binary lists the flag.
-      flags.FLAGS.register_key_flag_for_module(
-        sys.argv[0], flags.FLAGS[field.name]
+      _DEFINE[field.type](
+        field.name, default, field.metadata['help'], flag_values=values
       )
+      yield field.name
 
 
-def from_flags(config_class: type[Config]) -> Config:
-  """Builds a config of the parsed flags; its own checks name a bad value."""
-  values = {}
+def from_flags(
+  config_class: type[Config], values: flags.FlagValues = flags.FLAGS
+) -> Config:
+  """Builds a config of parsed flags; its own checks name a bad value."""
+  found = {}
   for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
-    value = flags.FLAGS[field.name].value
+    value = values[field.name].value
     if field.type == tuple[int, ...]:
-      value = integers(field.name)
-    values[field.name] = tuple(value) if isinstance(value, list) else value
-  return config_class(**values)
+      value = integers(field.name, values)
+    found[field.name] = tuple(value) if isinstance(value, list) else value
+  return config_class(**found)
 
 
-def integers(name: str) -> tuple[int, ...]:
+def parse(
+  arguments: Sequence[str], *config_classes: type, **defaults: Any
+) -> tuple[Any, ...]:
+  """The configs that a command line makes, without its binary.
+
+  Args:
+    arguments: flags, among them `--flagfile`; other flags are passed over.
+    *config_classes: dataclasses of `configs`.
+    **defaults: as for `define_flags`.
+
+  Returns:
+    A config of each class.
+
+  Example:
+    >>> arguments = ['--dataset=cifar10', '--width=32', '--workdir=runs']
+    >>> data, network = parse(arguments, DataConfig, NetworkConfig)
+    >>> data.dataset, network.width
+    ('cifar10', 32)
+  """
+  values = flags.FlagValues()
+  tuple(_define(values, config_classes, defaults))
+  values(['', *arguments], known_only=True)
+  return tuple(from_flags(kind, values) for kind in config_classes)
+
+
+def integers(
+  name: str, values: flags.FlagValues = flags.FLAGS
+) -> tuple[int, ...]:
   """The value of a flag that lists integers."""
-  parts: Sequence[str] = flags.FLAGS[name].value or ()
+  parts: Sequence[str] = values[name].value or ()
   try:
     return tuple(int(part) for part in parts)
   except ValueError as error:

@@ -10,7 +10,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -89,6 +89,59 @@ def open_source(
   if name.startswith('folder:'):
     return _open_folder(pathlib.Path(name.removeprefix('folder:')), split)
   return _open_tfds(name, split, data_dir)
+
+
+class Size(NamedTuple):
+  """How much a split holds, known without reading its pictures.
+
+  Attributes:
+    num_images: n.
+    num_classes: k.
+    image_shape: `(h, w, c)`, of the first picture where they differ.
+
+  Example:
+    >>> Size(50000, 10, (32, 32, 3)).num_images
+    50000
+  """
+
+  num_images: int
+  num_classes: int
+  image_shape: tuple[int, int, int]
+
+
+def size(
+  name: str,
+  split: str,
+  *,
+  image_size: int | None = None,
+  data_dir: PathLike | None = None,
+) -> Size:
+  """Tells the size of a split; nothing is downloaded.
+
+  Args:
+    name: as in `datasets.load`.
+    split: `train` or `test`.
+    image_size: height and width to scale to; None: those of the source.
+    data_dir: as in `datasets.load`.
+
+  Raises:
+    ValueError, FileNotFoundError: as `datasets.load`, and where TFDS does not
+      know a data set's size before it is prepared.
+
+  Example:
+    >>> size('digits', 'train')
+    Size(num_images=1438, num_classes=10, image_shape=(8, 8, 1))
+  """
+  found = _tfds_size(name, split, data_dir) if _is_tfds(name) else None
+  if found is None or (image_size is None and None in found.image_shape):
+    source = open_source(name, split, image_size=image_size, data_dir=data_dir)
+    with opened(source.read(np.arange(1))[0]) as picture:
+      shape = (*picture.size[::-1], source.channels)
+    found = Size(len(source.labels), len(source.class_names), shape)
+  if image_size is not None:
+    shape = (image_size, image_size, found.image_shape[2])
+    found = found._replace(image_shape=shape)
+  return found
 
 
 @contextlib.contextmanager
@@ -227,19 +280,13 @@ def _is_grey(path: pathlib.Path) -> bool:
 
 def _open_tfds(name: str, split: str, data_dir: PathLike | None) -> Source:
   """A split of a TFDS data set, through its random-access data source."""
-  builder = _find_builder(name, data_dir)
+  builder = _prepared_builder(name, data_dir)
   image_key, label_key = _feature_keys(builder.info, name)
   image, label = (builder.info.features[k] for k in (image_key, label_key))
-  splits = [split, 'validation'] if split == 'test' else [split]
-  found = [part for part in splits if part in builder.info.splits]
-  if not found:
-    raise ValueError(
-      f'{name!r} has no split {" or ".join(map(repr, splits))}, only '
-      f"{sorted(builder.info.splits)}; use another one, or split='holdout'."
-    )
   try:
     records: Any = builder.as_data_source(
-      split=found[0], decoders={image_key: tfds.decode.SkipDecoding()}
+      split=_split_name(builder, name, split),
+      decoders={image_key: tfds.decode.SkipDecoding()},
     )
   except NotImplementedError as error:
     raise ValueError(
@@ -260,6 +307,39 @@ def _open_tfds(name: str, split: str, data_dir: PathLike | None) -> Source:
       for record in records.__getitems__(rows.tolist())
     ],
   )
+
+
+def _is_tfds(name: str) -> bool:
+  own = ('digits', 'fractals')
+  return name not in own and not name.startswith(('fractals:', 'folder:'))
+
+
+def _tfds_size(name: str, split: str, data_dir: PathLike | None) -> Size:
+  """What TFDS tells of a data set; height and width may be None."""
+  builder, _ = _find_builder(name, data_dir)
+  if not builder.info.splits:
+    raise FileNotFoundError(
+      f'{name!r} is not on disk, and TFDS does not tell its size before it is '
+      'prepared; load it once, or set data_dir to where it lies.'
+    )
+  part = builder.info.splits[_split_name(builder, name, split)]
+  image_key, label_key = _feature_keys(builder.info, name)
+  image, label = (builder.info.features[k] for k in (image_key, label_key))
+  height, width, channels = image.shape
+  shape = height, width, 1 if channels == 1 else 3
+  return Size(part.num_examples, len(label.names), shape)
+
+
+def _split_name(builder: Any, name: str, split: str) -> str:
+  """TFDS's name of a split: the validation split where there is no test."""
+  names = [split, 'validation'] if split == 'test' else [split]
+  found = [part for part in names if part in builder.info.splits]
+  if not found:
+    raise ValueError(
+      f'{name!r} has no split {" or ".join(map(repr, names))}, only '
+      f"{sorted(builder.info.splits)}; use another one, or split='holdout'."
+    )
+  return found[0]
 
 
 def _feature_keys(info: Any, name: str) -> tuple[str, str]:
@@ -284,15 +364,16 @@ def _feature_keys(info: Any, name: str) -> tuple[str, str]:
   return keys[0], keys[1]
 
 
-def _find_builder(name: str, data_dir: PathLike | None) -> Any:
-  """The builder of a data set on disk, prepared now if it was not before."""
+def _find_builder(name: str, data_dir: PathLike | None) -> tuple[Any, str]:
+  """The builder of a data set, prepared or not, and where it was sought."""
   path = pathlib.Path(name).expanduser()
   if (path / 'dataset_info.json').is_file():
-    return tfds.builder_from_directory(path)
+    return tfds.builder_from_directory(path), name
   default = os.environ.get(_DATA_DIR_VARIABLE)
   folders = [data_dir] if data_dir else [default, None]
   builder: Any = None
   reason: Any = None
+  where = ' or '.join(str(f) for f in folders if f) or "TFDS's default folder"
   for folder in folders:
     try:
       builder = tfds.builder(name, data_dir=folder)
@@ -300,13 +381,20 @@ def _find_builder(name: str, data_dir: PathLike | None) -> Any:
       reason = error
       continue
     if builder.is_prepared():
-      return builder
-  where = ' or '.join(str(f) for f in folders if f) or "TFDS's default folder"
+      break
   if builder is None:
     raise ValueError(
       f'Unknown data set {name!r} (looked in {where}: '
       f'{str(reason).strip().splitlines()[0]}). Known are {_ACCEPTED}.'
     ) from reason
+  return builder, where
+
+
+def _prepared_builder(name: str, data_dir: PathLike | None) -> Any:
+  """The builder of a data set on disk, prepared now if it was not before."""
+  builder, where = _find_builder(name, data_dir)
+  if builder.is_prepared():
+    return builder
   try:
     builder.download_and_prepare(file_format='array_record')
   except Exception as error:  # TFDS and its datasets raise any type.

@@ -82,6 +82,8 @@ _LAYERS = (
     'caching_benchmark',
     'cli',
     'recipe_cli',
+    'costs',
+    'estimates',
   ),
 )
 # Public names whose docstrings hold no example, with the reason.

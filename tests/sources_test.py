@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from PIL import Image
 
-from fsdd_jax import datasets
+from fsdd_jax import datasets, sources
 
 _REAL = os.environ.get('FSDD_DATA_DIR', '')
 _REAL_SETS = {  # Name: classes, size, training and test images.
@@ -125,6 +125,8 @@ def test_tfds_default_folder_serves_when_the_variable_does_not(
 def test_tfds_grey_stays_grey(tmp_path):
   examples = _examples(6, (6, 4, 1))
   folder = _write_tfds(tmp_path, 'bugs', {'train': examples}, shape=(6, 4, 1))
+  found = sources.size(str(folder), 'train')
+  assert found == (len(examples), 3, (6, 4, 1))
   np.testing.assert_array_equal(
     _load(str(folder)).images, [x for x, _ in examples]
   )
@@ -269,6 +271,7 @@ def test_real_data(name):
   if not os.path.isdir(os.path.join(_REAL, name)):
     pytest.skip(f'needs FSDD_DATA_DIR, a folder that holds {name}')
   classes, size, _, num_test = _REAL_SETS[name]
+  assert sources.size(name, 'test') == (num_test, classes, (size, size, 3))
   data = _load(name, split='test', limit=400)
   assert data.images.shape == (400, size, size, 3)
   np.testing.assert_array_equal(
@@ -291,3 +294,14 @@ def test_real_data(name):
       )
       return
   pytest.fail('The first image is not in the source.')
+
+
+@pytest.mark.parametrize(
+  ('name', 'image_size'),
+  [('digits', None), ('digits', 16), ('fractals:3', None), ('fractals:2', 8)],
+)
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_sizes_are_those_of_what_is_loaded(name, image_size, split):
+  data = _load(name, image_size=image_size, split=split)
+  found = sources.size(name, split, image_size=image_size)
+  assert found == (len(data.labels), data.num_classes, data.images.shape[1:])

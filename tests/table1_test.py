@@ -156,3 +156,26 @@ def test_figures_over_ipc_and_of_images(recipes, tmp_path):
   assert min(changes[1:]) > 0
   # Four grids, and three of differences.
   assert (tmp_path / 'figure3.html').read_text().count('<img') == 7
+
+
+def test_a_wrong_list_of_ipcs_is_named(recipes, tmp_path):
+  result = _run(recipes, tmp_path, '--rows=digits:1+x')
+  assert result.returncode != 0
+  assert "'digits:1+x'; write the IPCs of a row as in" in result.stderr
+
+
+def test_a_dry_run_estimates_each_cell_and_runs_none(recipes, tmp_path):
+  workdir = tmp_path / 'table'
+  result = _run(recipes, workdir, '--rows=digits:1+2', '--dry_run')
+  assert result.returncode == 0, result.stderr
+  lines = [line for line in result.stdout.splitlines() if '|' in line]
+  rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines]
+  # What all cells share, then three columns of each IPC.
+  assert [row[2] for row in rows[2:]] == [
+    'cache',
+    'pretrain',
+    *(['random real', '1 Net', 'w/o Ada'] * 2),
+  ]
+  assert {row[3] for row in rows[2:]} == {'to do'}
+  assert 's in all' in result.stdout
+  assert not workdir.exists()

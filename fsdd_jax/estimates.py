@@ -1,0 +1,316 @@
+"""Seconds and memory of the tasks of a table before they run.
+
+A stage is a few compiled calls (`costs`), each repeated as its flags say.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fsdd_jax import (
+  bilevel,
+  cli,
+  objective,
+  protocols,
+  random_networks,
+  sources,
+)
+from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax.costs import (
+  NOTHING,
+  Estimate,
+  Problem,
+  measure,
+  real_pass,
+  step,
+  training_step,
+  update,
+)
+from fsdd_jax.method_configs import (
+  AdaptationConfig,
+  BilevelConfig,
+  CachingConfig,
+  PretrainingConfig,
+  SubsetConfig,
+  TranslatorConfig,
+)
+from fsdd_jax.tasks import Task
+from fsdd_jax.translator import Translator
+from fsdd_jax.types import LabeledSet
+
+_LARGE_DEFAULTS = {'dataset': 'fractals'}  # Of the binaries that read Z.
+
+
+def _problem(
+  data: DataConfig,
+  config: NetworkConfig,
+  *,
+  split: str = 'train',
+  reduced_to: tuple[int, ...] | None = None,
+) -> Problem:
+  """Shapes of a data set, without reading it."""
+  size = sources.size(
+    data.dataset,
+    split,
+    image_size=data.image_size or None,
+    data_dir=data.data_dir or None,
+  )
+  num_classes = len(data.classes) or size.num_classes
+  count = size.num_images * num_classes // size.num_classes
+  shape: tuple[int, ...] = size.image_shape
+  if split == 'train':
+    count -= round(data.holdout * count)
+    count = min(data.limit or count, count)
+  if reduced_to:
+    shape = (*(min(a, b) for a, b in zip(shape, reduced_to, strict=True)),)
+  network = cli.make_network(config, shape, num_classes)
+  return Problem(network, shape, num_classes, count)
+
+
+def _of_distill(task: Task) -> Estimate:
+  data, network, config = cli.parse(
+    task.arguments, DataConfig, NetworkConfig, DistillationConfig
+  )
+  reduced_to = None
+  if 'theta' in task.needs:
+    reduced_to = _large(task.needs['theta'])[0].image_shape
+  problem = _problem(data, network, reduced_to=reduced_to)
+  own = step(
+    problem,
+    config.ipc * problem.num_classes,
+    loss=config.loss,
+    ridge=config.ridge,
+    real_batch=config.real_batch,
+  ).times(config.num_steps)
+  if config.real_batch:
+    return own
+  kept = config.num_networks if config.revisit else 1
+  passes = real_pass(problem).times(config.num_networks)
+  return passes.then(own).beside(problem.kept_bytes(kept))
+
+
+def _of_adapt(task: Task) -> Estimate:
+  data, network, config, own = cli.parse(
+    task.arguments,
+    DataConfig,
+    NetworkConfig,
+    AdaptationConfig,
+    TranslatorConfig,
+  )
+  reduced_to = None
+  if 'translator' in task.needs:
+    large, _, (own,) = _large(task.needs['translator'], TranslatorConfig)
+    reduced_to = large.image_shape
+  problem = _problem(data, network)
+  in_theta = _problem(data, network, reduced_to=reduced_to)
+  parts = [real_pass(in_theta)] + [
+    step(
+      in_theta,
+      ipc * in_theta.num_classes,
+      loss=config.loss,
+      ridge=config.ridge,
+    ).times(config.num_steps)
+    for ipc in config.adapt_ipcs
+  ]
+  if config.num_adaptation_steps:
+    parts.append(_adaptation(problem, _translator(own), config))
+  return NOTHING.then(*parts)
+
+
+def _adaptation(
+  problem: Problem, translator: nn.Module, config: AdaptationConfig
+) -> Estimate:
+  """The updates of Alg. 3, and the networks of its pool."""
+  samples = config.num_adaptation_steps * config.batch_size
+  batches = not config.network_pool and config.real_batch
+  share = config.num_adaptation_steps / len(config.adapt_ipcs)
+  updates = [
+    update(
+      problem,
+      translator,
+      _loss_in(problem, config.loss, config.ridge, on_images=bool(batches)),
+      ipc * problem.num_classes,
+      batch_size=config.batch_size,
+      target_images=batches,
+    ).times(share)
+    for ipc in config.adapt_ipcs
+  ]
+  whole = NOTHING.then(*updates)
+  if batches:
+    return whole
+  passes = real_pass(problem).times(config.network_pool or samples)
+  return whole.then(passes).beside(
+    problem.kept_bytes(config.network_pool or config.batch_size)
+  )
+
+
+@functools.cache
+def _loss_in(
+  problem: Problem, loss: str, ridge: float, *, on_images: bool
+) -> random_networks.LossFn:
+  both = objective.LOSSES[loss]
+  loss_fn = both.on_images if on_images else both.on_statistics
+
+  def of_sample(variables: Any, labeled: LabeledSet, goal: Any) -> jax.Array:
+    return loss_fn(problem.features_of, variables, labeled, goal, ridge=ridge)
+
+  return of_sample
+
+
+def _translator(config: TranslatorConfig) -> Translator:
+  return Translator(
+    config.translator_width, config.translator_blocks, config.head_scale
+  )
+
+
+def _large(
+  task: Task, *config_classes: type
+) -> tuple[Problem, NetworkConfig, tuple[Any, ...]]:
+  """The problem of a task on the large set, and configs of its own."""
+  data, network, *own = cli.parse(
+    task.arguments,
+    DataConfig,
+    NetworkConfig,
+    *config_classes,
+    **_LARGE_DEFAULTS,
+  )
+  return _problem(data, network), network, tuple(own)
+
+
+def _mean_subset(problem: Problem, config: SubsetConfig) -> tuple[Problem, int]:
+  """A subset of Z of mean size, and its number of distilled images."""
+  num_classes = (config.min_classes + config.max_classes) // 2
+  real = min(config.max_images, problem.num_real)
+  subset = dataclasses.replace(problem, num_classes=num_classes, num_real=real)
+  # I is uniform up to I_max / C, so that C I is half of I_max at the mean.
+  return subset, max(num_classes, config.max_synthetic // 2)
+
+
+def _of_cache(task: Task) -> Estimate:
+  problem, _, (config,) = _large(task, CachingConfig)
+  subset, num_synthetic = _mean_subset(problem, config)
+  one = step(subset, num_synthetic, loss=config.loss, ridge=config.ridge)
+  augmented = config.augmentation != 'none'
+  passes = real_pass(subset).times(config.num_steps if augmented else 1)
+  # Memory grows with the subsets side by side, and by the largest of them.
+  side_by_side = 2 * one.num_bytes * config.subsets_per_batch
+  whole = one.times(config.num_steps).then(passes).times(config.num_subsets)
+  return whole._replace(num_bytes=max(side_by_side, whole.num_bytes))
+
+
+def _of_pretrain(task: Task) -> Estimate:
+  problem, _, (config, own) = _large(task, PretrainingConfig, TranslatorConfig)
+  (subsets,) = cli.parse(
+    task.needs['cache'].arguments, CachingConfig, **_LARGE_DEFAULTS
+  )
+  subset, num_synthetic = _mean_subset(problem, subsets)
+  is_copy = config.objective == 'reconstruction'
+  one = update(
+    subset,
+    _translator(own),
+    _loss_of_copy
+    if is_copy
+    else _loss_in(subset, config.loss, config.ridge, on_images=True),
+    num_synthetic,
+    batch_size=config.batch_size,
+    target_images=num_synthetic if is_copy else subset.num_real,
+  )
+  held = min(
+    config.heldout_subsets,
+    max(1, round(config.heldout_share * subsets.num_subsets)),
+  )
+  scores = -(-config.num_steps // config.eval_every) * held
+  # A score is a forward pass, a third of an update's work on one set.
+  return one.times(config.num_steps + scores / (3 * config.batch_size))
+
+
+def _loss_of_copy(
+  variables: Any, labeled: LabeledSet, goal: LabeledSet
+) -> jax.Array:
+  del variables
+  return jnp.mean((labeled.images - goal.images) ** 2)
+
+
+def _of_bilevel(task: Task) -> Estimate:
+  problem, _, (config,) = _large(task, BilevelConfig)
+  subset, num_synthetic = _mean_subset(problem, config)
+  loss_fn = bilevel.unrolled_loss(subset.features_of, config=config)
+  variables = subset.variables()
+  one = measure(
+    jax.value_and_grad(loss_fn),
+    variables['params'],
+    variables,
+    subset.noise(num_synthetic),
+    subset.noise(subset.num_real),
+  )
+  return one.times(config.num_updates * config.batch_size)
+
+
+BINARIES: dict[str, Callable[[Task], Estimate]] = {
+  'adapt.py': _of_adapt,
+  'bilevel.py': _of_bilevel,
+  'cache.py': _of_cache,
+  'distill.py': _of_distill,
+  'pretrain.py': _of_pretrain,
+}
+
+
+def of_task(task: Task) -> Estimate:
+  """What a task of a table's columns takes, without those that it needs.
+
+  Subsets of Z count at their mean size, and the steps of an adaptation spread
+  evenly over its IPCs.
+
+  Args:
+    task: of `columns.COLUMNS`, or one that it needs.
+
+  Returns:
+    Seconds and bytes on this device.
+
+  Raises:
+    ValueError, FileNotFoundError: as for `sources.size`.
+
+  Example:
+    >>> arguments = ('--dataset=digits', '--width=4', '--num_steps=2')
+    >>> of_task(Task('1 Net', 'distill.py', arguments)).seconds > 0
+    True
+  """
+  return BINARIES[pathlib.Path(task.binary).name](task)
+
+
+def of_scores(task: Task, ipc: int, *, protocol: str, repeats: int) -> Estimate:
+  """What scoring a set takes, without augmentation.
+
+  Args:
+    task: that makes the set.
+    ipc: its images per class.
+    protocol: a name in `protocols.PROTOCOLS`.
+    repeats: fresh networks.
+
+  Returns:
+    Seconds and bytes on this device.
+
+  Example:
+    >>> arguments = ('--dataset=digits', '--width=4', '--num_steps=2')
+    >>> task = Task('1 Net', 'distill.py', arguments)
+    >>> of_scores(task, 1, protocol='krr', repeats=2).seconds > 0
+    True
+  """
+  data, network = cli.parse(task.arguments, DataConfig, NetworkConfig)
+  problem = _problem(data, network, split='test')
+  num_images = ipc * problem.num_classes
+  fit = NOTHING
+  if protocol in _TRAINED:
+    recipe = _TRAINED[protocol]()
+    size = min(num_images, recipe.max_batch)
+    fit = training_step(problem, size).times(recipe.num_steps(num_images, size))
+  return fit.then(real_pass(problem)).times(repeats)
+
+
+_TRAINED = {'frepo': protocols.frepo_recipe, 'dc': protocols.dc_recipe}

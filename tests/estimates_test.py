@@ -1,0 +1,121 @@
+"""What an estimate counts; how long a call takes is not tested."""
+
+import dataclasses
+import pathlib
+
+import jax.numpy as jnp
+import pytest
+
+from fsdd_jax import columns, costs, estimates, tasks, toy
+from fsdd_jax.tasks import Task
+
+_TARGET = ('--dataset=digits', '--width=4')
+_LARGE = ('--dataset=fractals:4', '--image_size=8', '--width=4')
+_SUBSETS = (
+  *('--min_classes=2', '--max_classes=3', '--max_images=12'),
+  '--max_synthetic=6',
+)
+_PROBLEM = costs.Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+
+
+def _distil(*flags):
+  return Task('distil', 'distill.py', (*_TARGET, *flags))
+
+
+def test_seconds_add_up_and_memory_is_the_most():
+  first, second = costs.Estimate(1.0, 300), costs.Estimate(2.0, 200)
+  assert first.then(second.times(4)) == costs.Estimate(9.0, 300)
+  assert first.times(0) == costs.NOTHING
+  assert first.beside(50).num_bytes == 350
+
+
+def test_the_compiler_tells_the_bytes_of_what_is_held():
+  found = costs.measure(lambda x: jnp.sin(x).sum(), jnp.ones(1000))
+  assert found.num_bytes >= 4000
+
+
+def test_a_pass_grows_with_the_real_images():
+  one = costs.real_pass(dataclasses.replace(_PROBLEM, num_real=2**12))
+  # 2^18 pixels a batch are 2^12 images of 8 x 8.
+  many = costs.real_pass(dataclasses.replace(_PROBLEM, num_real=3 * 2**12))
+  assert one.num_bytes == many.num_bytes
+
+
+def test_seconds_of_distillation_grow_with_its_steps():
+  short = estimates.of_task(_distil('--num_steps=10', '--num_networks=1'))
+  long = estimates.of_task(_distil('--num_steps=110', '--num_networks=1'))
+  longer = estimates.of_task(_distil('--num_steps=210', '--num_networks=1'))
+  assert longer.seconds - long.seconds == pytest.approx(
+    long.seconds - short.seconds
+  )
+  assert long.num_bytes == short.num_bytes
+
+
+def test_a_pool_pays_a_pass_a_network_and_keeps_them():
+  steps = '--num_steps=8'
+  four, eight, batches = (
+    estimates.of_task(_distil(steps, *flags))
+    for flags in (
+      ('--num_networks=4', '--revisit'),
+      ('--num_networks=8', '--revisit'),
+      ('--num_networks=8', '--real_batch=50'),
+    )
+  )
+  assert eight.seconds > four.seconds
+  assert eight.num_bytes > four.num_bytes > 0
+  assert batches.seconds > 0
+
+
+def test_every_kind_of_task_is_estimated():
+  cache = Task('cache', 'cache.py', (*_LARGE, *_SUBSETS, '--num_subsets=4'))
+  small = ('--translator_width=4', '--translator_blocks=0', '--batch_size=1')
+  pretrain, copy = (
+    Task(
+      objective,
+      'pretrain.py',
+      (*_LARGE, *small, f'--objective={objective}', '--num_steps=20'),
+      {'cache': cache},
+    )
+    for objective in ('translation', 'reconstruction')
+  )
+  theta = Task(
+    'bilevel',
+    'bilevel.py',
+    (*_LARGE, *_SUBSETS, '--num_steps=2', '--num_updates=3'),
+  )
+  ours = ('--dataset=fractals:3', '--image_size=16', '--width=4', '--ipc=1')
+  adapt = Task(
+    'adapt',
+    'adapt.py',
+    (*ours[:3], '--adapt_ipcs=1', '--network_pool=2', '--batch_size=1'),
+    {'translator': pretrain},
+  )
+  bilevel = Task('b', 'distill.py', ours, {'theta': theta})
+  for task in (cache, pretrain, copy, theta, adapt, bilevel):
+    found = estimates.of_task(task)
+    assert found.seconds > 0
+    assert found.num_bytes > 0
+  without = dataclasses.replace(
+    adapt, arguments=(*adapt.arguments, '--num_adaptation_steps=0')
+  )
+  assert estimates.of_task(without).seconds < estimates.of_task(adapt).seconds
+
+
+def test_scores_count_networks_and_training():
+  task = _distil()
+  one, three = (
+    estimates.of_scores(task, 1, protocol='krr', repeats=n) for n in (1, 3)
+  )
+  assert three.seconds == pytest.approx(3 * one.seconds)
+  trained = estimates.of_scores(task, 1, protocol='frepo', repeats=1)
+  assert trained.seconds > one.seconds
+
+
+def test_every_column_has_a_binary_that_is_known():
+  experiments = str(pathlib.Path(__file__).parents[1] / 'experiments')
+  recipe = columns.Recipe(experiments, f'{experiments}/recipes', 'cpu', (1,))
+  made = [make(recipe, 'cifar10', 1).task for make in columns.COLUMNS.values()]
+  binaries = {task.binary for task in tasks.in_order(made)}
+  assert {name.rpartition('/')[2] for name in binaries} == set(
+    estimates.BINARIES
+  )
