@@ -19,7 +19,8 @@ import optax
 from fsdd_jax import krr, objective, random_networks, translator_step
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
-_TIMED_CALLS = 3
+_TIMED_CALLS = 4
+_SECONDS = 2.0  # After which no further call is timed.
 
 
 class Estimate(NamedTuple):
@@ -127,8 +128,8 @@ def measure(work: Callable[..., Any], *arguments: Any) -> Estimate:
     (True, True)
   """
   compiled = jax.jit(work).lower(*arguments).compile()
-  seconds = []
-  for _ in range(1 + _TIMED_CALLS):  # The first one warms up.
+  seconds: list[float] = []
+  while len(seconds) < _TIMED_CALLS and sum(seconds) < _SECONDS:
     start = time.perf_counter()
     jax.block_until_ready(compiled(*arguments))
     seconds.append(time.perf_counter() - start)
@@ -138,7 +139,8 @@ def measure(work: Callable[..., Any], *arguments: Any) -> Estimate:
     + told.output_size_in_bytes
     + told.temp_size_in_bytes
   )
-  return Estimate(float(np.median(seconds[1:])), num_bytes or 0)
+  # The first call warms up, which does not matter where it alone is long.
+  return Estimate(float(np.median(seconds[1:] or seconds)), num_bytes or 0)
 
 
 @functools.cache
