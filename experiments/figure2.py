@@ -116,7 +116,8 @@ def draw(
     own = {_WITHOUT: (), _ALONE: tuple(scores)}.get(name, tuple(seen))
     points = [(i, s['mean']) for i, s in scores.items() if i in own]
     if points:
-      axes.plot(*zip(*points, strict=True), 'o', color=line.get_color())
+      above = {'color': line.get_color(), 'zorder': line.get_zorder() + 1}
+      axes.plot(*zip(*points, strict=True), 'o', **above)
   axes.set_xscale('log')
   ipcs = list(next(iter(found.values())))
   axes.set_xticks(ipcs, list(map(str, ipcs)), minor=False)

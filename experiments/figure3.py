@@ -33,7 +33,6 @@ _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class that are shown.')
 _SEEN = flags.DEFINE_list('seen', ['1', '10'], 'IPCs to adapt on, with --ipc.')
 _UNSEEN = flags.DEFINE_list('unseen', ['1', '20'], 'Others, without --ipc.')
-_GAIN = flags.DEFINE_float('gain', 4.0, 'Factor of differences in pixels.')
 _ARBITRARY = 'in an arbitrary network'
 
 
@@ -96,11 +95,9 @@ def main(_: list[str]) -> None:
     rows.append([name, accuracy, f'{np.abs(change).mean():.4f}'])
     grids = [(f'{name}: {accuracy}%', pixels[name])]
     if name != _ARBITRARY:
+      gain = 0.5 / max(float(np.quantile(np.abs(change), 0.99)), 1e-6)
       grids.append(
-        (
-          f'{name}: what it changed, times {_GAIN.value:g}',
-          0.5 + _GAIN.value * change,
-        )
+        (f'{name}: what it changed, times {gain:.2g}', 0.5 + gain * change)
       )
     shown += [
       (title, _grid(images, found.metadata.class_names, title))

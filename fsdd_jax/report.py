@@ -23,18 +23,18 @@ _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 
 _STYLE = """\
 :root { color-scheme: light dark; --line: #8886; --faint: #8881; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem;
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 90rem;
   margin: 2rem auto; padding: 0 1rem; }
+p { max-width: 60rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: .3rem 0; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .75rem;
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem;
   text-align: left; vertical-align: top; }
+.number, thead th { white-space: nowrap; }
 thead th { background: var(--faint); }
 .number { text-align: right; }
 figure { margin: 1.5rem 0; }
-img { max-width: 100%; height: auto; background: #fff;
-  image-rendering: pixelated; }
+img { max-width: 100%; height: auto; background: #fff; }
 @media print {
   body { max-width: none; margin: 0; font-size: 10pt; }
   table, figure { break-inside: avoid; }
@@ -167,7 +167,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-  """A `<table>` with its caption and header cells, escaped.
+  """The caption and a `<table>` with header cells, escaped.
 
   Example:
     >>> table = Table(
@@ -195,11 +195,10 @@ def to_html(table: Table) -> str:
       for text, number in zip(row[1:], numeric[1:], strict=True)
     )
     body += f'<tr>{cells}</tr>\n'
-  caption = ''
-  if table.caption:
-    caption = f'<caption>{html.escape(table.caption)}</caption>\n'
+  # Not `<caption>`, which would be as wide as the table, and scroll with it.
+  caption = f'<p>{html.escape(table.caption)}</p>\n' if table.caption else ''
   return (
-    f'<div class="scroll"><table>\n{caption}<thead><tr>{head}</tr></thead>\n'
+    f'{caption}<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
     f'<tbody>\n{body}</tbody>\n</table></div>\n'
   )
 
@@ -239,7 +238,9 @@ def write_report(
   """
   parts = []
   for table in tables:
-    parts.append(f'<h2>{html.escape(table.title)}</h2>\n{to_html(table)}')
+    if table.title != title:
+      parts.append(f'<h2>{html.escape(table.title)}</h2>\n')
+    parts.append(to_html(table))
   if pictures:
     parts.append('<h2>Pictures</h2>\n')
     parts += [_figure(caption, picture) for caption, picture in pictures]

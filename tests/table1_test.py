@@ -51,7 +51,22 @@ def _run(recipes, workdir, *arguments):
   )
 
 
-def test_a_table_is_written_and_a_changed_flagfile_redoes_what_it_shapes(
+def _figure(binary, recipes, workdir, *arguments):
+  result = subprocess.run(
+    [
+      *(sys.executable, str(_EXPERIMENTS / binary), '--scale=tiny'),
+      *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
+      *('--repeats=2', *arguments),
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr
+  name = binary.removesuffix('.py')
+  return json.loads((workdir / f'{name}.json').read_text())['records']
+
+
+def test_a_table_and_figures_share_tasks_and_redo_what_changed(
   recipes, tmp_path
 ):
   workdir = tmp_path / 'table'
@@ -78,10 +93,37 @@ def test_a_table_is_written_and_a_changed_flagfile_redoes_what_it_shapes(
   assert rows[1][4].startswith(f'{mean:.1f} ± ')
   assert r'\toprule' in (workdir / 'table1.tex').read_text()
   assert 'src="http' not in (workdir / 'table1.html').read_text()
+  _check_figures(recipes, workdir)
   path = recipes / 'tiny_one_net.flags'
   path.write_text('--num_steps=3\n')
   result = _run(recipes, workdir, '--ipcs=1')
   assert '2 tasks ran' in result.stdout
+
+
+def _check_figures(recipes, workdir):
+  before = _times(workdir / 'tasks')
+  curves = _figure('figure2.py', recipes, workdir, '--ipcs=1', '--seen=1')
+  assert [list(curve) for curve in curves.values()] == [['1']] * 3
+  assert (workdir / 'figure2.png').stat().st_size > 1000
+  sets = _figure(
+    'figure3.py', recipes, workdir, '--ipc=1', '--seen=1', '--unseen=2'
+  )
+  assert len(sets) == 4
+  with open(workdir / 'figure3.csv') as stream:
+    changes = [float(row[2]) for row in list(csv.reader(stream))[1:]]
+  # The zero head changes nothing, all other translators something.
+  assert changes[0] == 0
+  assert min(changes[1:]) > 0
+  # Four grids, and three of differences.
+  assert (workdir / 'figure3.html').read_text().count('<img') == 7
+  after = _times(workdir / 'tasks')
+  assert before
+  assert before.items() <= after.items()
+  assert len(list((workdir / 'tasks').glob('pretrain-*'))) == 1
+
+
+def _times(folder):
+  return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
 
 
 def test_unknown_columns_are_named(recipes, tmp_path):
@@ -124,38 +166,6 @@ def test_seconds_leave_other_ipcs_out():
     'adaptation': 20.0,
     'compilation': 32.0,
   }
-
-
-def _figure(binary, recipes, workdir, *arguments):
-  result = subprocess.run(
-    [
-      *(sys.executable, str(_EXPERIMENTS / binary), '--scale=tiny'),
-      *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
-      *('--repeats=2', *arguments),
-    ],
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 0, result.stderr
-  name = binary.removesuffix('.py')
-  return json.loads((workdir / f'{name}.json').read_text())['records']
-
-
-def test_figures_over_ipc_and_of_images(recipes, tmp_path):
-  curves = _figure('figure2.py', recipes, tmp_path, '--ipcs=1', '--seen=1')
-  assert [list(curve) for curve in curves.values()] == [['1']] * 3
-  assert (tmp_path / 'figure2.png').stat().st_size > 1000
-  sets = _figure(
-    'figure3.py', recipes, tmp_path, '--ipc=1', '--seen=1', '--unseen=2'
-  )
-  assert len(sets) == 4
-  with open(tmp_path / 'figure3.csv') as stream:
-    changes = [float(row[2]) for row in list(csv.reader(stream))[1:]]
-  # The zero head changes nothing, all other translators something.
-  assert changes[0] == 0
-  assert min(changes[1:]) > 0
-  # Four grids, and three of differences.
-  assert (tmp_path / 'figure3.html').read_text().count('<img') == 7
 
 
 def test_a_wrong_list_of_ipcs_is_named(recipes, tmp_path):
