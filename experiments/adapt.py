@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import adaptation, cli, metrics, pretrained
+from fsdd_jax import adaptation, cli, metrics, pretrained, processes
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
@@ -69,6 +69,8 @@ def main(_: list[str]) -> None:
   adapted = adaptation.adapt(
     problem.network, start, in_theta=in_theta, **common
   ).pretrained
+  if not processes.is_first_process():
+    return
   record = {
     'adaptation': dataclasses.asdict(config),
     'translator': _TRANSLATOR.value,
@@ -101,4 +103,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
   cli.define_flags(*CONFIGS)
-  cli.run(main)
+  cli.run_in_processes(main)

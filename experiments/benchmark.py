@@ -1,15 +1,18 @@
-"""Speed as ratios to a yardstick in the same process.
+r"""Speed as ratios to a yardstick in the same process.
 
   python experiments/benchmark.py step --num_real=1000,50000 --ipc=10
   python experiments/benchmark.py adapt --width=32 --ipc=10 --batch_size=2
   python experiments/benchmark.py cache --width=32 --num_subsets=16
   python experiments/benchmark.py bilevel --width=32 --ipc=1 --num_real=400
+  XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+      python experiments/benchmark.py scaling --width=32
 
 `step`: one distillation step in a fixed network by statistics, over the forward
 and backward pass of the distilled images alone. `adapt`: one adaptation step in
 a pool of networks, over these passes through translator and networks. `cache`:
 subsets a second, distilled side by side, over one after another. `bilevel`:
 memory of the gradient through unrolled steps, kept or computed again.
+`scaling`: operations and communication of a device, by the compiled programs.
 """
 
 import platform
@@ -19,8 +22,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from fsdd_jax import benchmarks, caching_benchmark, cli, report
+from fsdd_jax import benchmarks, caching_benchmark, cli, parallel, report
+from fsdd_jax import scaling as scaling_lib
 from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.costs import Problem
+from fsdd_jax.devices import Devices
 from fsdd_jax.method_configs import (
   BilevelConfig,
   CachingConfig,
@@ -30,12 +36,19 @@ from fsdd_jax.translator import Translator
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _NUM_REAL = flags.DEFINE_list(
-  'num_real', ['1000', '50000'], 'Sizes of the target set (step, bilevel).'
+  'num_real',
+  ['1000', '50000'],
+  'Sizes of the target set (step, bilevel; scaling takes the last).',
+)
+_CLASSES = flags.DEFINE_integer(
+  'num_classes', 10, 'Classes of the target set (scaling).'
 )
 _UNROLLED = flags.DEFINE_list(
   'unrolled', ['5', '20', '50'], 'Numbers of unrolled steps (bilevel).'
 )
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Sets a step, B (adapt).')
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 2, "Sets a step, B (adapt), or a device's (scaling)."
+)
 _REPEATS = flags.DEFINE_integer(
   'repeats', None, 'Timed pairs; by default 15, and 1 for cache.'
 )
@@ -184,11 +197,51 @@ def bilevel() -> report.Table:
   )
 
 
+def scaling() -> report.Table:
+  """Operations and communication of each of 1, 2, 4, ... devices."""
+  size, sets = flags.FLAGS.image_size, _BATCH_SIZE.value * jax.device_count()
+  config, fields = (
+    cli.from_flags(CachingConfig),
+    cli.from_flags(TranslatorConfig),
+  )
+  num_real, classes = cli.integers('num_real')[-1], _CLASSES.value
+  num_distilled = classes * _IPC.value
+  network = cli.make_network(
+    cli.from_flags(NetworkConfig), (size, size, 3), classes
+  )
+  rows = []
+  for power in range(jax.device_count().bit_length()):
+    devices = Devices(parallel.data_mesh(2**power) if power else None)
+    steps = scaling_lib.steps(
+      Problem(network, (size, size, 3), classes, num_real),
+      Translator(fields.translator_width, fields.translator_blocks),
+      devices,
+      batch_size=sets,
+      num_distilled=num_distilled,
+      cached=(config.max_synthetic, config.max_images),
+    )
+    for name, cost in steps.items():
+      numbers = (cost.flops / 1e9, cost.accessed / 1e6, cost.communicated / 1e6)
+      formatted = [f'{number:.4g}' for number in numbers]
+      rows.append([name, str(devices.count), *formatted, str(cost.collectives)])
+  rows.sort(key=lambda row: row[0])
+  return report.Table(
+    'A step of each stage on one of several devices',
+    ['step', 'devices', 'GFLOP', 'MB of memory', 'MB between', 'collectives'],
+    rows,
+    f'{sets} sets a step over all devices, of {config.max_synthetic} images '
+    f'against {config.max_images} (pre-training), or of {num_distilled} '
+    f'against statistics of {num_real} images. By the compiled program; '
+    f'{_conditions()}',
+  )
+
+
 BENCHMARKS = {
   'step': step,
   'adapt': adapt,
   'cache': cache,
   'bilevel': bilevel,
+  'scaling': scaling,
 }
 
 

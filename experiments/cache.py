@@ -12,6 +12,7 @@ import itertools
 import pathlib
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -27,10 +28,13 @@ _INSPECT = flags.DEFINE_bool(
   'inspect', False, 'Tell what the folder holds, and write its inspection.png.'
 )
 _PROCESS_INDEX = flags.DEFINE_integer(
-  'process_index', 0, 'Number of this process, from 0.'
+  'process_index',
+  None,
+  'Number of this process, from 0, of those that share the work without '
+  'knowing of each other.',
 )
 _PROCESS_COUNT = flags.DEFINE_integer(
-  'process_count', 1, 'Processes that share the work.'
+  'process_count', None, 'How many these are.'
 )
 
 CONFIGS = (DataConfig, NetworkConfig, CachingConfig)
@@ -56,12 +60,16 @@ def main(_: list[str]) -> None:
     config=config,
     folder=_FOLDER.value,
     dataset_name=data.dataset,
-    process_index=_PROCESS_INDEX.value,
-    process_count=_PROCESS_COUNT.value,
+    process_index=_or_else(_PROCESS_INDEX.value, jax.process_index()),
+    process_count=_or_else(_PROCESS_COUNT.value, jax.process_count()),
   )
   seconds = time.perf_counter() - start
   print(f'Cache in {_FOLDER.value} after {seconds:.1f} s with compilation.')
   print(f'Look at it: python {__file__} --folder={_FOLDER.value} --inspect')
+
+
+def _or_else(value: int | None, default: int) -> int:
+  return default if value is None else value
 
 
 def inspect(folder: pathlib.Path) -> None:
@@ -101,4 +109,4 @@ def _row(number: int, entry: CacheEntry) -> tuple[np.ndarray, list[str]]:
 
 if __name__ == '__main__':
   cli.define_flags(*CONFIGS, **DEFAULTS)
-  cli.run(main)
+  cli.run_in_processes(main)

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from fsdd_jax import baselines, cli, one_network, resolution
+from fsdd_jax import baselines, cli, one_network, processes, resolution
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
 from fsdd_jax.stage_loop import LoopOptions
 
@@ -76,6 +76,8 @@ def main(_: list[str]) -> None:
     start=start,
     networks=networks,
   )
+  if not processes.is_first_process():
+    return
   distilled = cli.describe_result(
     resolution.upsample(result.synthetic, train.images.shape[1:]),
     transform,
@@ -94,4 +96,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
   cli.define_flags(*CONFIGS)
-  cli.run(main)
+  cli.run_in_processes(main)

@@ -17,6 +17,7 @@ from fsdd_jax import (
   datasets,
   evaluation,
   files,
+  processes,
   protocols,
   report,
   resolution,
@@ -120,6 +121,8 @@ def main(arguments: list[str]) -> None:
       [row, s.protocol, s.network, str(s), f'{s.seconds:.1f}']
       for s in scores[row]
     ]
+  if not processes.is_first_process():
+    return
   caption = (
     f'{config.split} accuracy in percent on {len(dataset.labels)} images of '
     f'{data.dataset}: mean ± std (ddof=1) over n fresh networks, last step.'
@@ -140,4 +143,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == '__main__':
   cli.define_flags(EvaluationConfig)
-  cli.run(main)
+  cli.run_in_processes(main)

@@ -12,7 +12,7 @@ import time
 
 from absl import flags
 
-from fsdd_jax import cache, cli, pretrained, pretraining
+from fsdd_jax import cache, cli, pretrained, pretraining, processes
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import PretrainingConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
@@ -58,6 +58,8 @@ def main(_: list[str]) -> None:
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
   )
+  if not processes.is_first_process():
+    return
   seconds = time.perf_counter() - start
   path = workdir / 'translator.safetensors'
   pretrained.save_pretrained(path, result)
@@ -74,4 +76,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
   cli.define_flags(*CONFIGS, **DEFAULTS)
-  cli.run(main)
+  cli.run_in_processes(main)

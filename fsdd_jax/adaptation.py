@@ -28,6 +28,7 @@ from fsdd_jax import (
 )
 from fsdd_jax.adaptation_samples import SamplesFn
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.devices import devices_for, local
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.one_network import distill_in_theta, options_within
@@ -288,8 +289,13 @@ def _update(
 
   schedule = distill.SCHEDULES[config.adaptation_schedule]
   tx = optax.adam(schedule(config.adaptation_learning_rate, num_steps))
+  devices = devices_for(config.batch_size)
   step_fn = translator_step.make_step(
-    translator, loss_fn, tx, networks_per_call=config.networks_per_call
+    translator,
+    loss_fn,
+    tx,
+    networks_per_call=config.networks_per_call,
+    spread=devices.mean,
   )
   own = jax.tree.map(jnp.array, params)  # The first step donates them.
   state = TranslatorState(jnp.zeros((), jnp.int32), own, tx.init(own))
@@ -297,11 +303,11 @@ def _update(
     'adapt', num_steps=num_steps, options=options, diagnose=diagnose
   )
   with loop:
-    state = loop.restore_or(state)
+    state = loop.restore_or(devices.replicate(state))
     for index in range(int(state.step), num_steps):
-      state, values = step_fn(state, *inputs_at(index))
+      state, values = step_fn(state, *devices.shard(inputs_at(index)))
       loop.on_step(index + 1, state, values)
-    return jax.block_until_ready(state.params)
+    return local(jax.block_until_ready(state.params))
 
 
 _jitted_translate = jax.jit(translate, static_argnums=0)

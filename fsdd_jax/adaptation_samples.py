@@ -19,6 +19,7 @@ from fsdd_jax import (
   metrics,
   objective,
   one_network,
+  processes,
   random_networks,
   types,
 )
@@ -28,7 +29,8 @@ from fsdd_jax.normalization import Normalization
 from fsdd_jax.random_networks import LossFn
 from fsdd_jax.types import LabeledSet
 
-# A network's variables and its target, for each of the B samples of a step.
+# A network's variables and its target, for each sample of a step that this
+# process prepares: all B of them, if it is the only one.
 SamplesFn = Callable[[int], list[tuple[Any, Any]]]
 EntriesFn = Callable[[int], list[LabeledSet]]
 BatchFn = Callable[[int], tuple[Any, LabeledSet, Any]]
@@ -124,8 +126,8 @@ def pool(
 
   def samples_at(step: int) -> list[tuple[Any, Any]]:
     fill()
-    chosen = order[step * size : (step + 1) * size]
-    return [inputs_of(int(index), 0) for index in chosen]
+    own = [step * size + place for place in processes.own_places(size)]
+    return [inputs_of(int(index), 0) for index in order[own]]
 
   loss_fn = objective.LOSSES[config.loss].on_statistics
   return _in_network(loss_fn, network, config), samples_at
@@ -202,6 +204,7 @@ def fresh(
     (6, 8, 8, 3)
   """
   _, network_key, _, batch_key = _keys(config)
+  size = config.batch_size
   if config.real_batch:
     loss_fn = objective.LOSSES[config.loss].on_images
     inputs_of = inputs.from_batches(
@@ -220,8 +223,12 @@ def fresh(
     )
 
   def samples_at(step: int) -> list[tuple[Any, Any]]:
-    first = step * config.batch_size
-    return [inputs_of(i, i) for i in range(first, first + config.batch_size)]
+    first, own = step * config.batch_size, processes.own_places(size)
+    if config.real_batch:
+      return [inputs_of(first + place, first + place) for place in own]
+    # All processes sum each network's statistics together.
+    every = [inputs_of(first + i, first + i) for i in range(size)]
+    return [every[place] for place in own]
 
   return _in_network(loss_fn, network, config), samples_at
 
@@ -234,8 +241,8 @@ def stacked(sets_at: EntriesFn, samples_at: SamplesFn) -> BatchFn:
     samples_at: as of `pool` or `fresh`.
 
   Returns:
-    A function of the step that gives networks, sets and targets, all with
-    leading axis `[b]`.
+    A function of the step that gives networks, sets and targets of the samples
+    that this process prepares, all with leading axis `[b]`.
 
   Example:
     >>> from fsdd_jax import metrics, toy
@@ -251,7 +258,9 @@ def stacked(sets_at: EntriesFn, samples_at: SamplesFn) -> BatchFn:
 
   def batch_at(step: int) -> tuple[Any, LabeledSet, Any]:
     variables, targets = zip(*samples_at(step), strict=True)
-    return _stack(*variables), _stack(*sets_at(step)), _stack(*targets)
+    sets = sets_at(step)
+    own = [sets[place] for place in processes.own_places(len(sets))]
+    return _stack(*variables), _stack(*own), _stack(*targets)
 
   return batch_at
 

@@ -1,11 +1,15 @@
 """Alg. 1: the data set D of random subsets, distilled in one fixed network.
 
 Subset i depends on the seed and i alone. The subsets of one batch make one
-file, so processes share the work by files, and a restart makes missing files.
+file, so devices and processes share the work by files, to the same bytes for
+any number of them, and a restart makes missing files.
 """
 
+import concurrent.futures
 import dataclasses
+import functools
 import os
+import threading
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +19,7 @@ from fsdd_jax import artifacts, metrics
 from fsdd_jax.cache import CacheWriter
 from fsdd_jax.cache_manifest import Manifest
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.devices import default_device, map_devices
 from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.networks import NETWORKS
 from fsdd_jax.normalization import Normalization
@@ -111,9 +116,9 @@ def build_cache(
 ) -> Manifest:
   """Distils N subsets of a large set and writes them to a folder (Alg. 1).
 
-  A file holds the subsets of one batch and appears whole or not at all. So a
-  kill loses the subsets in flight, and a restart writes the missing files, to
-  the same bytes.
+  A file holds the subsets of one batch and appears whole or not at all. Each
+  device of this process makes one file at a time. So a kill loses the subsets
+  in flight, and a restart writes the missing files, to the same bytes.
 
   Args:
     network: f; its weights theta follow from `config.theta_seed`.
@@ -155,37 +160,44 @@ def build_cache(
       'number of processes; number them from 0.'
     )
   bar = metrics.progress_bar(0, 'cache', unit='subset')
+  stopping = threading.Event()
 
   def on_step(step: int, loss: float) -> None:
+    if stopping.is_set():
+      raise concurrent.futures.CancelledError
     bar.set_postfix(step=f'{step}/{config.num_steps}', loss=f'{loss:.4f}')
 
-  with bar:
-    distil = SubsetDistiller(
+  @functools.cache
+  def distiller_on(device: Any) -> SubsetDistiller:
+    del device  # JAX's default one, where the distiller keeps theta.
+    return SubsetDistiller(
       network, dataset, normalization, config=config, on_step=on_step
     )
-    manifest = make_manifest(
-      network,
-      dataset,
-      normalization,
-      config=config,
-      dataset_name=dataset_name,
-    )
-    writer = CacheWriter(folder, manifest)
-    ours = range(process_index, manifest.num_shards, process_count)
-    missing = writer.missing_shards(
-      process_index=process_index, process_count=process_count
-    )
-    sizes = {shard: len(manifest.shard_range(shard)) for shard in ours}
-    done = sum(size for shard, size in sizes.items() if shard not in missing)
-    bar.initial = done
-    bar.reset(total=sum(sizes.values()))
-    for shard in missing:
-      entries = distil(manifest.shard_range(shard))
-      writer.write_shard(shard, entries)
-      done += len(entries)
-      bar.update(len(entries))
+
+  distiller_on(default_device())  # Checks, before anything is made.
+  manifest = make_manifest(
+    network, dataset, normalization, config=config, dataset_name=dataset_name
+  )
+  writer = CacheWriter(folder, manifest)
+  ours = range(process_index, manifest.num_shards, process_count)
+  missing = writer.missing_shards(
+    process_index=process_index, process_count=process_count
+  )
+
+  def make(shard: int) -> np.ndarray:
+    distil = distiller_on(default_device())
+    entries = distil(manifest.shard_range(shard))
+    writer.write_shard(shard, entries)
+    return np.stack([entry.losses for entry in entries])
+
+  sizes = {shard: len(manifest.shard_range(shard)) for shard in ours}
+  done = sum(size for shard, size in sizes.items() if shard not in missing)
+  metrics.start_at(bar, done, sum(sizes.values()))
+  with bar:
+    for losses in map_devices(make, missing, stopping=stopping):
+      done += len(losses)
+      bar.update(len(losses))
       if progress_fn is not None:
-        losses = np.mean([entry.losses for entry in entries], axis=0)
-        ends = {'first_loss': float(losses[0]), 'last_loss': float(losses[-1])}
-        progress_fn(done, ends)
+        first, last = losses.mean(axis=0)[[0, -1]].tolist()
+        progress_fn(done, {'first_loss': first, 'last_loss': last})
   return manifest

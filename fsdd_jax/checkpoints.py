@@ -1,15 +1,22 @@
 """Exact resume of every stage, through Orbax.
 
 A stage keeps its state as one pytree of arrays, derives every random draw from
-its step, and so continues after a kill to the same bytes.
+its step, and so continues after a kill to the same bytes. Checkpoints hold
+host arrays, so that another number of devices or processes may go on.
 """
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+
+from fsdd_jax import processes
+from fsdd_jax.devices import local
 
 State = TypeVar('State')
 
@@ -18,7 +25,8 @@ class Checkpointer:
   """Saves and restores the state of one stage in one folder.
 
   Saving is asynchronous; a checkpoint appears whole or not at all, and one cut
-  short by a kill is ignored.
+  short by a kill is ignored. Of several processes, which all call the same
+  methods, process 0 alone touches the folder.
 
   Example:
     >>> import jax.numpy as jnp
@@ -43,9 +51,23 @@ class Checkpointer:
       OSError: if the folder cannot be created.
     """
     self._folder = pathlib.Path(folder).absolute()
+    self._manager: ocp.CheckpointManager | None = None
+    if not processes.is_first_process():
+      return
     self._folder.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-    self._manager = ocp.CheckpointManager(self._folder, options=options)
+    # Alone in its barriers: the other processes do not take part.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=0, active_processes={0}
+    )
+    self._manager = ocp.CheckpointManager(
+      self._folder,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        create=False,
+        multiprocessing_options=alone,
+        cleanup_tmp_directories=True,
+      ),
+    )
 
   def restore_or(self, state: State) -> State:
     """The latest saved state, or the given one where none was saved.
@@ -54,20 +76,27 @@ class Checkpointer:
       state: a pytree of arrays with the structure, shapes and dtypes saved.
 
     Returns:
-      A pytree of the same structure.
+      A pytree of the same structure, placed as the given one.
 
     Raises:
       ValueError: if the latest checkpoint is damaged or of another structure;
         earlier ones are left as they are.
     """
-    step = self._manager.latest_step()
-    if step is None:
+    step = None if self._manager is None else self._manager.latest_step()
+    found = processes.from_first_process(np.int32(-1 if step is None else step))
+    if found < 0:
       return state
-    abstract = jax.tree.map(_abstract, state)
+    values = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+    if self._manager is not None:
+      values = self._restore(self._manager, int(found), values)
+    values = processes.from_first_process(values)
+    return jax.tree.map(_place, values, state)
+
+  def _restore(
+    self, manager: ocp.CheckpointManager, step: int, like: State
+  ) -> State:
     try:
-      return self._manager.restore(
-        step, args=ocp.args.StandardRestore(abstract)
-      )
+      return manager.restore(step, args=ocp.args.StandardRestore(like))
     except Exception as error:  # Orbax raises many kinds; one message for all.
       raise ValueError(
         f'The checkpoint {self._folder / str(step)} cannot be read '
@@ -77,13 +106,42 @@ class Checkpointer:
       ) from error
 
   def save(self, step: int, state: Any) -> None:
-    """Starts saving a state; returns before it is on disk."""
-    self._manager.save(step, args=ocp.args.StandardSave(state))
+    """Starts saving a state; returns before it is on disk.
+
+    Raises:
+      OSError: if this state, or the one before, cannot be written.
+    """
+    if self._manager is not None:
+      values = jax.device_get(local(state))
+      with self._writing(f'The checkpoint of step {step}'):
+        self._manager.save(step, args=ocp.args.StandardSave(values))
+
+  def finish(self) -> None:
+    """Waits until everything is on disk.
+
+    Raises:
+      OSError: if something cannot be written.
+    """
+    if self._manager is not None:
+      with self._writing('The last checkpoint'):
+        self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits until everything is on disk."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """As `finish`, and lets the folder go."""
+    self.finish()
+    if self._manager is not None:
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self, what: str) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # As above.
+      raise OSError(
+        f'{what} cannot be written to {self._folder} ({type(error).__name__}: '
+        f'{str(error)[:200]}). Free some space or make the folder writable, '
+        'then start again: checkpoints written before are intact.'
+      ) from error
 
   def __enter__(self) -> 'Checkpointer':
     return self
@@ -92,5 +150,7 @@ class Checkpointer:
     self.close()
 
 
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+def _place(value: np.ndarray, like: jax.Array) -> jax.Array:
+  return jax.make_array_from_callback(
+    value.shape, like.sharding, lambda index: value[index]
+  )

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import metrics, networks, objective
+from fsdd_jax import metrics, networks, objective, processes
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.devices import map_devices
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.protocols import PROTOCOLS, ScoreFn
 from fsdd_jax.types import LabeledSet
@@ -128,7 +129,7 @@ def evaluate(
   split: str = 'test',
   without: tuple[str, ...] = (),
 ) -> Score:
-  """Scores a distilled set in fresh networks.
+  """Scores a distilled set in fresh networks, which all devices share.
 
   Args:
     key: consumed; network i uses `fold_in(key, i)`.
@@ -171,11 +172,16 @@ def evaluate(
     )
   fit = PROTOCOLS[protocol](without)
   clock = metrics.StageClock()
-  accuracies = []
+  on_host = jax.device_get(synthetic)
+
+  def score_in(index: int) -> float:
+    own = jax.tree.map(jnp.asarray, on_host)  # On the device that does it.
+    fitted = fit(jax.random.fold_in(key, index), network, own)
+    return accuracy(*fitted, dataset, normalization)
+
   with clock.part('evaluation'):
-    for index in range(repeats):
-      fitted = fit(jax.random.fold_in(key, index), network, synthetic)
-      accuracies.append(accuracy(*fitted, dataset, normalization))
+    own = map_devices(score_in, processes.own_places(repeats))
+    accuracies = processes.join_places(list(own), repeats)
   seconds = sum(clock.seconds().values())
   name = networks.describe(network)
   return Score(protocol, name, split, tuple(accuracies), seconds)

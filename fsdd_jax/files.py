@@ -1,8 +1,12 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders of one program."""
 
+import contextlib
+import errno
+import fcntl
 import os
 import pathlib
 import secrets
+from collections.abc import Iterator
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -48,3 +52,36 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
       f'Choose a folder that is writable and has {len(data)} bytes free',
       str(path),
     ) from error
+
+
+@contextlib.contextmanager
+def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+  """Keeps a folder for this program; the end of it, however sudden, frees it.
+
+  Args:
+    folder: made where it is missing.
+
+  Raises:
+    OSError: if another program keeps it, or it cannot be made.
+
+  Example:
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> with lock(folder), lock(folder):  # doctest: +IGNORE_EXCEPTION_DETAIL
+    ...   pass
+    Traceback (most recent call last):
+    BlockingIOError: ...
+  """
+  path = pathlib.Path(folder) / '.lock'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise BlockingIOError(
+        errno.EAGAIN,
+        'Another program works in this folder. Wait for it, end it, or choose '
+        'another workdir',
+        str(folder),
+      ) from error
+    yield

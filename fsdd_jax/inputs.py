@@ -15,6 +15,7 @@ import numpy as np
 
 from fsdd_jax import krr, metrics, objective, subsets
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.devices import devices_for
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
@@ -98,6 +99,7 @@ def from_statistics(
         labels,
         normalization,
         on_batch=bar.update,
+        devices=devices_for(),
       )
       return variables, jax.block_until_ready(stats)
 

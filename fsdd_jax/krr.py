@@ -60,7 +60,9 @@ def solve(
   both give the same map. Where float32 cannot factor the matrix at the
   requested ridge (duplicate images without a ridge, say), the ridge is raised
   to the level of rounding, 2^-23 times the trace, instead of returning NaN;
-  for n images that is a relative ridge of 1.2e-7 n.
+  for n images that is a relative ridge of 1.2e-7 n. Features that are all zero,
+  as those of constant or diverged images under some norms, tell nothing: the
+  weights are NaN, at which each stage stops.
 
   Args:
     features: `[n, d]` float32.

@@ -12,7 +12,7 @@ import jax
 import tensorboardX
 from tqdm import auto as tqdm
 
-from fsdd_jax import files
+from fsdd_jax import files, processes
 
 _COMPILE_EVENTS = (
   '/jax/core/compile/jaxpr_to_mlir_module_duration',
@@ -154,10 +154,25 @@ class StageClock:
     return dict(self._seconds)
 
 
+def start_at(bar: tqdm.tqdm, done: int, total: int) -> None:
+  """Lets a bar start where an earlier program ended.
+
+  Example:
+    >>> with progress_bar(0, 'count', unit='step') as bar:
+    ...   start_at(bar, 8, 10)
+    ...   shown = bar.update()
+    >>> bar.n
+    9
+  """
+  bar.initial = done  # The rate counts from here.
+  bar.reset(total=total)
+  bar.n = bar.last_print_n = done
+
+
 def progress_bar(
   total: int, description: str, *, unit: str, leave: bool = True
 ) -> tqdm.tqdm:
-  """A bar with rate and remaining time, on standard error.
+  """A bar with rate and remaining time, on the first process's standard error.
 
   Example:
     >>> with progress_bar(10, 'count', unit='step') as bar:
@@ -173,4 +188,5 @@ def progress_bar(
     leave=leave,
     dynamic_ncols=True,
     mininterval=0.5,
+    disable=not processes.is_first_process(),
   )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax import krr
+from fsdd_jax.devices import ALONE, Devices, local
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.types import LabeledSet
 
@@ -150,8 +151,25 @@ LOSSES = {
 }
 
 
+def default_batch_size(images: np.ndarray) -> int:
+  """As many images as have 2^18 pixels (256 at 32 x 32), at least one.
+
+  That bounds the memory of feature maps at any resolution.
+
+  Example:
+    >>> import numpy as np
+    >>> default_batch_size(np.zeros((1, 64, 64, 3)))
+    64
+  """
+  return max(1, _PIXELS_A_BATCH // int(np.prod(images.shape[1:3])))
+
+
 def batches(
-  images: np.ndarray, labels: np.ndarray, batch_size: int | None = None
+  images: np.ndarray,
+  labels: np.ndarray,
+  batch_size: int | None = None,
+  *,
+  multiple_of: int = 1,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Splits a set into batches of one size, the last one padded with zeros.
 
@@ -159,11 +177,12 @@ def batches(
     images: `[n, h, w, c]`.
     labels: `[n, ...]`.
     batch_size: rows a batch; a smaller set makes one batch of its own size.
-      By default as many images as have 2^18 pixels (256 at 32 x 32), which
-      bounds the memory of feature maps at any resolution.
+      By default as of `default_batch_size`.
+    multiple_of: rows a batch are rounded up to a multiple of this.
 
   Yields:
-    Images, labels and a float32 mask of `min(batch_size, n)` rows each.
+    Images, labels and a float32 mask of `min(batch_size, n)` rows each, but
+    for the rounding.
 
   Example:
     >>> import numpy as np
@@ -171,9 +190,8 @@ def batches(
     >>> [mask.tolist() for _, _, mask in batches(images, labels, 3)]
     [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
   """
-  if batch_size is None:
-    batch_size = max(1, _PIXELS_A_BATCH // int(np.prod(images.shape[1:3])))
-  size = min(batch_size, len(images))
+  size = min(batch_size or default_batch_size(images), len(images))
+  size += -size % multiple_of
   for start in range(0, len(images), size):
     part = images[start : start + size], labels[start : start + size]
     mask = np.ones(len(part[0]), np.float32)
@@ -184,20 +202,38 @@ def batches(
 
 
 @functools.partial(
-  jax.jit, static_argnames='features_of', donate_argnames='total'
+  jax.jit, static_argnames=('features_of', 'devices'), donate_argnames='total'
 )
 def _add_batch(
   total: krr.Statistics,
   features_of: FeatureFn,
-  variables: Any,
-  images: jax.Array,
-  labels: jax.Array,
-  mask: jax.Array,
-  normalization: Normalization,
+  devices: Devices,
+  whole: tuple[Any, Normalization],
+  batch: tuple[jax.Array, jax.Array, jax.Array],
 ) -> krr.Statistics:
-  features = features_of(variables, normalize(images, normalization))
-  batch = krr.statistics(features, labels, mask)
-  return jax.tree.map(jnp.add, total, batch)
+  """Adds each device's rows of a batch to its own sums `[devices, ...]`."""
+
+  def statistics(whole: Any, rows: Any) -> krr.Statistics:
+    (variables, normalization), (images, labels, mask) = whole, rows
+    features = features_of(variables, normalize(images, normalization))
+    return krr.statistics(features, labels, mask)
+
+  return jax.tree.map(jnp.add, total, devices.each(statistics)(whole, batch))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _zero_sums(
+  num_features: int, num_classes: int, devices: Devices
+) -> krr.Statistics:
+  one = krr.zero_statistics(num_features, num_classes)
+  return devices.split(
+    jax.tree.map(lambda x: jnp.stack([x] * devices.count), one)
+  )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _add_up(total: krr.Statistics, devices: Devices) -> krr.Statistics:
+  return devices.sum_of_each(total)
 
 
 def target_statistics(
@@ -209,8 +245,12 @@ def target_statistics(
   *,
   batch_size: int | None = None,
   on_batch: Callable[[int], None] | None = None,
+  devices: Devices = ALONE,
 ) -> krr.Statistics:
   """Sums the statistics of a data set in one network (Alg. 4, line 9).
+
+  Each device sums over its own rows of the batches; at the end, the sums are
+  added (up to rounding, that is the sum on one device).
 
   Args:
     features_of: the feature map f.
@@ -218,11 +258,13 @@ def target_statistics(
     images: `[n, h, w, c]` uint8, kept on the host but for one batch.
     labels: `[n, k]` float32.
     normalization: how uint8 images become network inputs.
-    batch_size: images on the device at once; by default as of `batches`.
+    batch_size: images on a device at once; by default as of
+      `default_batch_size`.
     on_batch: called with the number of images added, for a progress bar.
+    devices: what shares the images; all their processes call this together.
 
   Returns:
-    Statistics of all n images.
+    Statistics of all n images, on the first device of each process.
 
   Example:
     >>> import jax
@@ -242,9 +284,13 @@ def target_statistics(
     variables,
     jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32),
   )
-  total = krr.zero_statistics(shape.shape[1], labels.shape[1])
-  for batch in batches(images, labels, batch_size):
-    total = _add_batch(total, features_of, variables, *batch, normalization)
+  size = (batch_size or default_batch_size(images)) * devices.count
+  whole = devices.replicate((variables, normalization))
+  total = _zero_sums(shape.shape[1], labels.shape[1], devices)
+  for batch in batches(images, labels, size, multiple_of=devices.count):
+    total = _add_batch(
+      total, features_of, devices, whole, devices.scatter(batch)
+    )
     if on_batch is not None:
       on_batch(int(batch[2].sum()))
-  return total
+  return local(_add_up(total, devices))

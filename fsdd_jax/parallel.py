@@ -1,4 +1,4 @@
-"""Many devices and processes: mesh, placement, and the per-device wrapper.
+"""Mesh, placement, and the per-device wrapper.
 
 Data parallelism only: arrays are either whole on each device, or split along
 their first axis over the one mesh axis, `'data'`. A function runs on each
@@ -6,7 +6,6 @@ device with its part, and results are summed or averaged. (Left to automatic
 sharding, each device would loop over the networks of the entire batch.)
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,95 +15,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = 'data'
-_MPI_SIZE = 'OMPI_COMM_WORLD_SIZE'
+_SPLIT = PartitionSpec(AXIS)
 
 Tree = TypeVar('Tree')
 Reduction = Callable[[Any, str], Any]
-
-
-def initialize(
-  coordinator_address: str | None = None,
-  num_processes: int | None = None,
-  process_id: int | None = None,
-) -> None:
-  """Joins this process to the others of a run, before any other use of JAX.
-
-  Does nothing for one process, or if it was called before. Without arguments,
-  JAX asks the environment (Slurm, Open MPI, Cloud TPU, Kubernetes, or the
-  variable JAX_COORDINATOR_ADDRESS); where there is none of these, the process
-  is alone.
-
-  Args:
-    coordinator_address: `host:port` of process 0.
-    num_processes: number of processes in the run.
-    process_id: number of this process, in [0, num_processes).
-
-  Raises:
-    ValueError: if only some arguments are given, or they are out of range.
-    RuntimeError: if JAX has already been used, or the others cannot be reached.
-
-  Example:
-    >>> initialize()  # Alone: does nothing. In a job of Slurm or TPU: joins it.
-  """
-  if jax.distributed.is_initialized():
-    return
-  given = {
-    'coordinator_address': coordinator_address,
-    'num_processes': num_processes,
-    'process_id': process_id,
-  }
-  missing = [name for name, value in given.items() if value is None]
-  if len(missing) == len(given):
-    _initialize_from_environment()
-    return
-  if num_processes == 1:
-    return
-  if missing:
-    raise ValueError(
-      f'{", ".join(missing)} missing: give coordinator_address (host:port), '
-      'num_processes and process_id together, or none of them.'
-    )
-  if not 0 <= process_id < num_processes:  # type: ignore[operator]
-    raise ValueError(
-      f'process_id={process_id} must lie in [0, {num_processes}), the number '
-      'of processes; number them from 0.'
-    )
-  try:
-    jax.distributed.initialize(coordinator_address, num_processes, process_id)
-  except RuntimeError as error:
-    raise RuntimeError(
-      f'Process {process_id} of {num_processes} cannot join the run at '
-      f'{coordinator_address}: {error} Call initialize() before anything else '
-      'uses JAX, and make sure that process 0 runs and its port is open.'
-    ) from error
-
-
-def _initialize_from_environment() -> None:
-  announced = [
-    f'{name}={os.environ[name]}'
-    for name in ('JAX_COORDINATOR_ADDRESS', 'SLURM_NTASKS', _MPI_SIZE)
-    if os.environ.get(name, '1') != '1'
-  ]
-  try:
-    jax.distributed.initialize()
-  except ValueError as error:
-    # JAX knows no coordinator, hence the process is alone, unless the
-    # coordinator alone was given.
-    if 'JAX_COORDINATOR_ADDRESS' in os.environ:
-      raise ValueError(
-        f'{announced[0]} is set, but the environment does not say how many '
-        'processes there are. Pass coordinator_address, num_processes and '
-        'process_id to initialize().'
-      ) from error
-  except RuntimeError as error:
-    # Too late to join others, but nothing tells of others: as in a notebook.
-    if 'must be called before' in str(error) and not announced:
-      return
-    raise RuntimeError(
-      f'This process cannot join the others ({", ".join(announced)}): {error} '
-      'Call initialize() before anything else uses JAX, and make sure that all '
-      'processes run.'
-    ) from error
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
@@ -142,6 +56,26 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
   )
 
 
+def split_sharding(mesh: Mesh) -> NamedSharding:
+  """Of arrays whose first axis is split over the devices of a mesh.
+
+  Example:
+    >>> split_sharding(data_mesh(1)).spec
+    P('data',)
+  """
+  return NamedSharding(mesh, _SPLIT)
+
+
+def whole_sharding(mesh: Mesh) -> NamedSharding:
+  """Of arrays that are whole on each device of a mesh.
+
+  Example:
+    >>> whole_sharding(data_mesh(1)).is_fully_replicated
+    True
+  """
+  return NamedSharding(mesh, PartitionSpec())
+
+
 def shard(mesh: Mesh, tree: Tree) -> Tree:
   """Splits the first axis of all arrays over the devices of a mesh.
 
@@ -149,7 +83,7 @@ def shard(mesh: Mesh, tree: Tree) -> Tree:
     mesh: from `data_mesh`.
     tree: arrays `[b, ...]`. With several processes, each passes its own part,
       all of one size, and the results are the parts joined in the order of
-      processes.
+      the mesh's devices.
 
   Returns:
     The same arrays, placed.
@@ -162,18 +96,17 @@ def shard(mesh: Mesh, tree: Tree) -> Tree:
     >>> shard(data_mesh(1), {'x': jnp.zeros((4, 2))})['x'].shape
     (4, 2)
   """
-  _check_divisible(tree, mesh.local_mesh.size)
-  sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+  count = mesh.local_mesh.size
+  _check_divisible(tree, count)
 
-  def place(x: Any) -> jax.Array:
-    if jax.process_count() == 1:
-      return jax.device_put(x, sharding)
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-      data = place(jax.random.key_data(x))
-      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+  def parts(x: Any) -> list[Any]:
+    size = len(x) // count
+    return [x[i * size : (i + 1) * size] for i in range(count)]
 
-  return jax.tree.map(place, tree)
+  def shape(x: Any) -> tuple[int, ...]:
+    return len(x) // count * mesh.size, *x.shape[1:]
+
+  return _place(tree, split_sharding(mesh), shape, parts)
 
 
 def replicate(mesh: Mesh, tree: Tree) -> Tree:
@@ -191,7 +124,37 @@ def replicate(mesh: Mesh, tree: Tree) -> Tree:
     >>> replicate(data_mesh(1), jnp.zeros(3)).sharding.is_fully_replicated
     True
   """
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+  def parts(x: Any) -> list[Any]:
+    return [x] * mesh.local_mesh.size
+
+  return _place(tree, whole_sharding(mesh), np.shape, parts)
+
+
+def _place(
+  tree: Tree,
+  sharding: NamedSharding,
+  shape: Callable[[Any], tuple[int, ...]],
+  parts: Callable[[Any], list[Any]],
+) -> Tree:
+  """Places arrays, each process the parts of its own devices."""
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding)
+  mesh = sharding.mesh
+  devices = [
+    d for d in mesh.devices.flat if d.process_index == jax.process_index()
+  ]
+
+  def place(x: Any) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      data = place(jax.random.key_data(x))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    # Through the devices of this process alone: `jax.device_put` would ask
+    # the others, which not all backends can.
+    placed = list(map(jax.device_put, parts(x), devices))
+    return jax.make_array_from_single_device_arrays(shape(x), sharding, placed)
+
+  return jax.tree.map(place, tree)
 
 
 def per_device(
@@ -229,14 +192,40 @@ def per_device(
   def body(whole: Any, part: Any) -> Tree:
     return reduction(fn(whole, part), AXIS)
 
+  return _map(body, mesh, PartitionSpec())
+
+
+def per_device_apart(
+  fn: Callable[[Any, Any], Tree], mesh: Mesh
+) -> Callable[[Any, Any], Tree]:
+  """As `per_device`, but results stay apart, along a new first axis.
+
+  What is summed over many calls then crosses devices once, at the end.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> run = per_device_apart(lambda scale, part: part.sum(), data_mesh(1))
+    >>> run(1.0, jnp.arange(4.0)).tolist()
+    [6.0]
+  """
+
+  def body(whole: Any, part: Any) -> Tree:
+    return jax.tree.map(lambda x: x[None], fn(whole, part))
+
+  return _map(body, mesh, _SPLIT)
+
+
+def _map(
+  body: Callable[[Any, Any], Tree], mesh: Mesh, results: PartitionSpec
+) -> Callable[[Any, Any], Tree]:
   # Without the check of what varies over devices (vma), for with it jax.grad by
   # `whole` would sum over devices by itself, before the reduction; and fn could
   # not start a scan from constants.
   mapped = jax.shard_map(
     body,
     mesh=mesh,
-    in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-    out_specs=PartitionSpec(),
+    in_specs=(PartitionSpec(), _SPLIT),
+    out_specs=results,
     check_vma=False,
   )
 

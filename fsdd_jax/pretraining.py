@@ -22,10 +22,12 @@ from fsdd_jax import (
   caching,
   distill,
   pretraining_state,
+  processes,
 )
 from fsdd_jax.cache import CacheSource
 from fsdd_jax.cache_manifest import Manifest
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.devices import devices_for, local
 from fsdd_jax.layers import choose
 from fsdd_jax.method_configs import PretrainingConfig
 from fsdd_jax.normalization import Normalization
@@ -180,11 +182,13 @@ def pretrain(
   tx = choose(distill.OPTIMIZERS, config.optimizer, 'optimizer')(
     distill.SCHEDULES[config.schedule](config.learning_rate, config.num_steps)
   )
-  update, place = pretraining_state.make_update(
+  devices = devices_for(config.batch_size)
+  update = pretraining_state.make_update(
     translator,
     objective.loss_fn,
     tx,
     networks_per_call=config.networks_per_call,
+    devices=devices,
   )
   num_scores = -(-config.num_steps // config.eval_every)
   state = pretraining_state.init_state(
@@ -207,14 +211,14 @@ def pretrain(
       yield objective.inputs(keys, batch)
 
   with _stage_loop(options, config) as loop:
-    state = place(loop.restore_or(state))
+    state = loop.restore_or(devices.replicate(state))
     state, untranslated = _run(
       state, update, inputs_from, score, translator, config, loop
     )
   record = _record(state, untranslated, manifest, heldout, config)
   return Pretrained(
     translator,
-    {'params': dict(state.best_params)},
+    {'params': local(dict(state.best_params))},
     FixedNetwork(network, manifest.network_seed, manifest.image_shape),
     translator_metadata(translator, manifest, record),
   )
@@ -247,7 +251,13 @@ def _run(
     state, values = update(state, next(inputs))
     done += 1
     if done % config.eval_every == 0 or done == config.num_steps:
-      loss = score(functools.partial(translated, state.translator.params))
+      params = local(state.translator.params)
+      # On the host, and the same in all processes, which must end together.
+      loss = jax.device_get(
+        processes.from_first_process(
+          score(functools.partial(translated, params))
+        )
+      )
       state = keep_best(state, len(curve), loss)
       curve.append(float(loss))
       values |= {'heldout_loss': loss, 'untranslated_loss': untranslated}
@@ -331,5 +341,4 @@ def _keys_of(key: jax.Array, first: int, numbers: range) -> jax.Array:
 
 def _sample_keys(key: jax.Array, step: int, size: int) -> jax.Array:
   """Keys of this process's samples of a step, one network each."""
-  own = range(jax.process_index(), size, jax.process_count())
-  return _keys_of(key, step * size, own)
+  return _keys_of(key, step * size, processes.own_places(size))

@@ -1,7 +1,6 @@
 """The state of pre-training: the translator, its best version, its scores."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax import parallel, translator_step
+from fsdd_jax import translator_step
+from fsdd_jax.devices import Devices
 from fsdd_jax.random_networks import LossFn
 from fsdd_jax.translator_step import TranslatorState
 
@@ -130,60 +130,56 @@ def make_update(
   tx: optax.GradientTransformation,
   *,
   networks_per_call: int,
-) -> tuple[UpdateFn, Callable[[Any], Any]]:
-  """Makes the update (Alg. 2, lines 3-11), which all devices share.
+  devices: Devices,
+) -> UpdateFn:
+  """Makes the update (Alg. 2, lines 3-11), which devices share.
 
   Args:
     translator: the module G.
     loss_fn: maps `(variables, set, target)` of one network to a scalar.
     tx: the optimiser of omega.
     networks_per_call: as for `translator_step.make_step`.
+    devices: what shares the batches; `devices.replicate` places a state on
+      them before the first update.
 
   Returns:
     `update(state, (networks, sets, targets)) -> (state, metrics)`, which
-    donates the translator of the state, and the function that places a state
-    on the devices before the first update.
+    donates the translator of the state.
 
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from fsdd_jax import toy, types
+    >>> from fsdd_jax import devices, toy, types
     >>> start, tx = toy.translator(), optax.sgd(0.1)
     >>> loss_fn = lambda theta, labeled, target: jnp.mean(labeled.images)
-    >>> update, place = make_update(
-    ...   start.translator, loss_fn, tx, networks_per_call=1
+    >>> update = make_update(
+    ...   start.translator,
+    ...   loss_fn,
+    ...   tx,
+    ...   networks_per_call=1,
+    ...   devices=devices.ALONE,
     ... )
     >>> key = jax.random.key(0)
-    >>> state = place(init_state(key, start.translator, (8, 8, 3), tx, 1))
+    >>> state = init_state(key, start.translator, (8, 8, 3), tx, 1)
     >>> one = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1)))
     >>> sets = jax.tree.map(lambda x: x[None], one)
     >>> state, metrics = update(state, (jnp.zeros(1), sets, jnp.zeros(1)))
     >>> state.step.item(), sorted(metrics)
     (1, ['gradient_norm', 'loss'])
   """
-
-  def unchanged(tree: Any) -> Any:
-    return tree
-
-  place = split = spread = unchanged
-  if jax.device_count() > 1:
-    mesh = parallel.data_mesh()
-    place = functools.partial(parallel.replicate, mesh)
-    split = functools.partial(parallel.shard, mesh)
-    spread = functools.partial(parallel.per_device, mesh=mesh)
   step = translator_step.make_step(
     translator,
     loss_fn,
     tx,
     networks_per_call=networks_per_call,
-    spread=spread,
+    spread=devices.mean,
   )
 
   def update(
     state: PretrainingState, inputs: tuple
   ) -> tuple[PretrainingState, dict[str, jax.Array]]:
-    new, values = step(state.translator, *split(inputs))
+    new, values = step(state.translator, *devices.shard(inputs))
     return dataclasses.replace(state, translator=new), values
 
-  return update, place
+  return update

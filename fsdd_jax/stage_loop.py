@@ -1,5 +1,6 @@
 """What watches a stage's steps: progress, logs, checkpoints, a stop on NaN."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from fsdd_jax import files, metrics
+from fsdd_jax import files, metrics, preemption, processes
 from fsdd_jax.checkpoints import Checkpointer
 
 State = TypeVar('State')
@@ -63,7 +64,7 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
 
   Args:
     options: names the folder, which is created where it is missing; without
-      one, nothing is done.
+      one, and in other processes than the first, nothing is done.
     config: the stage's dataclass; how often it logs and saves does not count.
     **facts: JSON values that fix the result beside it: data, networks.
 
@@ -80,7 +81,7 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
     >>> claim_workdir(options, config, data='digits')  # It may resume.
   """
   workdir = options.workdir
-  if workdir is None:
+  if workdir is None or not processes.is_first_process():
     return
   settings = {**dataclasses.asdict(config), **facts}
   for name in ('checkpoint_every', 'log_every'):
@@ -113,7 +114,10 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
 class StageLoop:
   """Restores a stage's state and follows its steps.
 
-  Used as a context; on leaving it, everything saved is on disk.
+  Used as a context; on leaving it, everything saved is on disk. Of several
+  processes, the first alone writes. Within the context, SIGTERM to any of them
+  ends all after the step under way (several: that of the next log line), whose
+  state is saved.
 
   Example:
     >>> import numpy as np
@@ -141,6 +145,10 @@ class StageLoop:
       options: where and how often to write.
       diagnose: says what a state looks like whose step with the given index
         was not finite, for the error message.
+
+    Raises:
+      OSError: if another program works in the work directory, or it cannot be
+        written.
     """
     self._description = description
     self._num_steps = num_steps
@@ -149,10 +157,15 @@ class StageLoop:
     self._pending: list[tuple[int, Any]] = []
     self._checkpointer: Checkpointer | None = None
     self._writer: metrics.MetricWriter | None = None
-    self._bar = metrics.progress_bar(num_steps, description, unit='step')
+    self._stack = contextlib.ExitStack()
+    self._bar = self._stack.enter_context(
+      metrics.progress_bar(num_steps, description, unit='step')
+    )
     if options.workdir is not None:
+      if processes.is_first_process():
+        self._stack.enter_context(files.lock(options.workdir))
       folder = pathlib.Path(options.workdir) / 'checkpoints'
-      self._checkpointer = Checkpointer(folder)
+      self._checkpointer = self._stack.enter_context(Checkpointer(folder))
 
   def restore_or(self, state: State) -> State:
     """The last saved state, or the given one; call it once, before steps."""
@@ -160,9 +173,11 @@ class StageLoop:
       return state
     state = self._checkpointer.restore_or(state)
     done = int(state.step)  # type: ignore[attr-defined]
-    self._writer = metrics.MetricWriter(self._options.workdir, resume_step=done)
-    self._bar.initial = done
-    self._bar.reset(total=self._num_steps)
+    if processes.is_first_process():
+      self._writer = self._stack.enter_context(
+        metrics.MetricWriter(self._options.workdir, resume_step=done)
+      )
+    metrics.start_at(self._bar, done, self._num_steps)
     return state
 
   def on_step(
@@ -172,15 +187,33 @@ class StageLoop:
 
     Raises:
       FloatingPointError: if a loss since the last log line was not finite.
+      SystemExit: after SIGTERM.
     """
     self._pending.append((done, step_metrics))
     self._bar.update()
     last = done == self._num_steps
-    save = last or done % self._options.checkpoint_every == 0
-    if save or done % self._options.log_every == 0:
+    log = last or done % self._options.log_every == 0
+    stop = self._must_stop(log)
+    save = last or stop or done % self._options.checkpoint_every == 0
+    if save or log:
       self._flush(state)
     if save and self._checkpointer is not None:
       self._checkpointer.save(done, state)
+    if stop:
+      self._stop(done)
+
+  def _stop(self, done: int) -> None:
+    kept = 'not saved, without a workdir'
+    if self._checkpointer is not None:
+      self._checkpointer.finish()
+      kept = 'saved'
+    preemption.stop(f'Step {done} of "{self._description}" is {kept}')
+
+  def _must_stop(self, log: bool) -> bool:
+    """Whether SIGTERM arrived, in any process; they agree at log lines."""
+    if jax.process_count() == 1:
+      return preemption.requested()
+    return log and processes.any_process(preemption.requested())
 
   def _flush(self, state: Any) -> None:
     """Fetches the pending metrics, checks and writes them."""
@@ -205,6 +238,7 @@ class StageLoop:
       self._options.state_fn(done, state)
 
   def __enter__(self) -> 'StageLoop':
+    self._stack.enter_context(preemption.defer())
     return self
 
   def __exit__(
@@ -213,8 +247,4 @@ class StageLoop:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    self._bar.close()
-    if self._writer is not None:
-      self._writer.close()
-    if self._checkpointer is not None:
-      self._checkpointer.close()
+    self._stack.__exit__(kind, error, trace)

@@ -9,6 +9,7 @@ binaries do; a changed one alone, and what needs it, runs anew.
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fsdd_jax import files
+from fsdd_jax import files, preemption
 
 _DONE = 'done.json'
+_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,17 @@ def in_order(tasks: Sequence[Task]) -> Iterator[Task]:
     yield from visit(task)
 
 
+def _run(command: Sequence[str]) -> int:
+  """Runs a command; one that SIGTERM stopped does not end with status 0."""
+  environment = os.environ | {preemption.STATUS_VARIABLE: str(_STOPPED)}
+  with subprocess.Popen(command, env=environment) as process:
+    try:
+      return process.wait()
+    except BaseException:
+      process.terminate()  # It saves its state; leaving the block waits for it.
+      raise
+
+
 def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
   """Runs what is not done yet, with what it needs.
 
@@ -126,6 +139,7 @@ def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
   Raises:
     ChildProcessError: if a command fails; it names the command. What was done
       before stays done.
+    SystemExit: after SIGTERM, which the running command is told of.
 
   Example:
     >>> import pathlib
@@ -146,7 +160,7 @@ def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
     folder, command = task.folder(root), task.command(root)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.time()
-    status = subprocess.run(command).returncode
+    status = _run(command)
     if status:
       raise ChildProcessError(
         f'{task.name} ended with status {status}, its message stands above. '

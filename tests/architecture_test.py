@@ -18,6 +18,7 @@ _ROOT = pathlib.Path(fsdd_jax.__file__).parent
 _LAYERS = (
   (
     'files',
+    'preemption',
     'types',
     'normalization',
     'krr',
@@ -29,11 +30,13 @@ _LAYERS = (
     'translator',
   ),
   (
+    'processes',
+    'parallel',
+    'devices',
     'objective',
     'random_networks',
     'distill',
     'translator_step',
-    'parallel',
   ),
   (
     'containers',
@@ -83,6 +86,7 @@ _LAYERS = (
     'cli',
     'recipe_cli',
     'costs',
+    'scaling',
     'estimates',
   ),
 )
@@ -93,6 +97,7 @@ _WITHOUT_EXAMPLE = {
   'cli.from_flags': 'needs the flags of a binary',
   'cli.integers': 'needs the flags of a binary',
   'cli.run': 'ends the process',
+  'cli.run_in_processes': 'ends the process',
   'cli.translator_from_flags': 'needs the flags of a binary',
   'recipe_cli.define_flags': 'changes the flags of the whole process',
   'recipe_cli.recipe_from_flags': 'needs the flags of a binary',

@@ -6,12 +6,8 @@ run.
 """
 
 import os
-import pathlib
-import socket
-import subprocess
-import sys
-import traceback
 
+import device_processes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,33 +16,7 @@ import pytest
 import translator_step_test as step_test
 from jax.sharding import PartitionSpec
 
-from fsdd_jax import parallel, translator_step
-
-
-def start(call, num_devices):
-  """Starts `call`, a function call of this file, in a fresh process."""
-  flag = f'--xla_force_host_platform_device_count={num_devices}'
-  folder = pathlib.Path(__file__).parent
-  return subprocess.Popen(
-    [sys.executable, '-c', f'import parallel_test as t; t.{call}'],
-    env=os.environ
-    | {
-      'XLA_FLAGS': flag,
-      'JAX_PLATFORMS': 'cpu',
-      'PYTHONPATH': os.pathsep.join([str(folder), str(folder.parent)]),
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-
-
-def finish(process):
-  try:
-    output, _ = process.communicate(timeout=240)
-  finally:
-    process.kill()
-  return output
+from fsdd_jax import parallel, processes, translator_step
 
 
 def normal(seed, *shape):
@@ -166,21 +136,13 @@ def check_translator_step_equals_that_of_one_device():
   assert step._cache_size() == 1  # The new state is placed as the first was.
 
 
-CHECKS = [name for name in dir() if name.startswith('check_')]
-
-
-def run_checks():
-  for name in CHECKS:
-    try:
-      globals()[name]()
-      print(f'passed {name}')
-    except Exception:
-      print(f'failed {name}\n{traceback.format_exc()}')
+CHECKS = device_processes.checks(globals())
 
 
 @pytest.fixture(scope='module')
 def eight_devices():
-  return finish(start('run_checks()', 8))
+  call = 'parallel_test.device_processes.run_checks(parallel_test.CHECKS)'
+  return device_processes.finish(device_processes.start(call, 8))
 
 
 @pytest.mark.parametrize('name', CHECKS)
@@ -192,8 +154,8 @@ def test_on_eight_devices(eight_devices, name):
 
 
 def join_two(address, process_id):
-  parallel.initialize(address, 2, process_id)
-  parallel.initialize()  # Once more does nothing.
+  processes.initialize(address, 2, process_id)
+  processes.initialize()  # Once more does nothing.
   mesh = parallel.data_mesh()
   assert mesh.size == 4
   with pytest.raises(ValueError, match='2 processes must use all 4 devices'):
@@ -215,30 +177,35 @@ def join_two(address, process_id):
     parallel.replicate(mesh, weights), split
   )
   jax.tree.map(assert_close, found, body(weights, (x, keys)))
+  values = [0.1, 0.7][process_id : process_id + 1]
+  assert processes.join_places(values, 2) == [0.1, 0.7]
+  assert processes.from_first_process(np.float32(process_id)) == 0
+  assert processes.any_process(process_id == 1)
+  assert not processes.any_process(False)
   print('passed')
 
 
 def test_two_processes_compute_what_one_does():
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    address = f'localhost:{probe.getsockname()[1]}'
-  processes = [start(f'join_two({address!r}, {i})', 2) for i in range(2)]
-  outputs = [finish(process) for process in processes]
+  address = device_processes.free_address()
+  calls = [f'parallel_test.join_two({address!r}, {i})' for i in range(2)]
+  started = [device_processes.start(call, 2) for call in calls]
+  outputs = [device_processes.finish(process) for process in started]
   assert all('passed' in output for output in outputs), '\n'.join(outputs)
 
 
 def lone_coordinator():
   os.environ['JAX_COORDINATOR_ADDRESS'] = 'localhost:1'
   with pytest.raises(ValueError, match='how many processes'):
-    parallel.initialize()
+    processes.initialize()
   del os.environ['JAX_COORDINATOR_ADDRESS']
-  parallel.initialize()
+  processes.initialize()
   assert jax.process_count() == 1
   print('passed')
 
 
 def test_a_coordinator_without_number_of_processes_is_refused():
-  output = finish(start('lone_coordinator()', 1))
+  call = 'parallel_test.lone_coordinator()'
+  output = device_processes.finish(device_processes.start(call, 1))
   assert 'passed' in output, output
 
 
@@ -254,9 +221,9 @@ def used():
 
 @pytest.mark.usefixtures('used')
 def test_one_process_needs_no_start():
-  parallel.initialize()
-  parallel.initialize(num_processes=1)
-  parallel.initialize('localhost:1', 1, 0)
+  processes.initialize()
+  processes.initialize(num_processes=1)
+  processes.initialize('localhost:1', 1, 0)
   assert jax.process_count() == 1
 
 
@@ -272,13 +239,13 @@ def test_one_process_needs_no_start():
 )
 def test_arguments_that_do_not_fit_are_refused(arguments, match):
   with pytest.raises(ValueError, match=match):
-    parallel.initialize(*arguments)
+    processes.initialize(*arguments)
 
 
 @pytest.mark.usefixtures('used')
 def test_too_late_a_start_is_refused(monkeypatch):
   with pytest.raises(RuntimeError, match='Process 0 of 2 cannot join'):
-    parallel.initialize('localhost:1', 2, 0)
+    processes.initialize('localhost:1', 2, 0)
   monkeypatch.setenv('SLURM_NTASKS', '2')
   with pytest.raises(RuntimeError, match=r'the others \(SLURM_NTASKS=2\)'):
-    parallel.initialize()
+    processes.initialize()

@@ -6,11 +6,9 @@ import signal
 import subprocess
 import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from fsdd_jax import (
@@ -33,7 +31,7 @@ from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.pretraining_objectives import OBJECTIVES, make_score
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator
-from fsdd_jax.types import LabeledSet, labeled_set, unpad
+from fsdd_jax.types import labeled_set, unpad
 
 _CONFIG = PretrainingConfig(
   num_steps=6,
@@ -327,50 +325,6 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
   assert found['translator']['width'] == 4
   assert found['theta_seed'] == 0
   assert found['image_shape'] == [8, 8, 3]
-
-
-def _updated_on_all_devices():
-  """Number of devices, loss, gradient norm and weights of one update."""
-  translator, tx = nn.Conv(3, (1, 1)), optax.sgd(0.1)
-
-  def loss_fn(variables, labeled, target):
-    return jnp.mean((labeled.images - target) ** 2)
-
-  update, place = pretraining_state.make_update(
-    translator, loss_fn, tx, networks_per_call=1
-  )
-  state = pretraining_state.init_state(
-    jax.random.key(0), translator, (4, 4, 3), tx, 1
-  )
-  images = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 3))
-  images = images.astype(np.float32)
-  ones = np.ones((2, 3, 2), np.float32)
-  sets = LabeledSet(images, ones, ones[..., 0])
-  state, values = update(place(state), ((), sets, images[::-1]))
-  moved = jnp.sum(jnp.abs(state.translator.params['kernel']))
-  numbers = [values['loss'], values['gradient_norm'], moved]
-  return [jax.device_count(), *map(float, numbers)]
-
-
-def test_two_devices_share_a_batch():
-  result = subprocess.run(
-    [
-      *(sys.executable, '-c'),
-      'from tests import pretraining_test\n'
-      'print(*pretraining_test._updated_on_all_devices())',
-    ],
-    capture_output=True,
-    env=os.environ
-    | {
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
-      'JAX_PLATFORMS': 'cpu',
-    },
-    check=True,
-    text=True,
-  )
-  theirs = [float(x) for x in result.stdout.split()]
-  assert theirs[0] == 2
-  np.testing.assert_allclose(theirs[1:], _updated_on_all_devices()[1:], 1e-5)
 
 
 _KILLED = """

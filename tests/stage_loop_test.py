@@ -1,10 +1,14 @@
 """Work directories, logs and the stop on NaN."""
 
+import contextlib
+import resource
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import distill, metrics
+from fsdd_jax import checkpoints, distill, metrics
 from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.stage_loop import LoopOptions, StageLoop, claim_workdir
 from fsdd_jax.types import labeled_set
@@ -74,3 +78,52 @@ def test_a_finished_run_does_nothing_more(tmp_path):
   first = _run(options, [1.0] * 3, 3)
   again = _run(options, [np.nan] * 3, 3)
   np.testing.assert_array_equal(first.synthetic.images, again.synthetic.images)
+
+
+def test_two_programs_in_one_workdir_are_refused(tmp_path):
+  options = LoopOptions(tmp_path)
+  with (
+    StageLoop('first', num_steps=1, options=options),
+    pytest.raises(BlockingIOError, match='Another program works') as error,
+  ):
+    StageLoop('second', num_steps=1, options=options)
+  assert str(tmp_path) in str(error.value)
+  with StageLoop('third', num_steps=1, options=options):  # It is free again.
+    pass
+
+
+def test_an_unwritable_workdir_is_one_clear_error(tmp_path):
+  (tmp_path / 'file').write_text('no folder')
+  options = LoopOptions(tmp_path / 'file' / 'workdir')
+  with pytest.raises(OSError, match='workdir'):
+    StageLoop('count', num_steps=1, options=options)
+
+
+@contextlib.contextmanager
+def _largest_file(size):
+  """Files cannot grow beyond a size, as on a disk that is full."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_clear_error_and_the_last_state_stays(tmp_path):
+  def save(step, size):
+    rng = np.random.default_rng(step)
+    state = {'x': jnp.asarray(rng.normal(size=size))}
+    with checkpoints.Checkpointer(tmp_path) as checkpointer:
+      checkpointer.save(step, state)
+    return state
+
+  saved = save(1, 1000)
+  with (
+    _largest_file(100_000),
+    pytest.raises(OSError, match=r'cannot be written .* Free some space'),
+  ):
+    save(2, 100_000)
+  with checkpoints.Checkpointer(tmp_path) as checkpointer:
+    found = checkpointer.restore_or(jax.tree.map(jnp.zeros_like, saved))
+  np.testing.assert_array_equal(found['x'], saved['x'])

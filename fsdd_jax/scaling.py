@@ -1,0 +1,262 @@
+"""What devices compute and tell each other, by their compiled programs.
+
+On forced host devices, seconds say nothing; the programs that XLA makes for
+them do: each device runs the same one, so its operations are those of a device,
+and its collectives are all that crosses between devices.
+"""
+
+import functools
+import math
+import re
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from fsdd_jax import krr, objective, parallel, translator_step
+from fsdd_jax.costs import Problem
+from fsdd_jax.devices import Devices
+from fsdd_jax.types import LabeledSet
+
+_COLLECTIVE = re.compile(
+  r' = (.*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|'
+  r'collective-permute)(?:-start)?\('
+)
+_ARRAY = re.compile(r'\b([a-z]+\d+)\[([\d,]*)\]')
+
+
+class Cost(NamedTuple):
+  """Of one step on one device.
+
+  Attributes:
+    flops: floating point operations.
+    accessed: bytes of memory read and written, as the compiler counts.
+    communicated: bytes of the results of all collectives.
+    collectives: how many there are.
+
+  Example:
+    >>> Cost(2e9, 1e8, 4e6, 1).flops / 1e9
+    2.0
+  """
+
+  flops: float
+  accessed: float
+  communicated: float
+  collectives: int
+
+
+def cost(compiled: Any) -> Cost:
+  """The cost of a compiled program, as of `jax.jit(...).lower(...).compile()`.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> program = jax.jit(jnp.dot).lower(jnp.ones((8, 8)), jnp.ones((8, 8)))
+    >>> found = cost(program.compile())
+    >>> found.flops >= 2 * 8**3, found.collectives
+    (True, 0)
+  """
+  told = compiled.cost_analysis() or {}
+  shapes = _COLLECTIVE.findall(compiled.as_text())
+  return Cost(
+    told.get('flops', math.nan),
+    told.get('bytes accessed', math.nan),
+    sum(_num_bytes(shape) for shape in shapes),
+    len(shapes),
+  )
+
+
+def _num_bytes(shape: str) -> int:
+  """Bytes of an array, or a tuple of them, as HLO writes it."""
+  total = 0
+  for kind, sizes in _ARRAY.findall(shape):
+    bits = int(re.sub(r'\D', '', kind))
+    total += (
+      bits // 8 * math.prod(int(size) for size in sizes.split(',') if size)
+    )
+  return total
+
+
+def statistics(problem: Problem, devices: Devices) -> Cost:
+  """A pass over all real images in one network (Alg. 3 and 4, line 9).
+
+  Args:
+    problem: network and number of real images.
+    devices: what shares the images.
+
+  Returns:
+    Its cost, as if all images of a device were one batch.
+
+  Example:
+    >>> from fsdd_jax import devices, toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> statistics(problem, devices.ALONE).communicated
+    0
+  """
+
+  def of_rows(variables: Any, rows: LabeledSet) -> krr.Statistics:
+    features = problem.features_of(variables, rows.images)
+    return krr.statistics(features, rows.labels, rows.mask)
+
+  def work(variables: Any, images: LabeledSet) -> krr.Statistics:
+    return devices.sum_of_each(devices.each(of_rows)(variables, images))
+
+  size = problem.num_real + -problem.num_real % devices.count
+  arguments = (
+    _whole(devices, jax.eval_shape(problem.variables)),
+    _split(devices, jax.eval_shape(lambda: problem.noise(size))),
+  )
+  return cost(jax.jit(work).lower(*arguments).compile())
+
+
+def update(
+  problem: Problem,
+  translator: nn.Module,
+  devices: Devices,
+  *,
+  batch_size: int,
+  num_synthetic: int,
+  num_target: int = 0,
+) -> Cost:
+  """A step of pre-training, or of adaptation by statistics.
+
+  Alg. 2, lines 3-11; Alg. 3, lines 19-26.
+
+  Args:
+    problem: the networks.
+    translator: the module G.
+    devices: what shares the samples.
+    batch_size: B, over all devices.
+    num_synthetic: distilled images a sample.
+    num_target: real images a sample; 0: the statistics of all.
+
+  Example:
+    >>> from fsdd_jax import devices, toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> g, sizes = toy.translator().translator, {'batch_size': 1}
+    >>> update(problem, g, devices.ALONE, num_synthetic=3, **sizes).collectives
+    0
+  """
+  both = objective.LOSSES['squared']
+  one_loss = both.on_images if num_target else both.on_statistics
+
+  def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
+    return one_loss(problem.features_of, variables, labeled, target, ridge=1e-6)
+
+  def sample() -> tuple[Any, LabeledSet, Any]:
+    target = problem.noise(num_target) if num_target else problem.statistics()
+    return problem.variables(), problem.noise(num_synthetic), target
+
+  tx = optax.adam(1e-3)
+  state = jax.eval_shape(
+    lambda: translator_step.init_state(
+      jax.random.key(0), translator, problem.image_shape, tx
+    )
+  )
+  batch = jax.eval_shape(
+    lambda: jax.tree.map(lambda x: jnp.stack([x] * batch_size), sample())
+  )
+  step = translator_step.make_step(translator, loss_fn, tx, spread=devices.mean)
+  arguments = _whole(devices, state), *_split(devices, batch)
+  return cost(step.lower(*arguments).compile())  # type: ignore[attr-defined]
+
+
+def distillation(
+  problem: Problem, num_synthetic: int, *, num_target: int = 0
+) -> Cost:
+  """A step on X_S, which one device does: of caching, 1 Net or Baseline.
+
+  Alg. 1, lines 15-18; Alg. 3, lines 11-14; Alg. 4, lines 11-16.
+
+  Args:
+    problem: the network.
+    num_synthetic: distilled images.
+    num_target: real images a step; 0: the statistics of all.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> distillation(problem, 6).flops > 0
+    True
+  """
+  both = objective.LOSSES['squared']
+  loss_fn = both.on_images if num_target else both.on_statistics
+
+  def work(synthetic: LabeledSet, variables: Any, target: Any) -> Any:
+    def loss(synthetic: LabeledSet) -> jax.Array:
+      return loss_fn(
+        problem.features_of, variables, synthetic, target, ridge=1e-6
+      )
+
+    return jax.value_and_grad(loss)(synthetic)
+
+  def arguments() -> tuple[LabeledSet, Any, Any]:
+    target = problem.noise(num_target) if num_target else problem.statistics()
+    return problem.noise(num_synthetic), problem.variables(), target
+
+  return cost(jax.jit(work).lower(*jax.eval_shape(arguments)).compile())
+
+
+def steps(
+  problem: Problem,
+  translator: nn.Module,
+  devices: Devices,
+  *,
+  batch_size: int,
+  num_distilled: int,
+  cached: tuple[int, int],
+) -> dict[str, Cost]:
+  """The steps of all stages.
+
+  Args:
+    problem: networks and real images.
+    translator: the module G.
+    devices: what shares a step; a subset of a cache and a step on X_S are the
+      work of one device.
+    batch_size: sets of a step of pre-training or adaptation.
+    num_distilled: images of a distilled set of the target set.
+    cached: distilled and real images of a subset.
+
+  Returns:
+    Costs by the name of the step.
+
+  Example:
+    >>> from fsdd_jax import devices, toy
+    >>> found = steps(
+    ...   Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24),
+    ...   toy.translator().translator,
+    ...   devices.ALONE,
+    ...   batch_size=1,
+    ...   num_distilled=3,
+    ...   cached=(6, 12),
+    ... )
+    >>> max(found, key=lambda name: found[name].flops)
+    'pre-training'
+  """
+  synthetic, target = cached
+  shared = functools.partial(
+    update, problem, translator, devices, batch_size=batch_size
+  )
+  return {
+    'caching': distillation(problem, synthetic, num_target=target),
+    'pre-training': shared(num_synthetic=synthetic, num_target=target),
+    'statistics': statistics(problem, devices),
+    'distillation': distillation(problem, num_distilled),
+    'adaptation': shared(num_synthetic=num_distilled),
+  }
+
+
+def _whole(devices: Devices, tree: Any) -> Any:
+  return _placed(tree, devices.mesh and parallel.whole_sharding(devices.mesh))
+
+
+def _split(devices: Devices, tree: Any) -> Any:
+  return _placed(tree, devices.mesh and parallel.split_sharding(devices.mesh))
+
+
+def _placed(tree: Any, sharding: Any) -> Any:
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+  )

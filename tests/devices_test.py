@@ -1,0 +1,263 @@
+"""Stages on 8 devices give what they give on one.
+
+Functions `check_*` run in one process with 8 forced host devices.
+"""
+
+import contextlib
+import functools
+import pathlib
+import tempfile
+from unittest import mock
+
+import device_processes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fsdd_jax import (
+  adaptation,
+  caching,
+  costs,
+  devices,
+  evaluation,
+  inputs,
+  krr,
+  objective,
+  pretraining,
+  pretraining_state,
+  scaling,
+  toy,
+  translator_step,
+)
+from fsdd_jax.method_configs import AdaptationConfig, PretrainingConfig
+from fsdd_jax.types import labeled_set
+
+# Sums in another order, over at most a hundred images.
+_SUMS = {'rtol': 1e-4, 'atol': 1e-5}
+# A few steps of Adam, which magnifies what is small.
+_STEPS = {'rtol': 1e-2, 'atol': 1e-4}
+
+
+def assert_trees_close(found, expected, tolerance):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, **tolerance), found, expected
+  )
+
+
+@contextlib.contextmanager
+def one_device():
+  """Makes stages believe that there is one device."""
+
+  def alone(batch_size=None):
+    return devices.ALONE
+
+  with (
+    mock.patch.object(inputs, 'devices_for', alone),
+    mock.patch.object(adaptation, 'devices_for', alone),
+    mock.patch.object(pretraining, 'devices_for', alone),
+    mock.patch.object(jax, 'local_devices', return_value=jax.devices()[:1]),
+  ):
+    yield
+
+
+def synthetic():
+  found = toy.distilled()
+  return labeled_set(jnp.asarray(found.images), jnp.asarray(found.labels))
+
+
+def check_devices_that_divide_a_batch():
+  assert devices.devices_for().count == 8
+  assert devices.devices_for(12).count == 4
+  assert devices.devices_for(7) == devices.ALONE
+
+
+def check_statistics_of_shards_are_those_of_all_images():
+  network, dataset, transform = toy.problem()
+  labels = np.eye(3, dtype=np.float32)[dataset.labels]
+  features_of = objective.feature_fn(network)
+  arguments = features_of, toy.theta(0), dataset.images, labels, transform
+  counted = []
+  # Two batches; of the second, some devices see padding alone.
+  found = objective.target_statistics(
+    *arguments,
+    batch_size=2,
+    on_batch=counted.append,
+    devices=devices.devices_for(),
+  )
+  expected = objective.target_statistics(*arguments)
+  assert counted == [16, 8]
+  assert_trees_close(found, expected, _SUMS)
+  assert jax.tree.leaves(found)[0].devices() == {jax.devices()[0]}
+  features = features_of(toy.theta(0), jnp.zeros((1, 8, 8, 3)))
+  weights = krr.solve(features, jnp.ones((1, 3)), ridge=1e-3)
+  assert np.isfinite(krr.mean_squared_error_from_statistics(weights, found))
+
+
+def check_a_cache_has_the_bytes_of_one_device():
+  files = []
+  for surroundings in (contextlib.nullcontext, one_device):
+    with tempfile.TemporaryDirectory() as folder, surroundings():
+      caching.build_cache(*toy.problem(), config=toy.CACHING, folder=folder)
+      found = sorted(pathlib.Path(folder).iterdir())
+      files.append({path.name: path.read_bytes() for path in found})
+  assert len(files[0]) == 3
+  assert files[0] == files[1]
+
+
+def check_an_error_of_a_device_ends_the_others():
+  seen = []
+
+  def fn(item):
+    seen.append(item)
+    if item == 3:
+      raise ValueError(f'item {item}')
+    return jnp.zeros(()).devices()
+
+  with pytest.raises(ValueError, match='item 3'):
+    list(devices.map_devices(fn, range(100)))
+  assert len(seen) < 100
+  places = set().union(*devices.map_devices(fn, [0, 1, 2] * 16))
+  assert len(places) > 1
+
+
+def check_evaluation_gives_the_scores_of_one_device():
+  network, dataset, transform = toy.problem()
+  score = functools.partial(
+    evaluation.evaluate,
+    jax.random.key(3),
+    synthetic(),
+    dataset,
+    transform,
+    network,
+    repeats=3,
+  )
+  found = score().accuracies
+  with one_device():
+    assert found == score().accuracies
+
+
+def check_adaptation_follows_that_of_one_device():
+  for fields in ({'network_pool': 3}, {'real_batch': 6}, {}):
+    config = AdaptationConfig(
+      adapt_ipcs=(1,),
+      num_steps=2,
+      num_adaptation_steps=2,
+      batch_size=2,
+      **fields,
+    )
+    network, dataset, transform = toy.problem()
+    adapt = functools.partial(
+      adaptation.adapt,
+      network,
+      toy.translator(),
+      dataset,
+      transform,
+      config=config,
+    )
+    found = adapt()
+    with one_device():
+      expected = adapt()
+    assert_trees_close(found.variables, expected.variables, _STEPS)
+    assert_trees_close(
+      found.distilled_in_theta, expected.distilled_in_theta, _STEPS
+    )
+
+
+def check_pretraining_follows_that_of_one_device():
+  network, dataset, transform = toy.problem()
+  with tempfile.TemporaryDirectory() as folder:
+    pretrain = functools.partial(
+      pretraining.pretrain,
+      network,
+      toy.translator().translator,
+      toy.build_cache(folder),
+      dataset,
+      transform,
+      config=PretrainingConfig(num_steps=3, batch_size=8, eval_every=2),
+    )
+    found = pretrain()
+    with one_device():
+      expected = pretrain()
+  assert_trees_close(found.variables, expected.variables, _STEPS)
+  np.testing.assert_allclose(
+    found.record['heldout_losses'], expected.record['heldout_losses'], 1e-3
+  )
+
+
+def check_a_step_reduces_once_and_gathers_no_images():
+  """Looks at the compiled program of a pre-training step."""
+  network, _, _ = toy.problem()
+  start, tx = toy.translator(), optax.adam(1e-3)
+  features_of = objective.feature_fn(network)
+
+  def loss_fn(variables, labeled, target):
+    return objective.krr_loss(
+      features_of, variables, labeled, target, ridge=1e-3
+    )
+
+  everything = devices.devices_for(8)
+  step = translator_step.make_step(
+    start.translator, loss_fn, tx, spread=everything.mean
+  )
+  state = pretraining_state.init_state(
+    jax.random.key(0), start.translator, (8, 8, 3), tx, 1
+  ).translator
+  one = synthetic()
+  networks = jax.vmap(lambda key: network.init(key, one.images))(
+    jax.random.split(jax.random.key(1), 8)
+  )
+  sets = jax.tree.map(lambda x: jnp.stack([x] * 8), one)
+  batch = everything.shard((networks, sets, sets))
+  lowered = step.lower(everything.replicate(state), *batch)
+  # As users compile it, unlike the other checks.
+  jax.config.update('jax_disable_most_optimizations', False)
+  text = lowered.compile().as_text()
+  lines = [line for line in text.splitlines() if ' = ' in line]
+  reductions = [line for line in lines if 'all-reduce(' in line]
+  assert len(reductions) == 1, '\n'.join(reductions)
+  for other in ('all-gather', 'all-to-all', 'collective-permute'):
+    assert other not in text
+
+
+def check_a_device_of_eight_computes_an_eighth():
+  network, _, _ = toy.problem()
+  problem = costs.Problem(network, (8, 8, 3), 3, num_real=64)
+  g = toy.translator()
+  alone, shared = (
+    scaling.steps(
+      problem,
+      g.translator,
+      some,
+      batch_size=8,
+      num_distilled=3,
+      cached=(6, 12),
+    )
+    for some in (devices.ALONE, devices.devices_for())
+  )
+  weights = sum(x.size for x in jax.tree.leaves(g.variables))
+  found = shared['pre-training']
+  assert 6 < alone['pre-training'].flops / found.flops < 9
+  # The gradient and the loss; 64 features and 3 classes.
+  assert found.communicated == 4 * (weights + 1)
+  found = shared['statistics']
+  assert 6 < alone['statistics'].flops / found.flops < 9
+  assert found.communicated == 4 * (64 * 64 + 64 * 3 + 2)
+  for name in ('caching', 'distillation'):
+    assert shared[name] == alone[name]
+    assert shared[name].collectives == 0
+
+
+CHECKS = device_processes.checks(globals())
+
+
+@pytest.fixture(scope='module')
+def eight_devices():
+  call = 'devices_test.device_processes.run_checks(devices_test.CHECKS)'
+  return device_processes.finish(device_processes.start(call, 8))
+
+
+@pytest.mark.parametrize('name', CHECKS)
+def test_on_eight_devices(eight_devices, name):
+  assert f'passed {name}\n' in eight_devices, eight_devices

@@ -1,0 +1,105 @@
+"""SIGTERM ends a program with a word, after the step under way."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fsdd_jax import preemption
+from fsdd_jax.stage_loop import LoopOptions, StageLoop
+
+
+@pytest.fixture(autouse=True)
+def _installed():
+  before = signal.getsignal(signal.SIGTERM)
+  preemption.install()
+  yield
+  signal.signal(signal.SIGTERM, before)
+
+
+@flax.struct.dataclass
+class _State:
+  step: jax.Array
+
+
+def _count(num_steps, workdir, on_log=None):
+  """Counts in a stage; returns the steps that it did."""
+  options = LoopOptions(
+    workdir, checkpoint_every=100, log_every=1, progress_fn=on_log
+  )
+  done = []
+  with StageLoop('count', num_steps=num_steps, options=options) as loop:
+    state = loop.restore_or(_State(jnp.zeros((), jnp.int32)))
+    for step in range(int(state.step) + 1, num_steps + 1):
+      done.append(step)
+      loop.on_step(step, _State(jnp.int32(step)), {'loss': jnp.ones(())})
+  return done
+
+
+def test_outside_of_a_stage_it_ends_at_once(capsys):
+  with pytest.raises(SystemExit) as error:
+    signal.raise_signal(signal.SIGTERM)
+  assert error.value.code == 0
+  assert 'Stopped by SIGTERM. What was saved' in capsys.readouterr().err
+
+
+def test_who_started_the_program_may_ask_for_another_status(monkeypatch):
+  monkeypatch.setenv(preemption.STATUS_VARIABLE, '75')
+  with pytest.raises(SystemExit, match='75'):
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize('signalled', [2, 4])
+def test_a_stage_saves_the_step_and_goes_on_from_it(
+  tmp_path, capsys, signalled
+):
+  def on_log(done, values):
+    if done == signalled:
+      signal.raise_signal(signal.SIGTERM)
+
+  with pytest.raises(SystemExit) as error:
+    _count(4, tmp_path, on_log)
+  assert error.value.code == 0
+  told = capsys.readouterr().err
+  # Noted within step 2, it is obeyed after step 3; after the last, at the end.
+  assert 'saved; give the same command' in told
+  assert _count(4, tmp_path) == ([4] if signalled == 2 else [])
+  assert not preemption.requested()
+
+
+def test_without_a_workdir_it_says_that_nothing_is_saved(capsys):
+  with pytest.raises(SystemExit):
+    _count(4, None, lambda done, values: signal.raise_signal(signal.SIGTERM))
+  assert 'Step 2 of "count" is not saved' in capsys.readouterr().err
+
+
+def test_a_list_of_tasks_tells_the_running_one(tmp_path):
+  binary = tmp_path / 'binary.py'
+  binary.write_text(
+    'import os, pathlib, signal, sys, time\n'
+    'from fsdd_jax import preemption\n'
+    'preemption.install()\n'
+    'runs = pathlib.Path(sys.argv[1]) / "runs"\n'
+    'runs.open("a").write("run" + chr(10))\n'
+    'if len(runs.read_text().splitlines()) == 1:\n'
+    '  os.kill(os.getppid(), signal.SIGTERM)\n'
+    '  time.sleep(60)\n'
+  )
+  driver = textwrap.dedent(f"""
+    from fsdd_jax import preemption, tasks
+    preemption.install()
+    task = tasks.Task('waits', {str(binary)!r}, ('{{out}}',))
+    print(len(tasks.run([task], {str(tmp_path)!r})), 'done')
+  """)
+  command = [sys.executable, '-c', driver]
+  first = subprocess.run(command, capture_output=True, text=True, timeout=50)
+  assert first.returncode == 0, first.stderr
+  assert first.stderr.count('Stopped by SIGTERM') == 2  # Both say so.
+  assert 'done' not in first.stdout
+  again = subprocess.run(command, capture_output=True, text=True)
+  assert again.stdout.endswith('1 done\n'), again.stderr
