@@ -221,13 +221,17 @@ def scaling() -> report.Table:
       cached=(config.max_synthetic, config.max_images),
     )
     for name, cost in steps.items():
-      numbers = (cost.flops / 1e9, cost.accessed / 1e6, cost.communicated / 1e6)
+      sizes = cost.accessed, cost.held, cost.communicated
+      numbers = (cost.flops / 1e9, *(size / 1e6 for size in sizes))
       formatted = [f'{number:.4g}' for number in numbers]
       rows.append([name, str(devices.count), *formatted, str(cost.collectives)])
   rows.sort(key=lambda row: row[0])
   return report.Table(
     'A step of each stage on one of several devices',
-    ['step', 'devices', 'GFLOP', 'MB of memory', 'MB between', 'collectives'],
+    [
+      *('step', 'devices', 'GFLOP', 'MB accessed', 'MB held', 'MB between'),
+      'collectives',
+    ],
     rows,
     f'{sets} sets a step over all devices, of {config.max_synthetic} images '
     f'against {config.max_images} (pre-training), or of {num_distilled} '

@@ -33,16 +33,18 @@ class Cost(NamedTuple):
   Attributes:
     flops: floating point operations.
     accessed: bytes of memory read and written, as the compiler counts.
+    held: bytes held at once: arguments, results and temporaries.
     communicated: bytes of the results of all collectives.
     collectives: how many there are.
 
   Example:
-    >>> Cost(2e9, 1e8, 4e6, 1).flops / 1e9
+    >>> Cost(2e9, 1e8, 5e7, 4e6, 1).flops / 1e9
     2.0
   """
 
   flops: float
   accessed: float
+  held: float
   communicated: float
   collectives: int
 
@@ -58,11 +60,20 @@ def cost(compiled: Any) -> Cost:
     >>> found.flops >= 2 * 8**3, found.collectives
     (True, 0)
   """
-  told = compiled.cost_analysis() or {}
+  told, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+  held = math.nan
+  if memory is not None:  # Which not every platform tells.
+    held = (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      + memory.temp_size_in_bytes
+      - memory.alias_size_in_bytes
+    )
   shapes = _COLLECTIVE.findall(compiled.as_text())
   return Cost(
     told.get('flops', math.nan),
     told.get('bytes accessed', math.nan),
+    held,
     sum(_num_bytes(shape) for shape in shapes),
     len(shapes),
   )
