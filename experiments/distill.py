@@ -1,18 +1,27 @@
-r"""Distils a data set into a few images a class (Alg. 4).
+r"""Distils a data set into a few images a class, by Alg. 4 or a peer's method.
 
 1 Net is --num_networks=1, the paper's Baseline --num_networks=T with
 --num_steps=T, and Pool(R) --num_networks=R --revisit.
 
   python experiments/distill.py --dataset=cifar10 --ipc=10 --num_networks=16 \
       --revisit --num_steps=300 --workdir=runs/pool16
+
+--method=frepo, rfad or kip are the peers', with their own settings in
+experiments/recipes/peer_*.flags; random_real, herding and k_centre choose real
+images.
 """
 
+import dataclasses
+import functools
 import pathlib
+from typing import Any
 
 from absl import flags
 
 from fsdd_jax import baselines, cli, one_network, processes, resolution
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax.methods import METHODS
+from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
 from fsdd_jax.stage_loop import LoopOptions
 
 _WORKDIR = flags.DEFINE_string(
@@ -20,6 +29,9 @@ _WORKDIR = flags.DEFINE_string(
   None,
   'Folder of results, logs and checkpoints; a killed run resumes in it.',
   required=True,
+)
+_METHOD = flags.DEFINE_enum(
+  'method', 'networks', list(METHODS), 'networks is Alg. 4.'
 )
 _START = flags.DEFINE_string(
   'start',
@@ -34,7 +46,10 @@ _THETA = flags.DEFINE_string(
   'ones if not given.',
 )
 
-CONFIGS = (DataConfig, NetworkConfig, DistillationConfig)
+CONFIGS = (
+  *(DataConfig, NetworkConfig, DistillationConfig),
+  *(FrepoConfig, RfadConfig, KipConfig),
+)
 
 
 def main(_: list[str]) -> None:
@@ -48,33 +63,44 @@ def main(_: list[str]) -> None:
   network = cli.make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
-  method = baselines.method_name(config)
-  start, networks, further = None, None, {}
+  method = METHODS[_METHOD.value]
+  if not method.learns:  # Its labels stay as they are coded.
+    config = dataclasses.replace(config, label_learning_rate=0.0)
+  title, start = method.title(config), None
+  own = None
+  further: dict[str, Any] = {}
+  if method.config_class is not None:
+    own = cli.from_flags(method.config_class)
+    further[_METHOD.value] = dataclasses.asdict(own)
+  run = functools.partial(method.run, own=own)
   if _START.value:
     start = cli.start_from_file(_START.value, transform)
     further['start'] = _START.value
   if _THETA.value:
-    if config.num_networks > 1:
+    if config.num_networks > 1 or _METHOD.value != 'networks':
       raise ValueError(
-        f'num_networks = {config.num_networks}, but --theta is one network.'
+        f'num_networks = {config.num_networks}, method = {_METHOD.value}, but '
+        '--theta is one network: leave both at their defaults.'
       )
     theta = cli.theta_from_file(_THETA.value, network_config, train.num_classes)
     # At the resolution that theta was learned at, as the supplement's times
     # of Bi-Level tell.
     target = resolution.reduce_resolution(train, theta.image_shape)
-    network, method = theta.network, 'Bi-Level'
-    networks = one_network.inputs_in_theta(
-      theta, target, transform, label_coding=config.label_coding
+    network, title = theta.network, 'Bi-Level'
+    run = functools.partial(
+      baselines.distill_over_networks,
+      networks=one_network.inputs_in_theta(
+        theta, target, transform, label_coding=config.label_coding
+      ),
     )
     further['theta'] = _THETA.value
-  result = baselines.distill_over_networks(
+  result = run(
     network,
     target,
     transform,
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
     start=start,
-    networks=networks,
   )
   if not processes.is_first_process():
     return
@@ -85,11 +111,11 @@ def main(_: list[str]) -> None:
     data,
     network_config,
     config,
-    method=method,
+    method=title,
     further=further or None,
   )
   path = workdir / 'distilled.safetensors'
-  cli.report_seconds(workdir / 'seconds.jsonl', method, result.seconds)
+  cli.report_seconds(workdir / 'seconds.jsonl', title, result.seconds)
   cli.write_result(path, distilled)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 

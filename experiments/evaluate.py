@@ -113,6 +113,7 @@ def main(arguments: list[str]) -> None:
         repeats=config.repeats,
         split=config.split,
         without=protocols.unsuitable_augmentation(data.dataset),
+        float64=config.kernel_float64,
       )
       for protocol in config.protocols
       for network in networks.values()

@@ -19,7 +19,7 @@ from fsdd_jax.configs import (
   NetworkConfig,
 )
 from fsdd_jax.datasets import Dataset, from_arrays, load
-from fsdd_jax.evaluation import Score, evaluate
+from fsdd_jax.evaluation import PROTOCOLS, Score, evaluate
 from fsdd_jax.krr import mean_squared_error, predict, solve
 from fsdd_jax.method_configs import (
   AdaptationConfig,
@@ -51,7 +51,6 @@ from fsdd_jax.pretrained import (
   save_pretrained,
 )
 from fsdd_jax.pretraining import pretrain
-from fsdd_jax.protocols import PROTOCOLS
 from fsdd_jax.random_networks import sample as sample_network
 from fsdd_jax.resolution import repeat_channels
 from fsdd_jax.stage_loop import LoopOptions

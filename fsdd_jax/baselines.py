@@ -25,7 +25,7 @@ from fsdd_jax import (
 )
 from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.datasets import Dataset
-from fsdd_jax.distill_loop import LossFn, distill_from
+from fsdd_jax.distill_loop import LossFn, distill_from, in_features
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.stage_loop import (
   LoopOptions,
@@ -222,18 +222,19 @@ def distill_over_networks(
       label_coding=config.label_coding,
     )
   else:
-    _check_start(start, dataset, config)
+    check_start(start, dataset, config)
     facts['start_sha256'] = containers.hash_tree(start)
   claim_workdir(options, config, **facts)
   with clock.part('distillation'):
+    features_of = objective.feature_fn(network)
     synthetic = distill_from(
       start,
-      objective.feature_fn(network),
-      loss_fn,
+      functools.partial(loss_fn, features_of, ridge=config.ridge),
       lambda step: inputs_of(int(order[step]), step),
       num_steps=len(order),
       config=config,
       options=options,
+      diagnose=in_features(features_of, ridge=config.ridge),
     )
   last_seen = list(dict.fromkeys(order[::-1].tolist()))[:_MAX_SEEN]
   return DistillationResult(
@@ -241,10 +242,18 @@ def distill_over_networks(
   )
 
 
-def _check_start(
+def check_start(
   start: LabeledSet, dataset: Dataset, config: DistillationConfig
 ) -> None:
-  """Raises a ValueError unless a set has I images of each class."""
+  """Raises a ValueError unless a set has I images of each class.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import configs, toy
+    >>> _, dataset, transform = toy.problem()
+    >>> real = random_real(jax.random.key(0), dataset, transform, ipc=2)
+    >>> check_start(real, dataset, configs.DistillationConfig(ipc=2))
+  """
   num_classes, count = dataset.num_classes, config.ipc * dataset.num_classes
   expected = (count, *dataset.images.shape[1:]), (count, num_classes)
   found = start.images.shape, start.labels.shape

@@ -263,11 +263,12 @@ def make_network(
     fields['norm'] = config.norm
   if config.dtype != 'float32':
     fields['dtype'] = config.dtype
-  if config.network == 'convnet':
-    fields['width'] = config.width
-    fields['width_multiplier'] = config.width_multiplier
-    if config.depth:
-      fields['depth'] = config.depth
+  sizes = {
+    'convnet': ('width', 'width_multiplier', 'depth'),
+    'mlp': ('width', 'depth'),
+  }.get(config.network, ())
+  # A depth of 0 is the network's own.
+  fields |= {x: value for x in sizes if (value := getattr(config, x))}
   return networks.make(
     config.network, image_shape=image_shape, num_classes=num_classes, **fields
   )

@@ -149,10 +149,10 @@ class NetworkConfig(Config):
   """
 
   network: str = option(
-    'convnet', 'convnet, alexnet, vgg11, resnet18 or a registered name.'
+    'convnet', 'convnet, mlp, alexnet, vgg11, resnet18 or a registered name.'
   )
   width: int = option(
-    128, 'Channels of a ConvNet (DC, MTT and HaBa: 128).', least=1
+    128, 'Channels of a ConvNet (DC, MTT and HaBa: 128) or Mlp.', least=1
   )
   width_multiplier: int = option(
     1,
@@ -161,7 +161,8 @@ class NetworkConfig(Config):
   )
   depth: int = option(
     0,
-    'Blocks of a ConvNet; 0: by resolution (3 at 32, 4 at 64, 5 at 128).',
+    'Blocks of a ConvNet; 0: by resolution (3 at 32, 4 at 64, 5 at 128). '
+    'Layers of an Mlp; 0: 3.',
     least=0,
   )
   norm: str = option(
@@ -233,7 +234,10 @@ class DistillationConfig(UpdateConfig):
     '(Pool) instead of one after another.',
   )
   real_batch: int = option(
-    0, 'Class-balanced real images a step; 0: all, by statistics.', least=0
+    0,
+    'Class-balanced real images a step; 0: all, by statistics, which FRePo, '
+    'RFAD and KIP cannot.',
+    least=0,
   )
   seed: int = option(0, 'Seed of every draw: initial images, networks, order.')
   checkpoint_every: int = option(50, 'Steps between checkpoints.', least=1)
@@ -259,7 +263,7 @@ class EvaluationConfig(Config):
   """
 
   protocols: tuple[str, ...] = option(
-    ('krr',), 'Names among krr, frepo and dc.'
+    ('krr',), 'Names among krr, frepo, dc, nngp and ntk.'
   )
   networks: tuple[str, ...] = option(
     (), 'Architectures to score in; empty: the one it was distilled in.'
@@ -271,3 +275,6 @@ class EvaluationConfig(Config):
     choices=('test', 'holdout'),
   )
   evaluation_seed: int = option(1000, 'Seed of the fresh networks.')
+  kernel_float64: bool = option(
+    False, 'Compute the kernels of nngp and ntk in double precision.'
+  )

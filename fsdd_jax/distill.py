@@ -8,7 +8,7 @@ function and in the inputs of each step alone.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -20,6 +20,7 @@ from fsdd_jax.types import LabeledSet
 LossFn = Callable[..., jax.Array]
 Metrics = dict[str, jax.Array]
 StepFn = Callable[..., tuple['DistillState', Metrics]]
+State = TypeVar('State')
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'adabelief': optax.adabelief,
@@ -183,20 +184,20 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn:
 
 
 def distill(
-  step_fn: StepFn,
-  state: DistillState,
+  step_fn: Callable[..., tuple[State, Metrics]],
+  state: State,
   inputs_at: Callable[[int], tuple],
   *,
   num_steps: int,
-  on_step: Callable[[int, DistillState, Metrics], None] | None = None,
-) -> DistillState:
+  on_step: Callable[[int, State, Metrics], None] | None = None,
+) -> State:
   """Runs a step function until `num_steps` steps are done.
 
   The loop stays in Python: on CPU, XLA runs convolutions inside a compiled
   loop several times slower.
 
   Args:
-    step_fn: from `make_step`.
+    step_fn: from `make_step`, or of another state with a `step`.
     state: where to start; a restored state goes on at its own step.
     inputs_at: the inputs of step i, a pure function of i.
     num_steps: total number of steps, those done included.
@@ -219,7 +220,7 @@ def distill(
     >>> end.step.item(), end.synthetic.images.item()
     (2, 2.5)
   """
-  for index in range(int(state.step), num_steps):
+  for index in range(int(state.step), num_steps):  # type: ignore[attr-defined]
     state, metrics = step_fn(state, *inputs_at(index))
     if on_step is not None:
       on_step(index + 1, state, metrics)

@@ -1,5 +1,6 @@
-"""Optimises one distilled set, watched: what Alg. 3 and Alg. 4 share."""
+"""Optimises one distilled set, watched: what all methods share."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,81 +12,64 @@ from fsdd_jax.stage_loop import LoopOptions, StageLoop
 from fsdd_jax.types import LabeledSet
 
 LossFn = Callable[..., jax.Array]
+# Says what a set looks like in the network of a step, for an error message.
+DiagnoseFn = Callable[[Any, LabeledSet], str]
 
 
-def distill_from(
-  start: LabeledSet,
-  features_of: objective.FeatureFn,
-  loss_fn: LossFn,
-  inputs_at: Callable[[int], tuple[Any, Any]],
+def run(
+  step_fn: Callable[..., tuple[Any, distill.Metrics]],
+  state: Any,
+  inputs_at: Callable[[int], tuple],
   *,
   num_steps: int,
-  config: DistillationConfig,
   options: LoopOptions,
-  description: str = 'distil',
+  diagnose: Callable[[int, Any], str],
+  description: str,
 ) -> LabeledSet:
-  """The steps on X_S and Y_S (Alg. 3, lines 10-14; Alg. 4, lines 10-15).
+  """Runs a method's steps from its state, or the last one saved.
 
   Args:
-    start: the set before the first step.
-    features_of: the feature map f.
-    loss_fn: `objective.krr_loss` or `objective.krr_loss_from_statistics`.
-    inputs_at: a network's variables and the target of step i, as `loss_fn`
-      takes them; a pure function of i.
+    step_fn: as of `distill.make_step`, or of a state of the method's own, which
+      has `step` and `synthetic`.
+    state: before the first step.
+    inputs_at: the inputs of step i, a pure function of i.
     num_steps: steps in total.
-    config: optimiser, learning rates and ridge.
     options: progress, logs, checkpoints.
+    diagnose: says what a state looks like whose step was not finite.
     description: what the progress bar calls it.
 
   Returns:
     The set after the last step.
 
   Raises:
-    FloatingPointError: when a loss is not finite; it names the step, the
-      norms and the condition number of the kernel.
+    FloatingPointError: when a loss is not finite.
 
   Example:
-    >>> import jax
-    >>> from fsdd_jax import baselines, configs, objective, stage_loop, toy
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> distilled = distill_from(
-    ...   real,
-    ...   objective.feature_fn(network),
-    ...   objective.krr_loss,
-    ...   lambda step: (toy.theta(0), real),
+    >>> from fsdd_jax import distill, stage_loop, types
+    >>> import jax.numpy as jnp
+    >>> tx = distill.make_optimizer('sgd', 0.5)
+    >>> loss_fn = lambda labeled, goal: ((labeled.images - goal) ** 2).sum()
+    >>> step = distill.make_step(loss_fn, tx)
+    >>> start = types.labeled_set(jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1)))
+    >>> found = run(
+    ...   step,
+    ...   distill.init_state(start, tx),
+    ...   lambda step: (3.0,),
     ...   num_steps=1,
-    ...   config=configs.DistillationConfig(ipc=1),
     ...   options=stage_loop.LoopOptions(),
+    ...   diagnose=lambda step, state: '',
+    ...   description='try',
     ... )
-    >>> distilled.images.shape
-    (3, 8, 8, 3)
+    >>> found.images.item()
+    3.0
   """
-  tx = distill.make_optimizer(
-    config.optimizer,
-    config.learning_rate,
-    label_learning_rate=config.label_learning_rate,
-    schedule=lambda rate: distill.SCHEDULES[config.schedule](rate, num_steps),
-  )
-
-  def loss(synthetic: LabeledSet, variables: Any, target: Any) -> jax.Array:
-    return loss_fn(
-      features_of, variables, synthetic, target, ridge=config.ridge
-    )
-
-  def diagnose(step: int, state: distill.DistillState) -> str:
-    variables, _ = inputs_at(step)
-    return _diagnosis(features_of, variables, state.synthetic, config.ridge)
-
   loop = StageLoop(
     description, num_steps=num_steps, options=options, diagnose=diagnose
   )
   with loop:
     state = distill.distill(
-      distill.make_step(loss, tx),
-      loop.restore_or(distill.init_state(start, tx)),
+      step_fn,
+      loop.restore_or(state),
       inputs_at,
       num_steps=num_steps,
       on_step=loop.on_step,
@@ -93,10 +77,116 @@ def distill_from(
     return jax.block_until_ready(state.synthetic)
 
 
+def optimizer(config: DistillationConfig, num_steps: int) -> Any:
+  """The optimiser of images and labels that a config asks for.
+
+  Example:
+    >>> from fsdd_jax import configs
+    >>> tx = optimizer(configs.DistillationConfig(), num_steps=100)
+    >>> tx.update.__name__
+    'update_fn'
+  """
+  return distill.make_optimizer(
+    config.optimizer,
+    config.learning_rate,
+    label_learning_rate=config.label_learning_rate,
+    schedule=lambda rate: distill.SCHEDULES[config.schedule](rate, num_steps),
+  )
+
+
+def distill_from(
+  start: LabeledSet,
+  loss_fn: LossFn,
+  inputs_at: Callable[[int], tuple[Any, Any]],
+  *,
+  num_steps: int,
+  config: DistillationConfig,
+  options: LoopOptions,
+  diagnose: DiagnoseFn,
+  description: str = 'distil',
+) -> LabeledSet:
+  """The steps on X_S and Y_S (Alg. 3, lines 10-14; Alg. 4, lines 10-15).
+
+  Args:
+    start: the set before the first step.
+    loss_fn: of a network's variables, the distilled set and a target.
+    inputs_at: variables and the target of step i; a pure function of i.
+    num_steps: steps in total.
+    config: optimiser and learning rates.
+    options: progress, logs, checkpoints.
+    diagnose: as of `in_features`.
+    description: what the progress bar calls it.
+
+  Returns:
+    The set after the last step.
+
+  Raises:
+    FloatingPointError: when a loss is not finite; it names the step, and what
+      `diagnose` says.
+
+  Example:
+    >>> import functools
+    >>> import jax
+    >>> from fsdd_jax import baselines, configs, objective, stage_loop, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> features_of = objective.feature_fn(network)
+    >>> distilled = distill_from(
+    ...   real,
+    ...   functools.partial(objective.krr_loss, features_of, ridge=1e-6),
+    ...   lambda step: (toy.theta(0), real),
+    ...   num_steps=1,
+    ...   config=configs.DistillationConfig(ipc=1),
+    ...   options=stage_loop.LoopOptions(),
+    ...   diagnose=in_features(features_of, ridge=1e-6),
+    ... )
+    >>> distilled.images.shape
+    (3, 8, 8, 3)
+  """
+  tx = optimizer(config, num_steps)
+
+  def loss(synthetic: LabeledSet, variables: Any, target: Any) -> jax.Array:
+    return loss_fn(variables, synthetic, target)
+
+  def describe(step: int, state: distill.DistillState) -> str:
+    return diagnose(inputs_at(step)[0], state.synthetic)
+
+  return run(
+    distill.make_step(loss, tx),
+    distill.init_state(start, tx),
+    inputs_at,
+    num_steps=num_steps,
+    options=options,
+    diagnose=describe,
+    description=description,
+  )
+
+
+def in_features(
+  features_of: objective.FeatureFn, *, ridge: float
+) -> DiagnoseFn:
+  """Norms of a set, and the condition number of its kernel in a network.
+
+  Example:
+    >>> from fsdd_jax import baselines, objective, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> says = in_features(objective.feature_fn(network), ridge=1e-6)
+    >>> 'condition number of the kernel' in says(toy.theta(0), real)
+    True
+  """
+  return functools.partial(_diagnosis, features_of, ridge=ridge)
+
+
 def _diagnosis(
   features_of: objective.FeatureFn,
   variables: Any,
   synthetic: LabeledSet,
+  *,
   ridge: float,
 ) -> str:
   """Norms and condition number of the set that a step started from."""

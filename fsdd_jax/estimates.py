@@ -290,7 +290,7 @@ def of_scores(task: Task, ipc: int, *, protocol: str, repeats: int) -> Estimate:
   Args:
     task: that makes the set.
     ipc: its images per class.
-    protocol: a name in `protocols.PROTOCOLS`.
+    protocol: a name in `protocols.FITS`.
     repeats: fresh networks.
 
   Returns:

@@ -6,18 +6,19 @@ images it is measured on are read once.
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import metrics, networks, objective, processes
+from fsdd_jax import kernels, krr, metrics, networks, objective, processes
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.devices import map_devices
 from fsdd_jax.normalization import Normalization, normalize
-from fsdd_jax.protocols import PROTOCOLS, ScoreFn
+from fsdd_jax.protocols import FITS, ScoreFn
 from fsdd_jax.types import LabeledSet
 
 
@@ -117,6 +118,108 @@ def accuracy(
   return 100.0 * float(hits) / len(dataset.labels)
 
 
+def kernel_accuracy(
+  network: nn.Module,
+  synthetic: LabeledSet,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  kind: str,
+  ridge: float = 1e-6,
+  float64: bool = False,
+) -> float:
+  """Accuracy of the closed form in an infinitely wide network, percent.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import baselines, networks, toy
+    >>> _, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> kernel_accuracy(
+    ...   networks.Mlp(depth=1), real, dataset, transform, kind='nngp'
+    ... )
+    100.0
+  """
+  gram = functools.partial(kernels.gram, network, kind, float64=float64)
+  own = np.asarray(synthetic.images)
+  parts = [
+    np.asarray(normalize(images, normalization))
+    for images, _, mask in objective.batches(dataset.images, dataset.labels)
+  ]
+  images = np.concatenate(parts)[: len(dataset.images)]
+  with jax.enable_x64(float64):
+    coefficients = krr.solve_kernel(
+      jnp.asarray(gram(own, own)),
+      jnp.asarray(synthetic.labels),
+      ridge=ridge,
+    )
+    found = krr.predict(jnp.asarray(gram(images, own)), coefficients)
+  hits = np.argmax(found, axis=1) == dataset.labels
+  return 100.0 * float(hits.mean())
+
+
+class Protocol(NamedTuple):
+  """How a set is scored.
+
+  Attributes:
+    accuracy_in: accuracy in one network, of a key, the network, the set, the
+      images to measure on and their normalisation, augmentations to leave out,
+      and whether kernels are in double precision.
+    is_random: whether that depends on the key.
+    network_of: the network that it takes in the place of a given one.
+
+  Example:
+    >>> PROTOCOLS['krr'].is_random, PROTOCOLS['ntk'].is_random
+    (True, False)
+  """
+
+  accuracy_in: Callable[..., float]
+  is_random: bool = True
+  network_of: Callable[[nn.Module], nn.Module] = lambda network: network
+
+
+def _fitted(name: str) -> Protocol:
+  def accuracy_in(
+    key: jax.Array,
+    network: nn.Module,
+    synthetic: LabeledSet,
+    dataset: Dataset,
+    normalization: Normalization,
+    without: tuple[str, ...],
+    float64: bool,
+  ) -> float:
+    del float64
+    fitted = FITS[name](without)(key, network, synthetic)
+    return accuracy(*fitted, dataset, normalization)
+
+  return Protocol(accuracy_in)
+
+
+def _in_kernel(kind: str) -> Protocol:
+  def accuracy_in(
+    key: jax.Array,
+    network: nn.Module,
+    synthetic: LabeledSet,
+    dataset: Dataset,
+    normalization: Normalization,
+    without: tuple[str, ...],
+    float64: bool,
+  ) -> float:
+    del key, without
+    return kernel_accuracy(
+      network, synthetic, dataset, normalization, kind=kind, float64=float64
+    )
+
+  return Protocol(accuracy_in, False, kernels.limit_of)
+
+
+PROTOCOLS = {name: _fitted(name) for name in FITS} | {
+  kind: _in_kernel(kind) for kind in kernels.KINDS
+}
+
+
 def evaluate(
   key: jax.Array,
   synthetic: LabeledSet,
@@ -128,6 +231,7 @@ def evaluate(
   repeats: int = 5,
   split: str = 'test',
   without: tuple[str, ...] = (),
+  float64: bool = False,
 ) -> Score:
   """Scores a distilled set in fresh networks, which all devices share.
 
@@ -138,9 +242,10 @@ def evaluate(
     normalization: that of the distilled set.
     network: the architecture.
     protocol: a name in `PROTOCOLS`.
-    repeats: number of fresh networks.
+    repeats: number of fresh networks; a kernel is one.
     split: what `dataset` is, for the record.
     without: augmentations to leave out, as of `unsuitable_augmentation`.
+    float64: whether kernels are computed in double precision.
 
   Returns:
     One accuracy a network, with mean and standard deviation.
@@ -170,14 +275,18 @@ def evaluate(
       f'of the {split} set {dataset.images.shape[1:]}; load the data set with '
       'the image_size of the distilled set.'
     )
-  fit = PROTOCOLS[protocol](without)
+  chosen = PROTOCOLS[protocol]
+  network = chosen.network_of(network)
+  repeats = repeats if chosen.is_random else 1
   clock = metrics.StageClock()
   on_host = jax.device_get(synthetic)
 
   def score_in(index: int) -> float:
     own = jax.tree.map(jnp.asarray, on_host)  # On the device that does it.
-    fitted = fit(jax.random.fold_in(key, index), network, own)
-    return accuracy(*fitted, dataset, normalization)
+    return chosen.accuracy_in(
+      jax.random.fold_in(key, index),
+      *(network, own, dataset, normalization, without, float64),
+    )
 
   with clock.part('evaluation'):
     own = map_devices(score_in, processes.own_places(repeats))

@@ -88,16 +88,54 @@ def solve(
   n, d = features.shape
   mask = jnp.ones(n, features.dtype) if mask is None else mask
   features = features * mask[:, None]
-  labels = labels * mask[:, None]
-  trace = jnp.sum(features**2)
-  level = ridge * trace / jnp.maximum(mask.sum(), 1.0)
   if n <= d:
-    # Ones on the padded part of the diagonal keep the kernel regular there;
-    # their labels are zero, so they add nothing to the map.
-    kernel = _matmul(features, features.T) + jnp.diag(1.0 - mask)
-    return _matmul(features.T, _solve_regular(kernel, labels, level, trace))
-  gram = _matmul(features.T, features)
-  return _solve_regular(gram, _matmul(features.T, labels), level, trace)
+    kernel = _matmul(features, features.T)
+    return _matmul(
+      features.T, solve_kernel(kernel, labels, ridge=ridge, mask=mask)
+    )
+  gram, right = _matmul(features.T, features), _matmul(features.T, labels)
+  trace = jnp.trace(gram)
+  level = ridge * trace / jnp.maximum(mask.sum(), 1.0)
+  return _solve_regular(gram, right, level, trace)
+
+
+def solve_kernel(
+  kernel: jax.Array,
+  labels: jax.Array,
+  *,
+  ridge: float | jax.Array,
+  mask: jax.Array | None = None,
+) -> jax.Array:
+  """Fits labels in the span of a kernel, (K + ridge)^-1 Y.
+
+  What `solve` does for images that only their kernel is known of, as in an
+  infinitely wide network; `predict` and the errors take rows of the kernel
+  against these images in the place of features.
+
+  Args:
+    kernel: `[n, n]` of the images with each other.
+    labels: `[n, k]`.
+    ridge: as of `solve`.
+    mask: `[n]`, 1 for an image and 0 for padding, whose rows and columns of the
+      kernel must be zero; all ones by default.
+
+  Returns:
+    `[n, k]` coefficients.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> kernel = jnp.diag(jnp.array([2.0, 4.0]))
+    >>> solve_kernel(kernel, jnp.eye(2), ridge=0.0).round(3)
+    Array([[0.5 , 0.  ],
+           [0.  , 0.25]], dtype=float32)
+  """
+  mask = jnp.ones(len(kernel), kernel.dtype) if mask is None else mask
+  trace = jnp.trace(kernel)
+  level = ridge * trace / jnp.maximum(mask.sum(), 1.0)
+  # Ones on the padded part of the diagonal keep the kernel regular there;
+  # their labels are zero, so they add nothing to the map.
+  kernel, labels = kernel + jnp.diag(1.0 - mask), labels * mask[:, None]
+  return _solve_regular(kernel, labels, level, trace)
 
 
 def predict(features: jax.Array, weights: jax.Array) -> jax.Array:

@@ -96,7 +96,7 @@ def make(
   """Builds a network by its registered name.
 
   Args:
-    name: 'convnet', 'alexnet', 'vgg11', 'resnet18' or a registered name.
+    name: 'convnet', 'mlp', 'alexnet', 'vgg11', 'resnet18' or a registered name.
     image_shape: `(h, w, c)` of the images; sets the depth of a ConvNet.
     num_classes: columns of the logits.
     **fields: further fields of the module.
@@ -178,6 +178,39 @@ class ConvNet(Network):
       x = self.conv(x, self.width * self.width_multiplier**block)
       x = nn.relu(self.normalize(x, train))
       x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return self.head(x)
+
+
+@register('mlp')
+class Mlp(Network):
+  """Fully connected layers with ReLU; features are those of the last.
+
+  Attributes:
+    width: units a layer.
+    depth: number of layers, without the classifier.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> net, images = Mlp(width=4, depth=1), jnp.zeros((1, 8, 8, 3))
+    >>> logits, features = net.init_with_output(jax.random.key(0), images)[0]
+    >>> logits.shape, features.shape
+    ((1, 10), (1, 4))
+  """
+
+  norm: str = 'none'
+  width: int = 128
+  depth: int = 3
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns logits `[n, num_classes]` and features `[n, d]`."""
+    x = images.reshape(len(images), 1, 1, -1)
+    for _ in range(self.depth):
+      # A layer is a convolution of one pixel, by the same initialisation.
+      x = nn.relu(self.normalize(self.conv(x, self.width, size=1), train))
     return self.head(x)
 
 

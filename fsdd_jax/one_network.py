@@ -1,6 +1,7 @@
 """Alg. 3, lines 2-16: distillation in the one network of the caching stage."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from fsdd_jax import (
   resolution,
 )
 from fsdd_jax.datasets import Dataset
-from fsdd_jax.distill_loop import distill_from
+from fsdd_jax.distill_loop import distill_from, in_features
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.stage_loop import LoopOptions, claim_workdir
@@ -166,6 +167,7 @@ def distill_in_theta(
   _check_target(theta, dataset, normalization)
   dataset = resolution.reduce_resolution(dataset, theta.image_shape)
   features_of = objective.feature_fn(theta.network)
+  loss_fn = objective.LOSSES[config.loss].on_statistics
   inputs_of = inputs_in_theta(
     theta,
     dataset,
@@ -197,12 +199,12 @@ def distill_in_theta(
     with clock.part(f'distillation, IPC {ipc}'):
       found[ipc] = distill_from(
         starts[ipc],
-        features_of,
-        objective.LOSSES[config.loss].on_statistics,
+        functools.partial(loss_fn, features_of, ridge=config.ridge),
         lambda step: inputs_of(0, step),
         num_steps=own.num_steps,
         config=own,
         options=folder,
+        diagnose=in_features(features_of, ridge=config.ridge),
         description=f'distil in theta, IPC {ipc}',
       )
   return found

@@ -320,7 +320,8 @@ def train(
   return _logits(network), variables
 
 
-PROTOCOLS: dict[str, Callable[[tuple[str, ...]], Fit]] = {
+# By protocol, of the augmentations to leave out.
+FITS: dict[str, Callable[[tuple[str, ...]], Fit]] = {
   'krr': lambda without: fit_krr,
   'frepo': lambda without: functools.partial(
     train, recipe=frepo_recipe(without)

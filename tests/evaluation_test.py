@@ -33,7 +33,7 @@ def _short(monkeypatch, steps):
     monkeypatch.setattr(protocols, name, lambda without, r=recipe: r)
 
 
-@pytest.mark.parametrize('protocol', sorted(protocols.PROTOCOLS))
+@pytest.mark.parametrize('protocol', sorted(protocols.FITS))
 def test_easy_colors_are_learned(
   protocol,
   real,

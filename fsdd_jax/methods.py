@@ -1,0 +1,106 @@
+"""All ways to make a distilled set without a translator, by their names."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from fsdd_jax import baselines, frepo, kip, metrics, rfad, selection
+from fsdd_jax.configs import Config, DistillationConfig
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.normalization import Normalization
+from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
+from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.types import LabeledSet
+
+
+class Method(NamedTuple):
+  """A method.
+
+  Attributes:
+    title: the row of a table that a config makes.
+    run: distils; takes network, data set and normalisation, then by name
+      `config`, `own`, `options` and `start`.
+    config_class: of its own settings, `own`; None if it has none.
+    learns: whether it changes images and labels.
+
+  Example:
+    >>> METHODS['frepo'].title(DistillationConfig())
+    'FRePo'
+  """
+
+  title: Callable[[DistillationConfig], str]
+  run: Callable[..., baselines.DistillationResult]
+  config_class: type[Config] | None = None
+  learns: bool = True
+
+
+def _over_networks(
+  *problem: Any,
+  config: DistillationConfig,
+  own: Config | None,
+  options: LoopOptions,
+  start: LabeledSet | None,
+) -> baselines.DistillationResult:
+  del own
+  return baselines.distill_over_networks(
+    *problem, config=config, options=options, start=start
+  )
+
+
+def _chosen(choose: Callable[..., LabeledSet]) -> Callable[..., Any]:
+  def run(
+    network: nn.Module,
+    dataset: Dataset,
+    normalization: Normalization,
+    *,
+    config: DistillationConfig,
+    own: Config | None,
+    options: LoopOptions,
+    start: LabeledSet | None,
+  ) -> baselines.DistillationResult:
+    del own, options
+    if start is not None:
+      raise ValueError('Real images are chosen, not improved: leave start out.')
+    clock = metrics.StageClock()
+    with clock.part('selection'):
+      chosen = choose(
+        jax.random.key(config.seed),
+        network,
+        dataset,
+        normalization,
+        ipc=config.ipc,
+        label_coding=config.label_coding,
+      )
+    return baselines.DistillationResult(chosen, [], clock.seconds())
+
+  return run
+
+
+def _random_real(
+  key: jax.Array, network: nn.Module, *arguments: Any, **fields: Any
+) -> LabeledSet:
+  del network
+  return baselines.random_real(key, *arguments, **fields)
+
+
+def _real(title: str, choose: Callable[..., LabeledSet]) -> Method:
+  return Method(lambda config: title, _chosen(choose), learns=False)
+
+
+METHODS = {
+  'networks': Method(baselines.method_name, _over_networks),
+  'frepo': Method(lambda config: 'FRePo', frepo.distill_in_pool, FrepoConfig),
+  'rfad': Method(lambda config: 'RFAD', rfad.distill, RfadConfig),
+  'kip': Method(lambda config: 'KIP', kip.distill, KipConfig),
+  'random_real': _real('random real', _random_real),
+  'herding': _real(
+    'herding', functools.partial(selection.select, select_fn=selection.herding)
+  ),
+  'k_centre': _real(
+    'k-centre',
+    functools.partial(selection.select, select_fn=selection.k_centre),
+  ),
+}

@@ -1,0 +1,154 @@
+"""Infinite-width kernels against closed forms and ever wider networks."""
+
+import importlib.util
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsdd_jax import (
+  _neural_tangents,
+  evaluation,
+  kernels,
+  krr,
+  networks,
+  objective,
+  random_networks,
+)
+from fsdd_jax.types import LabeledSet
+
+pytestmark = pytest.mark.skipif(
+  importlib.util.find_spec('neural_tangents') is None,
+  reason='needs the extra: pip install -e .[kernels]',
+)
+
+_IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+
+
+def _arc_cosine(x):
+  """NNGP and NTK of one hidden layer of ReLU, in float64 (Cho and Saul)."""
+  x = x.reshape(len(x), -1).astype(np.float64)
+  inner = x @ x.T / x.shape[1]
+  norms = np.sqrt(np.diag(inner))
+  angle = np.arccos(np.clip(inner / np.outer(norms, norms), -1, 1))
+  nngp = np.outer(norms, norms) / (2 * np.pi)
+  nngp *= np.sin(angle) + (np.pi - angle) * np.cos(angle)
+  return {'nngp': nngp, 'ntk': nngp + inner * (np.pi - angle) / (2 * np.pi)}
+
+
+@pytest.mark.parametrize('kind', kernels.KINDS)
+def test_one_hidden_layer_is_the_arc_cosine_kernel(kind):
+  network = networks.Mlp(depth=1, initialization='lecun')
+  found = kernels.gram(network, kind, _IMAGES, _IMAGES, float64=True)
+  assert found.dtype == np.float64
+  np.testing.assert_allclose(found, _arc_cosine(_IMAGES)[kind], rtol=1e-6)
+  single = kernels.gram(network, kind, _IMAGES, _IMAGES)
+  assert single.dtype == np.float32
+  # The angle of an image with itself is known to the root of rounding only.
+  np.testing.assert_allclose(single, found, rtol=3e-4)
+
+
+@pytest.mark.parametrize(
+  ('name', 'initialization'), [('convnet', 'pytorch'), ('mlp', 'lecun')]
+)
+def test_random_networks_converge_to_the_kernel(name, initialization):
+  errors, images, draws = [], _IMAGES[:, :4, :4], 8
+  for width in (8, 512):
+    network = networks.make(
+      name,
+      image_shape=(4, 4, 3),
+      num_classes=10,
+      norm='none',
+      width=width,
+      depth=2,
+      initialization=initialization,
+    )
+    expected = kernels.gram(network, 'nngp', images, images)
+    features_of, found = jax.jit(objective.feature_fn(network)), 0
+    for seed in range(draws):
+      variables = random_networks.sample(
+        jax.random.key(seed), network, (4, 4, 3)
+      )
+      features = features_of(variables, images)
+      found += np.asarray(features @ features.T / features.shape[1]) / draws
+    errors.append(np.abs(found / expected - 1).max())
+  assert errors[1] < 0.1
+  assert errors[1] < errors[0] / 3
+
+
+def test_tiles_are_parts_of_one_matrix(monkeypatch):
+  network = networks.ConvNet(norm='none', depth=1)
+  whole = kernels.gram(network, 'ntk', _IMAGES, _IMAGES[:3])
+  monkeypatch.setattr(kernels, '_COVARIANCES', 64**2 * 2)
+  assert kernels.images_at_once(network, (8, 8, 3), 1) == 2
+  tiled = kernels.gram(network, 'ntk', _IMAGES, _IMAGES[:3])
+  np.testing.assert_allclose(tiled, whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize('kind', kernels.KINDS)
+def test_a_set_is_scored_once_without_norm(
+  kind, tiny_dataset, tiny_normalization, tiny_network
+):
+  score = evaluation.evaluate(
+    jax.random.key(0),
+    LabeledSet(
+      jnp.asarray(tiny_dataset.images[::20] / 100.0 - 1.5),
+      jnp.eye(3),
+      jnp.ones(3),
+    ),
+    tiny_dataset,
+    tiny_normalization,
+    tiny_network,
+    protocol=kind,
+    repeats=5,
+  )
+  assert score.n == 1
+  assert score.std is None
+  assert score.mean > 90
+  assert 'norm=none' in score.network
+
+
+def test_a_kernel_solves_as_features_do():
+  rng = np.random.default_rng(1)
+  features = jnp.asarray(rng.normal(size=(5, 9)), jnp.float32)
+  labels, mask = (
+    jnp.asarray(rng.normal(size=(5, 2))),
+    jnp.array([1, 1, 0, 1, 1]),
+  )
+  weights = krr.solve(features, labels, ridge=1e-2, mask=mask)
+  kept = features * mask[:, None]
+  found = krr.solve_kernel(kept @ kept.T, labels, ridge=1e-2, mask=mask)
+  np.testing.assert_allclose(kept.T @ found, weights, rtol=1e-4, atol=1e-6)
+
+
+def test_networks_without_a_kernel_are_refused():
+  with pytest.raises(ValueError, match='as it normalises; take --norm=none'):
+    kernels.kernel_fn(networks.ConvNet(norm='instance'), 'ntk')
+  with pytest.raises(ValueError, match=r'has no kernel here\. Take a ConvNet'):
+    kernels.limit_of(networks.VGG11())
+  with pytest.raises(ValueError, match="Unknown kernel 'gp'; choose nngp or"):
+    kernels.kernel_fn(networks.ConvNet(norm='none'), 'gp')
+
+
+def test_an_infinite_kernel_is_named():
+  network = networks.Mlp(depth=1)
+  images = np.full((1, 2, 2, 1), np.nan)
+  with pytest.raises(FloatingPointError, match=r'values up to nan\. Normalise'):
+    kernels.gram(network, 'nngp', images, images)
+
+
+def test_what_was_lent_to_the_import_is_taken_back():
+  _neural_tangents.import_stax()
+  for owner, name, _ in _neural_tangents._attributes():
+    with pytest.raises(AttributeError):
+      getattr(owner, name)
+  assert 'tensorflow' not in sys.modules
+  assert 'neural_tangents.experimental' not in sys.modules
+
+
+def test_a_missing_library_is_named(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ImportError, match=r"pip install 'fsdd-jax\[kernels\]'"):
+    _neural_tangents.import_stax()

@@ -1,0 +1,303 @@
+"""FRePo, RFAD, KIP and chosen real images, against oracles."""
+
+import dataclasses
+import importlib.util
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fsdd_jax import (
+  baselines,
+  datasets,
+  distill,
+  frepo,
+  kip,
+  krr,
+  methods,
+  networks,
+  normalization,
+  objective,
+  rfad,
+  selection,
+  toy,
+)
+from fsdd_jax.configs import DistillationConfig
+from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
+from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.types import labeled_set
+
+_CONFIG = DistillationConfig(
+  ipc=1, num_steps=6, real_batch=9, checkpoint_every=2, log_every=1
+)
+_NEEDS_KERNELS = pytest.mark.skipif(
+  importlib.util.find_spec('neural_tangents') is None,
+  reason='needs the extra: pip install -e .[kernels]',
+)
+_METHODS = ['frepo', 'rfad', pytest.param('kip', marks=_NEEDS_KERNELS)]
+_OWN = {
+  'frepo': FrepoConfig(pool_size=2, max_online_updates=2),
+  'rfad': RfadConfig(networks_per_step=2),
+  'kip': KipConfig(kernel='nngp'),
+}
+
+
+class KilledError(Exception):
+  pass
+
+
+def _run(method, config=_CONFIG, options=None, problem=None, **changes):
+  network, dataset, transform = problem or toy.problem()
+  if method == 'kip':  # Whose kernel compiles faster.
+    network = networks.Mlp(num_classes=3, depth=1)
+  return (
+    methods.METHODS[method]
+    .run(
+      *(network, dataset, transform),
+      config=config,
+      own=dataclasses.replace(_OWN[method], **changes),
+      options=options or LoopOptions(),
+      start=None,
+    )
+    .synthetic
+  )
+
+
+@pytest.mark.parametrize('method', _METHODS)
+def test_resumed_is_straight_and_later_steps_compile_nothing(method, tmp_path):
+  done, compiled, counts = [], [], []
+
+  def kill(step, values):
+    done.append(step)
+    if done == [1, 2, 3]:
+      raise KilledError
+
+  def on_compile(name, seconds, **_):
+    if 'backend_compile' in name:
+      compiled.append(seconds)
+
+  options = LoopOptions(tmp_path, 2, 1, kill)
+  with pytest.raises(KilledError):
+    _run(method, options=options)
+  resumed = _run(method, options=options)
+  assert done == [1, 2, 3, 3, 4, 5, 6]
+  jax.monitoring.register_event_duration_secs_listener(on_compile)
+  straight = _run(
+    method,
+    options=LoopOptions(
+      log_every=1, progress_fn=lambda step, _: counts.append(len(compiled))
+    ),
+  )
+  np.testing.assert_array_equal(resumed.images, straight.images)
+  np.testing.assert_array_equal(resumed.labels, straight.labels)
+  assert counts[1] == counts[-1]
+  with pytest.raises(ValueError, match='belongs to a run with other settings'):
+    _run(method, dataclasses.replace(_CONFIG, seed=1), options)
+
+
+@pytest.mark.parametrize('method', _METHODS)
+def test_a_batch_of_real_images_is_asked_for(method):
+  with pytest.raises(ValueError, match='real_batch = 0 is out of range: use 1'):
+    _run(method, dataclasses.replace(_CONFIG, real_batch=0))
+
+
+@pytest.mark.parametrize(
+  ('method', 'changes'),
+  [
+    ('rfad', {'platt': False}),
+    pytest.param('kip', {}, marks=_NEEDS_KERNELS),
+  ],
+)
+def test_steps_lower_the_loss(method, changes):
+  rng, labels, losses = np.random.default_rng(0), np.arange(60) % 3, {}
+  color = np.eye(3, dtype=int)[labels][:, None, None]
+  images = rng.integers(0, 200, (60, 8, 8, 3)) + 20 * color
+  hard = datasets.from_arrays(images.astype(np.uint8), labels)
+  problem = toy.problem()[0], hard, normalization.standardization(hard.images)
+  config = dataclasses.replace(_CONFIG, num_steps=30, real_batch=60)
+  options = LoopOptions(
+    log_every=1, progress_fn=lambda step, v: losses.update({step: v['loss']})
+  )
+  _run(method, config, options, problem, **changes)
+  assert np.mean([losses[i] for i in range(26, 31)]) < losses[1]
+
+
+def test_frepo_updates_images_and_network_as_by_hand():
+  network, dataset, transform = toy.problem()
+  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+  theta, online_tx = toy.theta(0), optax.adam(1e-2)
+  own = FrepoConfig(margin=0.5)
+  loss_fn = frepo.loss_function(
+    network, DistillationConfig(loss='squared'), own
+  )
+  both = frepo.with_mirror_images(real)
+
+  def expected_loss(images, labels):
+    ends = jnp.concatenate([images, images[:, :, ::-1]])
+    features_of = objective.feature_fn(network)
+    weights = krr.solve(
+      features_of(theta, ends), jnp.concatenate([labels, labels]), ridge=1e-6
+    )
+    errors = features_of(theta, target.images) @ weights - target.labels
+    return 0.5 * (errors**2).sum(1).mean() - 0.5 * frepo.label_margin(labels)
+
+  gradients = jax.grad(expected_loss, (0, 1))(real.images, real.labels)
+
+  def online_loss(params):
+    logits, _ = network.apply({'params': params}, both.images)
+    return 0.5 * ((logits - both.labels) ** 2).sum(1).mean()
+
+  slope = jax.grad(online_loss)(theta['params'])
+  move, _ = online_tx.update(slope, online_tx.init(theta['params']))
+  params = optax.apply_updates(theta['params'], move)
+  tx = distill.make_optimizer('sgd', 0.5)
+  update = frepo.make_update(network, loss_fn, tx, online_tx, mirror=True)
+  start = distill.init_state(real, tx)
+  first = jax.tree.map(jnp.array, theta)
+  state, online, values = update(
+    start,
+    frepo.OnlineNetwork(first, online_tx.init(first['params'])),
+    target,
+  )
+  close = {'rtol': 1e-3, 'atol': 1e-5}
+  np.testing.assert_allclose(
+    values['loss'], expected_loss(real.images, real.labels), **close
+  )
+  for found, old, gradient in zip(
+    (state.synthetic.images, state.synthetic.labels),
+    (real.images, real.labels),
+    gradients,
+    strict=True,
+  ):
+    np.testing.assert_allclose(found, old - 0.5 * gradient, **close)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, **close),
+    online.variables['params'],
+    params,
+  )
+
+
+def test_a_network_of_the_pool_is_drawn_anew_after_its_updates():
+  own = FrepoConfig(pool_size=3, max_online_updates=2)
+  places, uses = frepo.pool_order(jax.random.key(0), 40, own)
+  assert set(places) == {0, 1, 2}
+  for place in range(3):
+    assert uses[places == place].tolist() == list(range(sum(places == place)))
+  states = []
+  options = LoopOptions(
+    log_every=1,
+    state_fn=lambda step, state: states.append(jax.device_get(state.pool)),
+  )
+  _run('frepo', dataclasses.replace(_CONFIG, num_steps=12), options)
+  counts = [int(pool[0].opt_state[0].count) for pool in states]
+  # An optimiser starts with its network: 0 or 1 until first used, then 1, 2.
+  assert max(counts) == 2
+  assert any(now < before for before, now in itertools.pairwise(counts))
+
+
+def test_rfads_kernel_is_that_of_its_formula():
+  rng = np.random.default_rng(0)
+  parts = [rng.normal(size=(4, 5)) for _ in range(3)]
+  features_of = rfad.random_features(lambda weights, images: images @ weights)
+  weights = tuple(jnp.asarray(p.T @ np.eye(4)) for p in parts)
+  found = features_of(weights, jnp.asarray(np.ones((2, 5)) + np.eye(2, 5)))
+  images = np.ones((2, 5)) + np.eye(2, 5)
+  f = np.concatenate([images @ p.T for p in parts], axis=1) / np.sqrt(3 * 4)
+  np.testing.assert_allclose(found @ found.T, 2 * f @ f.T + 0.01, rtol=1e-5)
+
+
+def test_platt_error_is_the_least_over_scales():
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(40, 3)).astype(np.float32)
+  labels = np.eye(3, dtype=np.float32)[
+    (features + rng.normal(size=(40, 3))).argmax(1)
+  ]
+  weights = jnp.eye(3) * 0.01
+  mask = jnp.asarray(np.arange(40) < 30, jnp.float32)
+
+  def at(scale):
+    logits = scale * features[:30].astype(np.float64)
+    shares = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return -(shares * labels[:30]).sum(1).mean()
+
+  best = min(at(scale) for scale in np.geomspace(0.01, 100, 4000))
+  found = rfad.platt_error(weights, features, labels, mask)
+  np.testing.assert_allclose(found, best, rtol=1e-5)
+  gradient = jax.grad(rfad.platt_error)(weights, features, labels, mask)
+  step = 1e-4 * np.eye(3)[[1]].T @ np.eye(3)[[2]]
+  high, low = (
+    rfad.platt_error(weights + s, features, labels, mask) for s in (step, -step)
+  )
+  np.testing.assert_allclose(gradient[1, 2], (high - low) / 2e-4, rtol=2e-2)
+
+
+def test_kips_loss_is_that_of_features_with_the_same_kernel():
+  network, dataset, transform = toy.problem()
+  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=2)
+  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+  features_of, theta = objective.feature_fn(network), toy.theta(0)
+
+  def kernel(x, y):
+    return features_of(theta, x) @ features_of(theta, y).T
+
+  found = kip.kernel_loss(kernel, (), real, target, ridge=1e-3)
+  expected = objective.krr_loss(features_of, theta, real, target, ridge=1e-3)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_herding_follows_the_mean_and_k_centre_covers():
+  features = np.random.default_rng(0).normal(size=(30, 2)) + np.eye(2)[0]
+  rows = selection.herding(features, 5)
+  assert len(set(rows)) == 5
+  for number in range(1, 5):  # Each is the best next one.
+    kept = features[rows[:number]].sum(0)
+    others = [i for i in range(30) if i not in rows[:number]]
+    misses = {
+      i: np.linalg.norm((kept + features[i]) / (number + 1) - features.mean(0))
+      for i in others
+    }
+    assert min(misses, key=misses.get) == rows[number]
+  centres = selection.k_centre(features, 5)
+  apart = np.linalg.norm(features[:, None] - features[centres][None], axis=-1)
+  reach = apart.min(1).max()
+  between = np.linalg.norm(
+    features[centres][:, None] - features[centres][None], axis=-1
+  )
+  # Centres are farther from each other than any row is from its centre.
+  assert between[~np.eye(5, dtype=bool)].min() >= reach
+
+
+def test_chosen_images_are_those_of_the_class():
+  network, dataset, transform = toy.problem()
+  chosen = selection.select(
+    jax.random.key(0),
+    *(network, dataset, transform),
+    select_fn=selection.k_centre,
+    ipc=3,
+  )
+  assert chosen.labels.argmax(1).tolist() == [0] * 3 + [1] * 3 + [2] * 3
+  few = datasets.from_arrays(dataset.images[:9], dataset.labels[:9])
+  with pytest.raises(ValueError, match=r"'1' has 1 images, fewer than ipc = 2"):
+    selection.select(
+      jax.random.key(0),
+      *(network, few, transform),
+      select_fn=selection.herding,
+      ipc=2,
+    )
+
+
+def test_real_images_cannot_start_from_a_set():
+  network, dataset, transform = toy.problem()
+  start = labeled_set(jnp.ones((3, 8, 8, 3)), jnp.eye(3))
+  with pytest.raises(ValueError, match='leave start out'):
+    methods.METHODS['herding'].run(
+      *(network, dataset, transform),
+      config=_CONFIG,
+      own=None,
+      options=LoopOptions(),
+      start=start,
+    )
