@@ -12,17 +12,29 @@ and backward pass of the distilled images alone. `adapt`: one adaptation step in
 a pool of networks, over these passes through translator and networks. `cache`:
 subsets a second, distilled side by side, over one after another. `bilevel`:
 memory of the gradient through unrolled steps, kept or computed again.
+`frepo`: a step of FRePo over forward and backward of X_S and forward of a real
+batch. `kernel`: pairs of images a second in infinitely wide networks.
 `scaling`: operations and communication of a device, by the compiled programs.
 """
 
+import dataclasses
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from fsdd_jax import benchmarks, caching_benchmark, cli, parallel, report
+from fsdd_jax import (
+  benchmarks,
+  caching_benchmark,
+  cli,
+  kernels,
+  parallel,
+  report,
+)
 from fsdd_jax import scaling as scaling_lib
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.costs import Problem
@@ -38,7 +50,8 @@ _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _NUM_REAL = flags.DEFINE_list(
   'num_real',
   ['1000', '50000'],
-  'Sizes of the target set (step, bilevel; scaling takes the last).',
+  'Sizes of the target set (step, bilevel; scaling takes the last) or of the '
+  'batch (frepo).',
 )
 _CLASSES = flags.DEFINE_integer(
   'num_classes', 10, 'Classes of the target set (scaling).'
@@ -66,7 +79,7 @@ DEFAULTS = {
 }
 
 
-def _quartiles(values: Sequence[float]) -> str:
+def _quartiles(values: Sequence[float] | np.ndarray) -> str:
   low, middle, high = np.percentile(values, [25, 50, 75])
   return f'{middle:.3g} [{low:.3g}-{high:.3g}]'
 
@@ -81,6 +94,12 @@ def _conditions() -> str:
 def _row(name: str, pairs: benchmarks.Pairs) -> list[str]:
   values = pairs.measured, pairs.yardstick, pairs.ratios
   return [name, *map(_quartiles, values)]
+
+
+def _timed(call: Callable[[], Any]) -> float:
+  start = time.perf_counter()
+  call()
+  return time.perf_counter() - start
 
 
 def _size() -> tuple[int, int]:
@@ -129,6 +148,63 @@ def adapt() -> report.Table:
     [_row(str(_BATCH_SIZE.value), pairs)],
     f'{10 * _IPC.value} images of {size} x {size} a set; median [quartiles] of '
     f'{repeats} pairs; {_conditions()}',
+  )
+
+
+def frepo() -> report.Table:
+  """A step of FRePo against the passes that it cannot do without."""
+  size, repeats = _size()
+  network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
+  rows = []
+  for real_batch in cli.integers('num_real'):
+    for mirror in (False, True):
+      pairs = benchmarks.frepo_step(
+        network,
+        real_batch=real_batch,
+        ipc=_IPC.value,
+        image_size=size,
+        repeats=repeats,
+        mirror=mirror,
+      )
+      name = f'{real_batch}{" and mirror images" if mirror else ""}'
+      rows.append(_row(name, pairs))
+  return report.Table(
+    'One step of FRePo over forward and backward of X_S and forward of a batch',
+    ['real images', 'step s', 'passes s', 'ratio'],
+    rows,
+    f'{10 * _IPC.value} images of {size} x {size}; median [quartiles] of '
+    f'{repeats} pairs; {_conditions()}',
+  )
+
+
+def kernel() -> report.Table:
+  """Pairs of images a second of each kernel."""
+  size, repeats = _size()
+  config = dataclasses.replace(cli.from_flags(NetworkConfig), norm='none')
+  network = cli.make_network(config, (size, size, 3), 10)
+  count = cli.integers('num_real')[-1]
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(count, size, size, 3)).astype(np.float32)
+  rows = []
+  for kind in kernels.KINDS:
+    for float64 in (False, True):
+      seconds = [
+        _timed(
+          lambda kind=kind, float64=float64: kernels.gram(  # type: ignore[misc]
+            network, kind, x, x[: 10 * _IPC.value], float64=float64
+          )
+        )
+        for _ in range(repeats + 1)
+      ][1:]
+      pairs = count * 10 * _IPC.value / np.array(seconds)
+      dtype = 'float64' if float64 else 'float32'
+      rows.append([kind, dtype, _quartiles(seconds), _quartiles(pairs)])
+  return report.Table(
+    f'A kernel between {count} and {10 * _IPC.value} images',
+    ['kernel', 'type', 'seconds', 'pairs a second'],
+    rows,
+    f'{network!r} at infinite width, {size} x {size}; median [quartiles] of '
+    f'{repeats} calls; {_conditions()}',
   )
 
 
@@ -242,6 +318,8 @@ def scaling() -> report.Table:
 
 BENCHMARKS = {
   'step': step,
+  'frepo': frepo,
+  'kernel': kernel,
   'adapt': adapt,
   'cache': cache,
   'bilevel': bilevel,

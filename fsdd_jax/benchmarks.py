@@ -21,14 +21,17 @@ from fsdd_jax import (
   bilevel,
   datasets,
   distill,
+  frepo,
   metrics,
   objective,
   random_networks,
   translator_step,
 )
+from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.inputs import coded_labels
 from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.normalization import standardization
+from fsdd_jax.peer_configs import FrepoConfig
 from fsdd_jax.translator import translate
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
@@ -211,6 +214,88 @@ def unrolled_memory(
       'The compiler of this platform tells no memory; use CPU.'
     )
   return analysis.temp_size_in_bytes
+
+
+def frepo_step(
+  network: nn.Module,
+  *,
+  real_batch: int,
+  ipc: int,
+  image_size: int,
+  repeats: int,
+  mirror: bool,
+) -> Pairs:
+  """A step of FRePo over forward and backward of X_S and forward of a batch.
+
+  The step updates X_S and a network of the pool; the yardstick is the gradient
+  of features by the images of X_S, with their mirror images where the step has
+  these, and the features of the real images.
+
+  Args:
+    network: f.
+    real_batch: real images a step.
+    ipc: distilled images per class.
+    image_size: height and width.
+    repeats: number of timed pairs.
+    mirror: whether X_S comes with its mirror images.
+
+  Returns:
+    Seconds of a step, and of its yardstick.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> pairs = frepo_step(
+    ...   toy.problem()[0],
+    ...   real_batch=20,
+    ...   ipc=1,
+    ...   image_size=8,
+    ...   repeats=1,
+    ...   mirror=False,
+    ... )
+    >>> len(pairs.ratios)
+    1
+  """
+  shape = (image_size, image_size, 3)
+  synthetic = _noisy_set(ipc, image_size)
+  target = _noisy_set(-(-real_batch // _NUM_CLASSES), image_size)
+  target = jax.tree.map(lambda x: x[:real_batch], target)
+  features_of = objective.feature_fn(network)
+  tx = distill.make_optimizer('lamb', 1e-3)
+  online_tx = optax.adam(3e-4)
+  update = frepo.make_update(
+    network,
+    frepo.loss_function(
+      network, DistillationConfig(loss='squared'), FrepoConfig()
+    ),
+    tx,
+    online_tx,
+    mirror=mirror,
+  )
+  variables = random_networks.sample(jax.random.key(0), network, shape)
+  state = distill.init_state(synthetic, tx)
+  online = frepo.OnlineNetwork(
+    jax.tree.map(jnp.array, variables), online_tx.init(variables['params'])
+  )
+
+  def step() -> Any:
+    nonlocal state, online
+    state, online, values = update(state, online, target)
+    return values
+
+  @jax.jit
+  def passes(variables: Any, images: jax.Array, real: jax.Array) -> Any:
+    def summed(images: jax.Array) -> jax.Array:
+      if mirror:
+        images = jnp.concatenate([images, images[:, :, ::-1]])
+      return features_of(variables, images).sum()
+
+    return jax.grad(summed)(images), features_of(variables, real)
+
+  return time_pairs(
+    step,
+    lambda: passes(variables, synthetic.images, target.images),
+    repeats=repeats,
+  )
 
 
 def adaptation_step(

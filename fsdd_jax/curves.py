@@ -12,11 +12,11 @@ from matplotlib import figure as mpl_figure
 
 from fsdd_jax import evaluation, metrics
 from fsdd_jax.datasets import Dataset
-from fsdd_jax.distill import DistillState
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.types import LabeledSet
 
+_LIKE_LATER = 8
 TranslateFn = Callable[[Any, LabeledSet], LabeledSet]
 
 
@@ -77,7 +77,7 @@ def record(
   Args:
     method: runs with the options it is given, which it must pass on to each of
       its parts. Parts may distil a set, or update a translator of the set that
-      was distilled last.
+      was distilled last. One without steps makes its result a snapshot.
     every: steps of a part between snapshots; its last step makes one, too.
     translate_fn: of omega and the set in theta, if a part updates omega.
 
@@ -106,7 +106,7 @@ def record(
     nonlocal untranslated, paused
     now = time.perf_counter()
     compiling = clock.seconds().get('compilation', 0.0)
-    if isinstance(state, DistillState):
+    if hasattr(state, 'synthetic'):
       synthetic = untranslated = jax.device_get(state.synthetic)
     else:
       if translate_fn is None or untranslated is None:
@@ -123,8 +123,47 @@ def record(
     paused += time.perf_counter() - now - compiled
 
   with clock.part('method'):
-    method(LoopOptions(log_every=every, state_fn=keep))
+    result = method(LoopOptions(log_every=every, state_fn=keep))
+  if not snapshots:
+    keep(0, result)
   return snapshots
+
+
+def steps_within(
+  method: Callable[[int, LoopOptions], Any],
+  seconds: float,
+  *,
+  least: int,
+  translate_fn: TranslateFn | None = None,
+) -> int:
+  """How many steps of a method a time allows, by a few that are timed.
+
+  Args:
+    method: of a number of steps (of its last part) and options.
+    seconds: the time, without compilation.
+    least: steps to time; the last eight of them must be like all later ones.
+    translate_fn: as for `record`.
+
+  Returns:
+    The number of steps, at least `least`.
+
+  Example:
+    >>> import time
+    >>> import types
+    >>> def method(num_steps, options):
+    ...   for done in range(1, num_steps + 1):
+    ...     time.sleep(0.002)
+    ...     options.state_fn(done, types.SimpleNamespace(synthetic=()))
+    >>> 20 < steps_within(method, 0.2, least=10) < 110
+    True
+  """
+  snapshots = record(
+    lambda options: method(least, options), every=1, translate_fn=translate_fn
+  )
+  times = [snapshot.seconds for snapshot in snapshots[-_LIKE_LATER:]]
+  a_step = (times[-1] - times[0]) / (len(times) - 1)
+  before = times[-1] - least * a_step
+  return max(least, int((seconds - before) / a_step))
 
 
 def score(

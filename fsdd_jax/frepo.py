@@ -148,7 +148,8 @@ def make_update(
 ) -> Callable[..., tuple[distill.DistillState, OnlineNetwork, Any]]:
   """Builds the jitted update of X_S, and of the network it was fitted in.
 
-  Both use X_S as it was before, so that they share its forward pass.
+  Both use X_S as it was before, so that without mirror images, which the
+  network is not trained on, they share its forward pass.
 
   Args:
     network: returns logits and features.
@@ -201,7 +202,7 @@ def make_update(
   def update(
     distilled: distill.DistillState, online: OnlineNetwork, target: LabeledSet
   ) -> tuple[distill.DistillState, OnlineNetwork, Any]:
-    batch, variables = seen(distilled.synthetic), online.variables
+    batch, variables = distilled.synthetic, online.variables
     if len(batch.images) > _MAX_TRAINED:
       key = jax.random.fold_in(jax.random.key(0), distilled.step)
       rows = jax.random.permutation(key, len(batch.images))[:_MAX_TRAINED]

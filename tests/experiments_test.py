@@ -81,23 +81,34 @@ def test_distill_goes_on_from_a_set(workdir, tmp_path):
   assert 'was normalised by' in other.stderr
 
 
-def test_curves(tmp_path):
+def test_compare(tmp_path):
+  network = '--num_steps=3\n--real_batch=20\n'
+  flagfiles = {
+    'baseline': f'{network}--num_networks=3\n',
+    'rfad': f'{network}--networks_per_step=2\n',
+    'frepo': f'{network}--pool_size=2\n',
+    'adapt': '--num_steps=2\n--num_adaptation_steps=2\n--network_pool=2\n'
+    '--batch_size=1\n',
+  }
+  for name, text in flagfiles.items():
+    (tmp_path / f'tiny_{name}.flags').write_text(text)
+  methods = 'herding,baseline,baseline --num_networks=1,rfad,frepo'
   result = run(
-    'curves.py',
-    *('--dataset=digits', '--width=4', '--adapt_ipcs=1', '--network_pool=2'),
-    *('--translator_width=4', '--translator_blocks=0', '--batch_size=1'),
-    *('--num_steps=2', '--num_adaptation_steps=2', '--rival_steps=2'),
-    *('--rival_batch=20', '--real_batch=20', '--pools=2', '--direct_steps=2'),
-    *('--every=1', '--repeats=2', f'--workdir={tmp_path}'),
+    'compare.py',
+    *('--dataset=digits', '--width=4', '--ipcs=1', '--scale=tiny'),
+    *('--translator_width=4', '--translator_blocks=0', '--direct_steps=2'),
+    *(f'--recipes={tmp_path}', f'--methods={methods},adapt_then_pool'),
+    *('--points=2', '--repeats=2', f'--workdir={tmp_path}'),
   )
   assert result.returncode == 0, result.stderr
-  found = json.loads((tmp_path / 'curves.json').read_text())['curves']
-  assert list(found)[:2] == ['Baseline', 'Pool(2)']
+  found = json.loads((tmp_path / 'compare_ipc1.json').read_text())['curves']
+  assert list(found)[:5] == ['herding', 'Baseline', '1 Net', 'RFAD', 'FRePo']
   # In theta, of the translator, and on the translated set.
-  steps = [point['step'] for point in found['w/o Pre-Train, then Pool(2)']]
+  steps = [point['step'] for point in list(found.values())[5]]
   assert steps == [1, 2, 1, 2, 1, 2]
-  assert (tmp_path / 'curves.png').stat().st_size > 1000
-  lines = (tmp_path / 'curves.csv').read_text().splitlines()
+  assert [point['step'] for point in found['herding']] == [0]
+  assert (tmp_path / 'compare_ipc1.png').stat().st_size > 1000
+  lines = (tmp_path / 'compare_ipc1.csv').read_text().splitlines()
   assert len(lines) == 1 + len(found)
 
 
