@@ -259,8 +259,10 @@ def main(_: list[str]) -> None:
     points, steps = {}, {}
     for text in _METHODS.value:
       runner = _runner(text, problem, ipc, start)
-      snapshots, steps[runner.title] = _curve(runner, translated)
-      points[runner.title] = curves.score(
+      # A variant of a method may have its name.
+      title = text if runner.title in points else runner.title
+      snapshots, steps[title] = _curve(runner, translated)
+      points[title] = curves.score(
         jax.random.key(1000),
         snapshots,
         held,
