@@ -112,8 +112,11 @@ def main(arguments: list[str]) -> None:
         protocol=protocol,
         repeats=config.repeats,
         split=config.split,
-        without=protocols.unsuitable_augmentation(data.dataset),
-        float64=config.kernel_float64,
+        settings=protocols.Settings(
+          protocols.unsuitable_augmentation(data.dataset),
+          config.learning_rate or None,
+          config.kernel_float64,
+        ),
       )
       for protocol in config.protocols
       for network in networks.values()

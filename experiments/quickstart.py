@@ -159,7 +159,9 @@ def main(_: list[str]) -> None:
         network,
         protocol=protocol,
         repeats=_REPEATS.value,
-        without=protocols.unsuitable_augmentation(_TARGET.dataset),
+        settings=protocols.Settings(
+          protocols.unsuitable_augmentation(_TARGET.dataset)
+        ),
       )
       for protocol in ('krr', 'frepo')
     ]

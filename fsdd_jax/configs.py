@@ -275,6 +275,11 @@ class EvaluationConfig(Config):
     choices=('test', 'holdout'),
   )
   evaluation_seed: int = option(1000, 'Seed of the fresh networks.')
+  learning_rate: float = option(
+    0.0,
+    "Of frepo and dc; 0: the protocol's, or the architecture's own.",
+    least=0,
+  )
   kernel_float64: bool = option(
     False, 'Compute the kernels of nngp and ntk in double precision.'
   )

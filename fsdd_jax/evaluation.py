@@ -18,7 +18,7 @@ from fsdd_jax import kernels, krr, metrics, networks, objective, processes
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.devices import map_devices
 from fsdd_jax.normalization import Normalization, normalize
-from fsdd_jax.protocols import FITS, ScoreFn
+from fsdd_jax.protocols import FITS, ScoreFn, Settings
 from fsdd_jax.types import LabeledSet
 
 
@@ -118,6 +118,9 @@ def accuracy(
   return 100.0 * float(hits) / len(dataset.labels)
 
 
+_DEFAULTS = Settings()
+
+
 def kernel_accuracy(
   network: nn.Module,
   synthetic: LabeledSet,
@@ -165,8 +168,7 @@ class Protocol(NamedTuple):
 
   Attributes:
     accuracy_in: accuracy in one network, of a key, the network, the set, the
-      images to measure on and their normalisation, augmentations to leave out,
-      and whether kernels are in double precision.
+      images to measure on and their normalisation, and settings.
     is_random: whether that depends on the key.
     network_of: the network that it takes in the place of a given one.
 
@@ -187,11 +189,9 @@ def _fitted(name: str) -> Protocol:
     synthetic: LabeledSet,
     dataset: Dataset,
     normalization: Normalization,
-    without: tuple[str, ...],
-    float64: bool,
+    settings: Settings,
   ) -> float:
-    del float64
-    fitted = FITS[name](without)(key, network, synthetic)
+    fitted = FITS[name](settings)(key, network, synthetic)
     return accuracy(*fitted, dataset, normalization)
 
   return Protocol(accuracy_in)
@@ -204,12 +204,16 @@ def _in_kernel(kind: str) -> Protocol:
     synthetic: LabeledSet,
     dataset: Dataset,
     normalization: Normalization,
-    without: tuple[str, ...],
-    float64: bool,
+    settings: Settings,
   ) -> float:
-    del key, without
+    del key
     return kernel_accuracy(
-      network, synthetic, dataset, normalization, kind=kind, float64=float64
+      network,
+      synthetic,
+      dataset,
+      normalization,
+      kind=kind,
+      float64=settings.float64,
     )
 
   return Protocol(accuracy_in, False, kernels.limit_of)
@@ -230,8 +234,7 @@ def evaluate(
   protocol: str = 'krr',
   repeats: int = 5,
   split: str = 'test',
-  without: tuple[str, ...] = (),
-  float64: bool = False,
+  settings: Settings = _DEFAULTS,
 ) -> Score:
   """Scores a distilled set in fresh networks, which all devices share.
 
@@ -244,8 +247,7 @@ def evaluate(
     protocol: a name in `PROTOCOLS`.
     repeats: number of fresh networks; a kernel is one.
     split: what `dataset` is, for the record.
-    without: augmentations to leave out, as of `unsuitable_augmentation`.
-    float64: whether kernels are computed in double precision.
+    settings: what the protocol leaves open.
 
   Returns:
     One accuracy a network, with mean and standard deviation.
@@ -285,7 +287,7 @@ def evaluate(
     own = jax.tree.map(jnp.asarray, on_host)  # On the device that does it.
     return chosen.accuracy_in(
       jax.random.fold_in(key, index),
-      *(network, own, dataset, normalization, without, float64),
+      *(network, own, dataset, normalization, settings),
     )
 
   with clock.part('evaluation'):

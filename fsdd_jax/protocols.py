@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -35,7 +35,9 @@ class Recipe:
   Attributes:
     num_steps: steps for a set of n images and a batch size.
     max_batch: images a step; smaller sets are taken whole.
-    optimizer: makes the optimiser for a number of steps.
+    optimizer: makes the optimiser for a learning rate and a number of steps.
+    learning_rate: the peer's own.
+    rates: of architectures that need another, by the name of their class.
     targets: what the network shall predict for labels `[n, k]`.
     loss: mean loss of logits and targets, both `[n, k]`.
     augment: random augmentation of `(key, images)`.
@@ -48,10 +50,16 @@ class Recipe:
 
   num_steps: Callable[[int, int], int]
   max_batch: int
-  optimizer: Callable[[int], optax.GradientTransformation]
+  optimizer: Callable[[float, int], optax.GradientTransformation]
   targets: Callable[[jax.Array], jax.Array]
   loss: Callable[[jax.Array, jax.Array], jax.Array]
   augment: Callable[[jax.Array, jax.Array], jax.Array]
+  learning_rate: float
+  rates: tuple[tuple[str, float], ...] = ()
+
+  def rate_of(self, network: nn.Module) -> float:
+    """The learning rate of an architecture."""
+    return dict(self.rates).get(type(network).__name__, self.learning_rate)
 
 
 def frepo_steps(num_images: int, batch_size: int) -> int:
@@ -72,13 +80,15 @@ def frepo_steps(num_images: int, batch_size: int) -> int:
   return 40000
 
 
-def _frepo_optimizer(num_steps: int) -> optax.GradientTransformation:
+def _frepo_optimizer(
+  learning_rate: float, num_steps: int
+) -> optax.GradientTransformation:
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
-    peak_value=3e-4,
+    peak_value=learning_rate,
     warmup_steps=min(500, num_steps // 2),
     decay_steps=num_steps,
-    end_value=3e-6,
+    end_value=learning_rate / 100,
   )
   return optax.adam(schedule)
 
@@ -91,8 +101,12 @@ def _dc_steps(num_images: int, batch_size: int) -> int:
   return 1000 * math.ceil(num_images / batch_size)
 
 
-def _dc_optimizer(num_steps: int) -> optax.GradientTransformation:
-  rate = optax.piecewise_constant_schedule(0.01, {num_steps // 2 + 1: 0.1})
+def _dc_optimizer(
+  learning_rate: float, num_steps: int
+) -> optax.GradientTransformation:
+  rate = optax.piecewise_constant_schedule(
+    learning_rate, {num_steps // 2 + 1: 0.1}
+  )
   return optax.chain(
     optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
   )
@@ -119,6 +133,7 @@ def frepo_recipe(without: tuple[str, ...] = ()) -> Recipe:
     num_steps=frepo_steps,
     max_batch=500,
     optimizer=_frepo_optimizer,
+    learning_rate=3e-4,
     targets=lambda labels: labels,
     loss=_half_squared_error,
     augment=functools.partial(
@@ -140,6 +155,7 @@ def dc_recipe(without: tuple[str, ...] = ()) -> Recipe:
     num_steps=_dc_steps,
     max_batch=256,
     optimizer=_dc_optimizer,
+    learning_rate=0.01,
     targets=_hard,
     loss=_cross_entropy,
     augment=functools.partial(
@@ -225,9 +241,13 @@ def _logits(network: nn.Module) -> ScoreFn:
 
 @functools.cache
 def _training_step(
-  recipe: Recipe, network: nn.Module, num_steps: int, batch_size: int
+  recipe: Recipe,
+  network: nn.Module,
+  learning_rate: float,
+  num_steps: int,
+  batch_size: int,
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  tx = recipe.optimizer(num_steps)
+  tx = recipe.optimizer(learning_rate, num_steps)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(
@@ -261,7 +281,12 @@ def _training_step(
 
 
 def train(
-  key: jax.Array, network: nn.Module, synthetic: LabeledSet, *, recipe: Recipe
+  key: jax.Array,
+  network: nn.Module,
+  synthetic: LabeledSet,
+  *,
+  recipe: Recipe,
+  learning_rate: float | None = None,
 ) -> tuple[ScoreFn, Any]:
   """Trains a fresh network on a distilled set, to the last step.
 
@@ -270,6 +295,7 @@ def train(
     network: the architecture.
     synthetic: the distilled set, without padding.
     recipe: optimiser, length, loss and augmentation.
+    learning_rate: by default that of the recipe for this architecture.
 
   Returns:
     The function that scores images, and the trained variables.
@@ -296,7 +322,8 @@ def train(
   num_images = len(synthetic.images)
   batch_size = min(num_images, recipe.max_batch)
   num_steps = recipe.num_steps(num_images, batch_size)
-  tx, step = _training_step(recipe, network, num_steps, batch_size)
+  rate = recipe.rate_of(network) if learning_rate is None else learning_rate
+  tx, step = _training_step(recipe, network, rate, num_steps, batch_size)
   variables = random_networks.sample(
     init_key, network, synthetic.images.shape[1:]
   )
@@ -320,11 +347,35 @@ def train(
   return _logits(network), variables
 
 
-# By protocol, of the augmentations to leave out.
-FITS: dict[str, Callable[[tuple[str, ...]], Fit]] = {
-  'krr': lambda without: fit_krr,
-  'frepo': lambda without: functools.partial(
-    train, recipe=frepo_recipe(without)
-  ),
-  'dc': lambda without: functools.partial(train, recipe=dc_recipe(without)),
+class Settings(NamedTuple):
+  """What a protocol leaves open.
+
+  Attributes:
+    without: augmentations to leave out, as of `unsuitable_augmentation`.
+    learning_rate: of training; None: the protocol's for the architecture.
+    float64: whether kernels are computed in double precision.
+
+  Example:
+    >>> Settings(without=('flip',)).learning_rate is None
+    True
+  """
+
+  without: tuple[str, ...] = ()
+  learning_rate: float | None = None
+  float64: bool = False
+
+
+def _training(make: str) -> Callable[[Settings], Fit]:
+  # By its name, so that a test can shorten a recipe.
+  return lambda settings: functools.partial(
+    train,
+    recipe=globals()[make](settings.without),
+    learning_rate=settings.learning_rate,
+  )
+
+
+FITS: dict[str, Callable[[Settings], Fit]] = {
+  'krr': lambda settings: fit_krr,
+  'frepo': _training('frepo_recipe'),
+  'dc': _training('dc_recipe'),
 }

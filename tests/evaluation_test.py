@@ -110,7 +110,7 @@ def test_frepo_length_follows_its_table(num_images, steps):
 
 
 def test_frepo_rate_warms_up_and_decays():
-  tx = protocols.frepo_recipe().optimizer(2000)
+  tx = protocols.frepo_recipe().optimizer(3e-4, 2000)
   params = jnp.ones(3)
   state = tx.init(params)
   sizes = []
@@ -126,7 +126,7 @@ def test_dc_is_sgd_with_decay_and_a_drop_after_half():
   recipe = protocols.dc_recipe()
   assert recipe.num_steps(100, 100) == 1000
   assert recipe.num_steps(500, 256) == 2000
-  tx = recipe.optimizer(10)
+  tx = recipe.optimizer(recipe.learning_rate, 10)
   params = jnp.asarray([2.0])
   state, velocity, rate = tx.init(params), 0.0, 0.01
   for index in range(10):
@@ -179,3 +179,30 @@ def test_nan_set_stops_training(real, tiny_network, monkeypatch):
       broken,
       recipe=protocols.frepo_recipe(()),
     )
+
+
+def test_an_architecture_may_have_a_rate_of_its_own(tiny_network):
+  recipe = dataclasses.replace(protocols.dc_recipe(), rates=(('ConvNet', 0.5),))
+  assert recipe.rate_of(tiny_network) == 0.5
+  assert recipe.rate_of(networks.VGG11()) == 0.01
+
+
+def test_a_rate_can_be_asked_for(
+  real, tiny_dataset, tiny_normalization, tiny_network, monkeypatch
+):
+  _short(monkeypatch, 20)
+  scores = [
+    evaluation.evaluate(
+      jax.random.key(1),
+      real,
+      tiny_dataset,
+      tiny_normalization,
+      tiny_network,
+      protocol='dc',
+      repeats=1,
+      settings=protocols.Settings(learning_rate=rate),
+    ).mean
+    for rate in (None, 0.01, 1e-6)
+  ]
+  assert scores[0] == scores[1]
+  assert scores[0] != scores[2]
