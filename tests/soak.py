@@ -241,6 +241,9 @@ def main() -> None:
   parser.add_argument('--work', type=float, default=1, help='factor of steps')
   parser.add_argument('--seed', type=int, default=0, help='of the moments')
   parser.add_argument(
+    '--only', choices=STAGES, nargs='+', default=list(STAGES), help='to kill'
+  )
+  parser.add_argument(
     '--last', choices=STAGES, default='adapt', help='the last stage to run'
   )
   arguments = parser.parse_args()
@@ -254,7 +257,7 @@ def main() -> None:
       result = soak(
         name,
         pathlib.Path(folder),
-        kills=arguments.kills,
+        kills=arguments.kills if name in arguments.only else 0,
         scaled=lambda steps: max(2, round(steps * arguments.work)),
         rng=rng,
       )
