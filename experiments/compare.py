@@ -40,6 +40,7 @@ from fsdd_jax.configs import (
   DistillationConfig,
   NetworkConfig,
 )
+from fsdd_jax.evaluation import PROTOCOLS
 from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
 from fsdd_jax.methods import METHODS
 from fsdd_jax.pretrained import method_name
@@ -72,6 +73,9 @@ _DIRECT_STEPS = flags.DEFINE_integer(
 )
 _POINTS = flags.DEFINE_integer('points', 8, 'Points of each part of a curve.')
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Fresh networks a point.')
+_PROTOCOL = flags.DEFINE_enum(
+  'protocol', 'krr', list(PROTOCOLS), 'How each point is scored.'
+)
 _SPLIT = flags.DEFINE_enum(
   'split', 'holdout', ['holdout', 'test'], 'Images to score on.'
 )
@@ -270,6 +274,7 @@ def main(_: list[str]) -> None:
         network,
         repeats=_REPEATS.value,
         split=_SPLIT.value,
+        protocol=_PROTOCOL.value,
       )
       _write(
         workdir, points, steps, f'{data.dataset}, {ipc} images a class', ipc
@@ -301,7 +306,7 @@ def _write(
 
 
 def _label() -> str:
-  return f'{_SPLIT.value} accuracy by krr in unseen networks, %'
+  return f'{_SPLIT.value} accuracy by {_PROTOCOL.value} in unseen networks, %'
 
 
 def _table(

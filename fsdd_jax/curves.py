@@ -175,8 +175,9 @@ def score(
   *,
   repeats: int,
   split: str,
+  protocol: str = 'krr',
 ) -> list[Point]:
-  """Scores snapshots by protocol `krr`, all in the same fresh networks.
+  """Scores snapshots by one protocol, all in the same fresh networks.
 
   Args:
     key: consumed; all snapshots share the networks drawn from it.
@@ -186,6 +187,7 @@ def score(
     network: the architecture.
     repeats: number of networks.
     split: what `dataset` is, for messages.
+    protocol: a name in `evaluation.PROTOCOLS`.
 
   Returns:
     A point a snapshot.
@@ -216,6 +218,7 @@ def score(
         dataset,
         normalization,
         network,
+        protocol=protocol,
         repeats=repeats,
         split=split,
       )
