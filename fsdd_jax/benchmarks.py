@@ -243,9 +243,9 @@ def frepo_step(
     Seconds of a step, and of its yardstick.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> from fsdd_jax import networks
     >>> pairs = frepo_step(
-    ...   toy.problem()[0],
+    ...   networks.ConvNet(width=4, depth=1),
     ...   real_batch=20,
     ...   ipc=1,
     ...   image_size=8,

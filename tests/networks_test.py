@@ -256,8 +256,8 @@ def test_bfloat16_computes_low_and_returns_float32():
 
 def test_unknown_names_are_errors():
   shape = (32, 32, 3)
-  with pytest.raises(ValueError, match=r"network 'mlp'.*alexnet.*convnet"):
-    networks.make('mlp', image_shape=shape, num_classes=2)
+  with pytest.raises(ValueError, match=r"network 'lenet'.*alexnet.*convnet"):
+    networks.make('lenet', image_shape=shape, num_classes=2)
   with pytest.raises(ValueError, match=r"norm 'layer'.*batch.*instance"):
     networks.make('convnet', image_shape=shape, num_classes=2, norm='layer')
   with pytest.raises(ValueError, match=r"'he'.*lecun, pytorch"):

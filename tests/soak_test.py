@@ -7,8 +7,7 @@ import subprocess
 import sys
 
 import pytest
-
-from tests import soak
+import soak
 
 
 def test_a_stage_survives_a_kill():
