@@ -95,7 +95,7 @@ class Runner(NamedTuple):
     run: of a number of steps and options; returns what holds the set.
     num_steps: of its flagfile; 0 where it has none.
     unlike_later: how many steps differ from all later ones; None for a method
-      that more steps do not serve, as 1 Net, which over-fits its network.
+      that more steps do not serve: 1 Net and Pool over-fit their networks.
   """
 
   title: str
@@ -127,12 +127,10 @@ def _distilling(
       *problem, config=changed, own=own, options=options, start=None
     )
 
-  unlike = config.num_networks if config.revisit else 1
-  one_network = method is METHODS['networks'] and config.num_networks == 1
+  few = config.revisit or config.num_networks == 1
+  over_fits = method is METHODS['networks'] and few
   steps = config.num_steps if method.learns else 0
-  return Runner(
-    method.title(config), run, steps, None if one_network else unlike
-  )
+  return Runner(method.title(config), run, steps, None if over_fits else 1)
 
 
 def _adapting(

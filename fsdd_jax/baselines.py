@@ -308,6 +308,7 @@ def _loss_and_inputs(
       label_coding=config.label_coding,
       size=config.real_batch,
       keep=keep,
+      devices=inputs.devices_for_batch(config.real_batch),
     )
   return loss.on_statistics, inputs.from_statistics(
     objective.feature_fn(network),

@@ -123,7 +123,7 @@ def record(
     paused += time.perf_counter() - now - compiled
 
   with clock.part('method'):
-    result = method(LoopOptions(log_every=every, state_fn=keep))
+    result = method(LoopOptions(None, every, every, state_fn=keep))
   if not snapshots:
     keep(0, result)
   return snapshots

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fsdd_jax import distill, krr, objective
 from fsdd_jax.configs import DistillationConfig
@@ -74,7 +75,8 @@ def run(
       num_steps=num_steps,
       on_step=loop.on_step,
     )
-    return jax.block_until_ready(state.synthetic)
+    # On the first device, wherever those that shared the steps left it.
+    return jax.tree.map(jnp.asarray, jax.device_get(state.synthetic))
 
 
 def optimizer(config: DistillationConfig, num_steps: int) -> Any:

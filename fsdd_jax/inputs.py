@@ -15,7 +15,7 @@ import numpy as np
 
 from fsdd_jax import krr, metrics, objective, subsets
 from fsdd_jax.datasets import Dataset
-from fsdd_jax.devices import devices_for
+from fsdd_jax.devices import ALONE, Devices, devices_for
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
@@ -106,6 +106,18 @@ def from_statistics(
   return lambda index, step: inputs(index)
 
 
+def devices_for_batch(size: int) -> Devices:
+  """The devices that share a batch of real images, for one set or network.
+
+  Several processes each do the whole step, as its sums are small.
+
+  Example:
+    >>> devices_for_batch(3).count
+    1
+  """
+  return devices_for(size) if jax.process_count() == 1 else ALONE
+
+
 def from_batches(
   key: jax.Array,
   draw: DrawFn,
@@ -115,6 +127,7 @@ def from_batches(
   label_coding: str,
   size: int,
   keep: int,
+  devices: Devices = ALONE,
 ) -> InputsFn:
   """Inputs of a step: a network and a class-balanced batch of real images.
 
@@ -126,6 +139,7 @@ def from_batches(
     label_coding: a name in `LABEL_CODINGS`.
     size: images a batch.
     keep: how many networks to keep.
+    devices: what shares the images of a batch; of one process.
 
   Returns:
     A function of the numbers of a network and of a draw.
@@ -155,6 +169,7 @@ def from_batches(
   def inputs(index: int, step: int) -> tuple[Any, LabeledSet]:
     rows = np.asarray(sample_rows(jax.random.fold_in(key, step), table, size))
     images = normalize(dataset.images[rows], normalization)
-    return draw_cached(index), labeled_set(images, jnp.asarray(labels[rows]))
+    target = labeled_set(images, jnp.asarray(labels[rows]))
+    return draw_cached(index), devices.shard(target)
 
   return inputs

@@ -153,4 +153,5 @@ def batches(
     label_coding=config.label_coding,
     size=config.real_batch,
     keep=1,
+    devices=inputs.devices_for_batch(config.real_batch),
   )

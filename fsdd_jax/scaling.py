@@ -177,7 +177,7 @@ def update(
 def distillation(
   problem: Problem, num_synthetic: int, *, num_target: int = 0
 ) -> Cost:
-  """A step on X_S, which one device does: of caching, 1 Net or Baseline.
+  """A step on X_S on one device: of caching, 1 Net or Baseline.
 
   Alg. 1, lines 15-18; Alg. 3, lines 11-14; Alg. 4, lines 11-16.
 

@@ -24,6 +24,7 @@ from fsdd_jax import (
   evaluation,
   inputs,
   krr,
+  methods,
   objective,
   pretraining,
   pretraining_state,
@@ -31,7 +32,10 @@ from fsdd_jax import (
   toy,
   translator_step,
 )
+from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.method_configs import AdaptationConfig, PretrainingConfig
+from fsdd_jax.peer_configs import FrepoConfig
+from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
 # Sums in another order, over at most a hundred images.
@@ -163,6 +167,27 @@ def check_adaptation_follows_that_of_one_device():
     assert_trees_close(
       found.distilled_in_theta, expected.distilled_in_theta, _STEPS
     )
+
+
+def check_distillation_by_batches_follows_that_of_one_device():
+  config = DistillationConfig(
+    ipc=2, num_steps=3, num_networks=3, real_batch=16, learning_rate=0.01
+  )
+  for method, own in (('networks', None), ('frepo', FrepoConfig(pool_size=2))):
+    run = functools.partial(
+      methods.METHODS[method].run,
+      *toy.problem(),
+      config=config,
+      own=own,
+      options=LoopOptions(),
+      start=None,
+    )
+    assert inputs.devices_for_batch(16).count == 8
+    found = run().synthetic
+    with one_device():
+      expected = run().synthetic
+    assert_trees_close(found, expected, _STEPS)
+    assert found.images.devices() == {jax.devices()[0]}
 
 
 def check_pretraining_follows_that_of_one_device():
