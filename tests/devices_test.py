@@ -7,6 +7,7 @@ import contextlib
 import functools
 import pathlib
 import tempfile
+import threading
 from unittest import mock
 
 import device_processes
@@ -111,7 +112,7 @@ def check_a_cache_has_the_bytes_of_one_device():
 
 
 def check_an_error_of_a_device_ends_the_others():
-  seen = []
+  seen, many = [], 10**4
 
   def fn(item):
     seen.append(item)
@@ -120,9 +121,18 @@ def check_an_error_of_a_device_ends_the_others():
     return jnp.zeros(()).devices()
 
   with pytest.raises(ValueError, match='item 3'):
-    list(devices.map_devices(fn, range(100)))
-  assert len(seen) < 100
-  places = set().union(*devices.map_devices(fn, [0, 1, 2] * 16))
+    list(devices.map_devices(fn, range(many)))
+  assert len(seen) < many
+
+
+def check_items_go_to_several_devices():
+  two = threading.Barrier(2, timeout=60)  # However late a thread starts.
+
+  def fn(item):
+    two.wait()
+    return jnp.zeros(()).devices()
+
+  places = set().union(*devices.map_devices(fn, range(16)))
   assert len(places) > 1
 
 
