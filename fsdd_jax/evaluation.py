@@ -168,7 +168,7 @@ class Protocol(NamedTuple):
 
   Attributes:
     accuracy_in: accuracy in one network, of a key, the network, the set, the
-      images to measure on and their normalisation, and settings.
+      images to measure on and their normalisation, and by name `settings`.
     is_random: whether that depends on the key.
     network_of: the network that it takes in the place of a given one.
 
@@ -182,45 +182,34 @@ class Protocol(NamedTuple):
   network_of: Callable[[nn.Module], nn.Module] = lambda network: network
 
 
-def _fitted(name: str) -> Protocol:
-  def accuracy_in(
-    key: jax.Array,
-    network: nn.Module,
-    synthetic: LabeledSet,
-    dataset: Dataset,
-    normalization: Normalization,
-    settings: Settings,
-  ) -> float:
-    fitted = FITS[name](settings)(key, network, synthetic)
-    return accuracy(*fitted, dataset, normalization)
-
-  return Protocol(accuracy_in)
+def _accuracy_of_fit(
+  name: str,
+  key: jax.Array,
+  network: nn.Module,
+  synthetic: LabeledSet,
+  *images: Any,
+  settings: Settings,
+) -> float:
+  fitted = FITS[name](settings)(key, network, synthetic)
+  return accuracy(*fitted, *images)
 
 
-def _in_kernel(kind: str) -> Protocol:
-  def accuracy_in(
-    key: jax.Array,
-    network: nn.Module,
-    synthetic: LabeledSet,
-    dataset: Dataset,
-    normalization: Normalization,
-    settings: Settings,
-  ) -> float:
-    del key
-    return kernel_accuracy(
-      network,
-      synthetic,
-      dataset,
-      normalization,
-      kind=kind,
-      float64=settings.float64,
-    )
-
-  return Protocol(accuracy_in, False, kernels.limit_of)
+def _accuracy_in_kernel(
+  kind: str, key: jax.Array, *arguments: Any, settings: Settings
+) -> float:
+  del key
+  return kernel_accuracy(*arguments, kind=kind, float64=settings.float64)
 
 
-PROTOCOLS = {name: _fitted(name) for name in FITS} | {
-  kind: _in_kernel(kind) for kind in kernels.KINDS
+PROTOCOLS = {
+  name: Protocol(functools.partial(_accuracy_of_fit, name)) for name in FITS
+} | {
+  kind: Protocol(
+    functools.partial(_accuracy_in_kernel, kind),
+    is_random=False,
+    network_of=kernels.limit_of,
+  )
+  for kind in kernels.KINDS
 }
 
 
@@ -287,7 +276,8 @@ def evaluate(
     own = jax.tree.map(jnp.asarray, on_host)  # On the device that does it.
     return chosen.accuracy_in(
       jax.random.fold_in(key, index),
-      *(network, own, dataset, normalization, settings),
+      *(network, own, dataset, normalization),
+      settings=settings,
     )
 
   with clock.part('evaluation'):
