@@ -78,6 +78,31 @@ def test_random_networks_converge_to_the_kernel(name, initialization):
   assert errors[1] < errors[0] / 3
 
 
+def test_double_precision_reaches_images_of_the_usual_size():
+  """By XLA's own convolution, jax 0.10 ends the process here."""
+  network = networks.ConvNet(norm='none', depth=1)
+  images = np.random.default_rng(1).normal(size=(2, 32, 32, 3))
+  double = kernels.gram(network, 'ntk', images, images, float64=True)
+  single = kernels.gram(network, 'ntk', images, images)
+  np.testing.assert_allclose(single, double, rtol=3e-4)
+
+
+@pytest.mark.parametrize('padding', ['SAME', 'VALID', [(2, 0), (1, 3)]])
+def test_covariances_are_convolved_as_by_jax(padding):
+  rng = np.random.default_rng(2)
+  maps = jnp.asarray(rng.normal(size=(5, 2, 7, 6)), jnp.float32)
+  windows = jnp.asarray(rng.normal(size=(2, 1, 3, 2)), jnp.float32)
+  options = {
+    'dimension_numbers': ('NCHW', 'OIHW', 'NCHW'),
+    'feature_group_count': 2,
+  }
+  found = _neural_tangents._convolve(maps, windows, (1, 1), padding, **options)
+  expected = jax.lax.conv_general_dilated(
+    maps, windows, (1, 1), padding, **options
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_tiles_are_parts_of_one_matrix(monkeypatch):
   network = networks.ConvNet(norm='none', depth=1)
   whole = kernels.gram(network, 'ntk', _IMAGES, _IMAGES[:3])
