@@ -18,10 +18,9 @@ batch. `kernel`: pairs of images a second in infinitely wide networks.
 """
 
 import dataclasses
+import functools
 import platform
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -32,18 +31,20 @@ from fsdd_jax import (
   caching_benchmark,
   cli,
   kernels,
+  networks,
   parallel,
   report,
+  timing,
 )
 from fsdd_jax import scaling as scaling_lib
 from fsdd_jax.configs import DataConfig, NetworkConfig
-from fsdd_jax.costs import Problem
 from fsdd_jax.devices import Devices
 from fsdd_jax.method_configs import (
   BilevelConfig,
   CachingConfig,
   TranslatorConfig,
 )
+from fsdd_jax.programs import Problem
 from fsdd_jax.translator import Translator
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
@@ -94,12 +95,6 @@ def _conditions() -> str:
 def _row(name: str, pairs: benchmarks.Pairs) -> list[str]:
   values = pairs.measured, pairs.yardstick, pairs.ratios
   return [name, *map(_quartiles, values)]
-
-
-def _timed(call: Callable[[], Any]) -> float:
-  start = time.perf_counter()
-  call()
-  return time.perf_counter() - start
 
 
 def _size() -> tuple[int, int]:
@@ -188,14 +183,10 @@ def kernel() -> report.Table:
   rows = []
   for kind in kernels.KINDS:
     for float64 in (False, True):
-      seconds = [
-        _timed(
-          lambda kind=kind, float64=float64: kernels.gram(  # type: ignore[misc]
-            network, kind, x, x[: 10 * _IPC.value], float64=float64
-          )
-        )
-        for _ in range(repeats + 1)
-      ][1:]
+      call = functools.partial(
+        kernels.gram, network, kind, x, x[: 10 * _IPC.value], float64=float64
+      )
+      seconds = timing.in_turn({'gram': call}, repeats=repeats)['gram']
       pairs = count * 10 * _IPC.value / np.array(seconds)
       dtype = 'float64' if float64 else 'float32'
       rows.append([kind, dtype, _quartiles(seconds), _quartiles(pairs)])
@@ -203,8 +194,8 @@ def kernel() -> report.Table:
     f'A kernel between {count} and {10 * _IPC.value} images',
     ['kernel', 'type', 'seconds', 'pairs a second'],
     rows,
-    f'{network!r} at infinite width, {size} x {size}; median [quartiles] of '
-    f'{repeats} calls; {_conditions()}',
+    f'{networks.describe(network)} at infinite width, {size} x {size}; '
+    f'median [quartiles] of {repeats} calls; {_conditions()}',
   )
 
 

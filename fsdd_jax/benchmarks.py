@@ -6,7 +6,6 @@ run in turn, so that what slows one slows the other.
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from fsdd_jax import (
   metrics,
   objective,
   random_networks,
+  timing,
   translator_step,
 )
 from fsdd_jax.configs import DistillationConfig
@@ -37,7 +37,6 @@ from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
 _NUM_CLASSES = 10
 _POOL = 4  # Networks; their number does not change the cost of a step.
-Call = Callable[[], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +62,10 @@ class Pairs:
     return [measured / yardstick for measured, yardstick in pairs]
 
 
-def time_pairs(measured: Call, yardstick: Call, *, repeats: int) -> Pairs:
-  """Times two calls in turn, after a warm-up of two calls each that compiles.
+def time_pairs(
+  measured: timing.Call, yardstick: timing.Call, *, repeats: int
+) -> Pairs:
+  """Times a call and its yardstick in turn, as `timing.in_turn` does.
 
   Args:
     measured: a call that returns arrays, for which it waits.
@@ -79,17 +80,8 @@ def time_pairs(measured: Call, yardstick: Call, *, repeats: int) -> Pairs:
     >>> len(pairs.ratios)
     3
   """
-  for call in (measured, yardstick) * 2:
-    jax.block_until_ready(call())
-  pairs = [(_seconds(measured), _seconds(yardstick)) for _ in range(repeats)]
-  first, second = zip(*pairs, strict=True)
-  return Pairs(first, second)
-
-
-def _seconds(call: Call) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(call())
-  return time.perf_counter() - start
+  calls = {'measured': measured, 'yardstick': yardstick}
+  return Pairs(**timing.in_turn(calls, repeats=repeats))
 
 
 def distillation_step(

@@ -6,7 +6,7 @@ product an offset of the kernel that stands here. Elsewhere XLA's own is taken.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -109,7 +109,52 @@ def _sum_over_offsets(
   return total.reshape(num_images, height, columns, width)
 
 
+def convolve_patches(
+  images: jax.Array,
+  kernel: jax.Array,
+  strides: tuple[int, int],
+  padding: Pairs,
+) -> jax.Array:
+  """`convolve` as one product of patches and weights.
+
+  Over networks side by side it is a batched matrix product, where `convolve`
+  becomes a grouped convolution. It holds each pixel once an offset.
+
+  Args:
+    images: `[n, h, w, c]`.
+    kernel: `[kh, kw, c, d]`, of the same type.
+    strides: steps down and to the right.
+    padding: rows of zeros `(above, below)` and columns `(left, right)`.
+
+  Returns:
+    Maps `[n, h', w', d]`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> images = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    >>> kernel = jnp.ones((2, 2, 1, 1))
+    >>> convolve_patches(images, kernel, (1, 1), ((0, 0), (0, 0))).item()
+    6.0
+  """
+  kernel_height, kernel_width, channels, width = kernel.shape
+  padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+  height = (padded.shape[1] - kernel_height) // strides[0] + 1
+  columns = (padded.shape[2] - kernel_width) // strides[1] + 1
+  patches = [
+    padded[
+      :,
+      row : row + (height - 1) * strides[0] + 1 : strides[0],
+      column : column + (columns - 1) * strides[1] + 1 : strides[1],
+    ]
+    for row in range(kernel_height)
+    for column in range(kernel_width)
+  ]
+  weights = kernel.reshape(kernel_height * kernel_width * channels, width)
+  return jnp.concatenate(patches, axis=-1) @ weights
+
+
 def _for_linen(
+  convolve_fn: Callable[..., jax.Array],
   images: jax.Array,
   kernel: jax.Array,
   strides: Sequence[int],
@@ -118,7 +163,7 @@ def _for_linen(
   dimension_numbers: lax.ConvDimensionNumbers,
   **options: Any,
 ) -> jax.Array:
-  """`convolve` as nn.Conv calls it; refuses what `convolve` cannot do."""
+  """A convolution as nn.Conv calls it; refuses what it cannot do."""
   del dimension_numbers  # Linen has no other than these.
   plain = {
     'lhs_dilation': (1, 1),
@@ -136,8 +181,15 @@ def _for_linen(
     padding = lax.padtype_to_pads(
       images.shape[1:3], kernel.shape[:2], strides, padding
     )
-  return convolve(images, kernel, strides, tuple(padding))
+  return convolve_fn(images, kernel, strides, tuple(padding))
 
 
-# flax.linen.Conv, with the same parameters, over `convolve`.
-Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen)
+def _layer(convolve_fn: Callable[..., jax.Array]) -> Callable[..., nn.Module]:
+  """flax.linen.Conv, with the same parameters, over a function."""
+  return functools.partial(
+    nn.Conv, conv_general_dilated=functools.partial(_for_linen, convolve_fn)
+  )
+
+
+Conv = _layer(convolve)
+PatchConv = _layer(convolve_patches)

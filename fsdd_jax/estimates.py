@@ -4,7 +4,6 @@ A stage is a few compiled calls (`costs`), each repeated as its flags say.
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,25 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax import (
-  bilevel,
-  cli,
-  objective,
-  protocols,
-  random_networks,
-  sources,
-)
+from fsdd_jax import bilevel, cli, costs, programs, protocols, sources
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
-from fsdd_jax.costs import (
-  NOTHING,
-  Estimate,
-  Problem,
-  measure,
-  real_pass,
-  step,
-  training_step,
-  update,
-)
+from fsdd_jax.costs import NOTHING, Estimate, real_pass
 from fsdd_jax.method_configs import (
   AdaptationConfig,
   BilevelConfig,
@@ -40,6 +23,7 @@ from fsdd_jax.method_configs import (
   SubsetConfig,
   TranslatorConfig,
 )
+from fsdd_jax.programs import Problem, Program
 from fsdd_jax.tasks import Task
 from fsdd_jax.translator import Translator
 from fsdd_jax.types import LabeledSet
@@ -81,12 +65,13 @@ def _of_distill(task: Task) -> Estimate:
   if 'theta' in task.needs:
     reduced_to = _large(task.needs['theta'])[0].image_shape
   problem = _problem(data, network, reduced_to=reduced_to)
-  own = step(
+  own = costs.of(
+    programs.step,
     problem,
     config.ipc * problem.num_classes,
     loss=config.loss,
     ridge=config.ridge,
-    real_batch=config.real_batch,
+    num_target=min(config.real_batch, problem.num_real),
   ).times(config.num_steps)
   if config.real_batch:
     return own
@@ -110,7 +95,8 @@ def _of_adapt(task: Task) -> Estimate:
   problem = _problem(data, network)
   in_theta = _problem(data, network, reduced_to=reduced_to)
   parts = [real_pass(in_theta)] + [
-    step(
+    costs.of(
+      programs.step,
       in_theta,
       ipc * in_theta.num_classes,
       loss=config.loss,
@@ -131,13 +117,16 @@ def _adaptation(
   batches = not config.network_pool and config.real_batch
   share = config.num_adaptation_steps / len(config.adapt_ipcs)
   updates = [
-    update(
+    costs.of(
+      programs.update,
       problem,
       translator,
-      _loss_in(problem, config.loss, config.ridge, on_images=bool(batches)),
+      programs.loss_in(
+        problem, config.loss, ridge=config.ridge, on_images=bool(batches)
+      ),
       ipc * problem.num_classes,
       batch_size=config.batch_size,
-      target_images=batches,
+      num_target=batches,
     ).times(share)
     for ipc in config.adapt_ipcs
   ]
@@ -148,19 +137,6 @@ def _adaptation(
   return whole.then(passes).beside(
     problem.kept_bytes(config.network_pool or config.batch_size)
   )
-
-
-@functools.cache
-def _loss_in(
-  problem: Problem, loss: str, ridge: float, *, on_images: bool
-) -> random_networks.LossFn:
-  both = objective.LOSSES[loss]
-  loss_fn = both.on_images if on_images else both.on_statistics
-
-  def of_sample(variables: Any, labeled: LabeledSet, goal: Any) -> jax.Array:
-    return loss_fn(problem.features_of, variables, labeled, goal, ridge=ridge)
-
-  return of_sample
 
 
 def _translator(config: TranslatorConfig) -> Translator:
@@ -195,7 +171,13 @@ def _mean_subset(problem: Problem, config: SubsetConfig) -> tuple[Problem, int]:
 def _of_cache(task: Task) -> Estimate:
   problem, _, (config,) = _large(task, CachingConfig)
   subset, num_synthetic = _mean_subset(problem, config)
-  one = step(subset, num_synthetic, loss=config.loss, ridge=config.ridge)
+  one = costs.of(
+    programs.step,
+    subset,
+    num_synthetic,
+    loss=config.loss,
+    ridge=config.ridge,
+  )
   augmented = config.augmentation != 'none'
   passes = real_pass(subset).times(config.num_steps if augmented else 1)
   # Memory grows with the subsets side by side, and by the largest of them.
@@ -211,15 +193,17 @@ def _of_pretrain(task: Task) -> Estimate:
   )
   subset, num_synthetic = _mean_subset(problem, subsets)
   is_copy = config.objective == 'reconstruction'
-  one = update(
+  loss_fn = programs.loss_in(
+    subset, config.loss, ridge=config.ridge, on_images=True
+  )
+  one = costs.of(
+    programs.update,
     subset,
     _translator(own),
-    _loss_of_copy
-    if is_copy
-    else _loss_in(subset, config.loss, config.ridge, on_images=True),
+    _loss_of_copy if is_copy else loss_fn,
     num_synthetic,
     batch_size=config.batch_size,
-    target_images=num_synthetic if is_copy else subset.num_real,
+    num_target=num_synthetic if is_copy else subset.num_real,
   )
   held = min(
     config.heldout_subsets,
@@ -241,14 +225,13 @@ def _of_bilevel(task: Task) -> Estimate:
   problem, _, (config,) = _large(task, BilevelConfig)
   subset, num_synthetic = _mean_subset(problem, config)
   loss_fn = bilevel.unrolled_loss(subset.features_of, config=config)
-  variables = subset.variables()
-  one = measure(
-    jax.value_and_grad(loss_fn),
-    variables['params'],
-    variables,
-    subset.noise(num_synthetic),
-    subset.noise(subset.num_real),
-  )
+
+  def make_arguments() -> tuple[Any, ...]:
+    variables = subset.variables()
+    sets = subset.noise(num_synthetic), subset.noise(subset.num_real)
+    return variables['params'], variables, *sets
+
+  one = costs.measure(Program(jax.value_and_grad(loss_fn), make_arguments))
   return one.times(config.num_updates * config.batch_size)
 
 
@@ -309,7 +292,8 @@ def of_scores(task: Task, ipc: int, *, protocol: str, repeats: int) -> Estimate:
   if protocol in _TRAINED:
     recipe = _TRAINED[protocol]()
     size = min(num_images, recipe.max_batch)
-    fit = training_step(problem, size).times(recipe.num_steps(num_images, size))
+    fit = costs.of(programs.training_step, problem, size)
+    fit = fit.times(recipe.num_steps(num_images, size))
   return fit.then(real_pass(problem)).times(repeats)
 
 

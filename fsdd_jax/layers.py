@@ -5,7 +5,7 @@ Images and maps are `[n, h, w, c]`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -170,6 +170,9 @@ class Network(nn.Module):
   initialization: str = 'pytorch'
   dtype: Any = None
 
+  # Of a class, not a field: it changes how, not what, a network computes.
+  layer: ClassVar[Callable[..., nn.Module]] = Conv
+
   def __post_init__(self) -> None:
     """Checks names where the module is made, not where it is first applied."""
     choose(NORMS, self.norm, 'norm')
@@ -189,7 +192,7 @@ class Network(nn.Module):
     """A `size` x `size` convolution, padded on both sides as in PyTorch."""
     initializers = INITIALIZATIONS[self.initialization]
     kernel_init, bias_init = initializers(size * size * x.shape[-1])
-    layer = Conv(
+    layer = type(self).layer(
       width,
       (size, size),
       strides=stride,

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 
-from fsdd_jax import krr, objective, parallel, translator_step
-from fsdd_jax.costs import Problem
+from fsdd_jax import krr, parallel, programs, translator_step
 from fsdd_jax.devices import Devices
+from fsdd_jax.programs import Problem
 from fsdd_jax.types import LabeledSet
 
 _COLLECTIVE = re.compile(
@@ -106,19 +105,14 @@ def statistics(problem: Problem, devices: Devices) -> Cost:
     >>> statistics(problem, devices.ALONE).communicated
     0
   """
-
-  def of_rows(variables: Any, rows: LabeledSet) -> krr.Statistics:
-    features = problem.features_of(variables, rows.images)
-    return krr.statistics(features, rows.labels, rows.mask)
+  size = problem.num_real + -problem.num_real % devices.count
+  program = programs.real_batch(problem, size)
 
   def work(variables: Any, images: LabeledSet) -> krr.Statistics:
-    return devices.sum_of_each(devices.each(of_rows)(variables, images))
+    return devices.sum_of_each(devices.each(program.work)(variables, images))
 
-  size = problem.num_real + -problem.num_real % devices.count
-  arguments = (
-    _whole(devices, jax.eval_shape(problem.variables)),
-    _split(devices, jax.eval_shape(lambda: problem.noise(size))),
-  )
+  variables, images = jax.eval_shape(program.make_arguments)
+  arguments = _whole(devices, variables), _split(devices, images)
   return cost(jax.jit(work).lower(*arguments).compile())
 
 
@@ -150,64 +144,27 @@ def update(
     >>> update(problem, g, devices.ALONE, num_synthetic=3, **sizes).collectives
     0
   """
-  both = objective.LOSSES['squared']
-  one_loss = both.on_images if num_target else both.on_statistics
-
-  def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
-    return one_loss(problem.features_of, variables, labeled, target, ridge=1e-6)
-
-  def sample() -> tuple[Any, LabeledSet, Any]:
-    target = problem.noise(num_target) if num_target else problem.statistics()
-    return problem.variables(), problem.noise(num_synthetic), target
-
+  loss_fn = programs.loss_in(
+    problem, 'squared', ridge=1e-6, on_images=bool(num_target)
+  )
+  program = programs.update(
+    problem,
+    translator,
+    loss_fn,
+    num_synthetic,
+    batch_size=batch_size,
+    num_target=num_target,
+  )
+  _, batch = jax.eval_shape(program.make_arguments)
   tx = optax.adam(1e-3)
   state = jax.eval_shape(
     lambda: translator_step.init_state(
       jax.random.key(0), translator, problem.image_shape, tx
     )
   )
-  batch = jax.eval_shape(
-    lambda: jax.tree.map(lambda x: jnp.stack([x] * batch_size), sample())
-  )
   step = translator_step.make_step(translator, loss_fn, tx, spread=devices.mean)
   arguments = _whole(devices, state), *_split(devices, batch)
   return cost(step.lower(*arguments).compile())  # type: ignore[attr-defined]
-
-
-def distillation(
-  problem: Problem, num_synthetic: int, *, num_target: int = 0
-) -> Cost:
-  """A step on X_S on one device: of caching, 1 Net or Baseline.
-
-  Alg. 1, lines 15-18; Alg. 3, lines 11-14; Alg. 4, lines 11-16.
-
-  Args:
-    problem: the network.
-    num_synthetic: distilled images.
-    num_target: real images a step; 0: the statistics of all.
-
-  Example:
-    >>> from fsdd_jax import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> distillation(problem, 6).flops > 0
-    True
-  """
-  both = objective.LOSSES['squared']
-  loss_fn = both.on_images if num_target else both.on_statistics
-
-  def work(synthetic: LabeledSet, variables: Any, target: Any) -> Any:
-    def loss(synthetic: LabeledSet) -> jax.Array:
-      return loss_fn(
-        problem.features_of, variables, synthetic, target, ridge=1e-6
-      )
-
-    return jax.value_and_grad(loss)(synthetic)
-
-  def arguments() -> tuple[LabeledSet, Any, Any]:
-    target = problem.noise(num_target) if num_target else problem.statistics()
-    return problem.noise(num_synthetic), problem.variables(), target
-
-  return cost(jax.jit(work).lower(*jax.eval_shape(arguments)).compile())
 
 
 def steps(
@@ -247,14 +204,26 @@ def steps(
     'pre-training'
   """
   synthetic, target = cached
+
+  def distillation(num_synthetic: int, *, num_target: int = 0) -> Cost:
+    """A step on X_S, which is the work of one device."""
+    program = programs.step(
+      problem,
+      num_synthetic,
+      loss='squared',
+      ridge=1e-6,
+      num_target=num_target,
+    )
+    return cost(program.compiled())
+
   shared = functools.partial(
     update, problem, translator, devices, batch_size=batch_size
   )
   return {
-    'caching': distillation(problem, synthetic, num_target=target),
+    'caching': distillation(synthetic, num_target=target),
     'pre-training': shared(num_synthetic=synthetic, num_target=target),
     'statistics': statistics(problem, devices),
-    'distillation': distillation(problem, num_distilled),
+    'distillation': distillation(num_distilled),
     'adaptation': shared(num_synthetic=num_distilled),
   }
 

@@ -19,6 +19,7 @@ _LAYERS = (
   (
     'files',
     'preemption',
+    'timing',
     'types',
     'normalization',
     'krr',
@@ -94,8 +95,11 @@ _LAYERS = (
     'caching_benchmark',
     'cli',
     'recipe_cli',
+    'programs',
     'costs',
     'scaling',
+    'roofline',
+    'choices',
     'estimates',
   ),
 )

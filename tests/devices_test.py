@@ -20,7 +20,6 @@ import pytest
 from fsdd_jax import (
   adaptation,
   caching,
-  costs,
   devices,
   evaluation,
   inputs,
@@ -29,6 +28,7 @@ from fsdd_jax import (
   objective,
   pretraining,
   pretraining_state,
+  programs,
   scaling,
   toy,
   translator_step,
@@ -258,7 +258,7 @@ def check_a_step_reduces_once_and_gathers_no_images():
 
 def check_a_device_of_eight_computes_an_eighth():
   network, _, _ = toy.problem()
-  problem = costs.Problem(network, (8, 8, 3), 3, num_real=64)
+  problem = programs.Problem(network, (8, 8, 3), 3, num_real=64)
   g = toy.translator()
   alone, shared = (
     scaling.steps(

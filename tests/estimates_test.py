@@ -6,7 +6,8 @@ import pathlib
 import jax.numpy as jnp
 import pytest
 
-from fsdd_jax import columns, costs, estimates, tasks, toy
+from fsdd_jax import columns, costs, estimates, programs, tasks, toy
+from fsdd_jax.programs import Program
 from fsdd_jax.tasks import Task
 
 _TARGET = ('--dataset=digits', '--width=4')
@@ -15,7 +16,7 @@ _SUBSETS = (
   *('--min_classes=2', '--max_classes=3', '--max_images=12'),
   '--max_synthetic=6',
 )
-_PROBLEM = costs.Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+_PROBLEM = programs.Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
 
 
 def _distil(*flags):
@@ -30,7 +31,9 @@ def test_seconds_add_up_and_memory_is_the_most():
 
 
 def test_the_compiler_tells_the_bytes_of_what_is_held():
-  found = costs.measure(lambda x: jnp.sin(x).sum(), jnp.ones(1000))
+  found = costs.measure(
+    Program(lambda x: jnp.sin(x).sum(), lambda: (jnp.ones(1000),))
+  )
   assert found.num_bytes >= 4000
 
 

@@ -147,6 +147,29 @@ def test_benchmark_adapt():
   assert '10 images of 8 x 8 a set' in result.stdout
 
 
+def test_accelerator():
+  tiny = ('--image_size=8', '--width=4', '--ipc=1', '--translator_width=4')
+  choices = run(
+    'accelerator.py',
+    *('choices', *tiny, '--batch_size=2', '--networks_per_call=1,2'),
+    *('--steps_per_call=2', '--repeats=1'),
+  )
+  assert choices.returncode == 0, choices.stderr
+  for way in ('patches, 2 at once', 'bfloat16', 'a call of 2 steps'):
+    assert way in choices.stdout
+  roofline = run(
+    'accelerator.py',
+    *('roofline', *tiny, '--batch_size=1', '--subset=10,20'),
+    *('--matrix=64', '--copied_mb=1', '--repeats=1'),
+  )
+  assert roofline.returncode == 0, roofline.stderr
+  assert 'of memory' in roofline.stdout
+  assert 'pre-training' in roofline.stdout
+  other = run('accelerator.py', 'speed')
+  assert other.returncode != 0
+  assert 'Name one among choices, roofline; got speed.' in other.stderr
+
+
 def test_benchmark_cache():
   result = run(
     'benchmark.py',

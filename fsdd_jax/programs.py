@@ -1,0 +1,306 @@
+"""The compiled calls that the stages consist of, on noise of given shapes.
+
+`costs` times them, `scaling` and `roofline` ask the compiler about them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from fsdd_jax import krr, objective, random_networks, translator_step
+from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
+
+# Of distilled images: a set that equals the real images has no error.
+_DISTILLED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """The shapes of a stage's networks and real images.
+
+  Attributes:
+    network: f.
+    image_shape: `(h, w, c)`.
+    num_classes: k.
+    num_real: target images.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24).num_real
+    24
+  """
+
+  network: nn.Module
+  image_shape: tuple[int, ...]
+  num_classes: int
+  num_real: int
+
+  @property
+  def features_of(self) -> objective.FeatureFn:
+    """The feature map of the network."""
+    return objective.feature_fn(self.network)
+
+  def variables(self) -> Any:
+    """A random network."""
+    return random_networks.sample(
+      jax.random.key(0), self.network, self.image_shape
+    )
+
+  def noise(self, count: float, *, seed: int = 1) -> LabeledSet:
+    """Random images with labels in turn."""
+    labels = jnp.arange(max(1, round(count))) % self.num_classes
+    shape = (len(labels), *self.image_shape)
+    images = jax.random.normal(jax.random.key(seed), shape)
+    return labeled_set(images, centered_one_hot(labels, self.num_classes))
+
+  def statistics(self) -> krr.Statistics:
+    """Sums over real images, as of one batch of them."""
+    batch = self.noise(self.num_classes)
+    features = self.features_of(self.variables(), batch.images)
+    return krr.statistics(features, batch.labels)
+
+  def kept_bytes(self, count: int) -> int:
+    """Bytes of some networks with their statistics."""
+    kept = self.variables(), self.statistics()
+    return count * sum(x.nbytes for x in jax.tree.leaves(kept))
+
+
+class Program(NamedTuple):
+  """A function of arrays, and what to call it with.
+
+  Attributes:
+    work: can be jitted.
+    make_arguments: makes its arguments; under `jax.eval_shape`, their shapes.
+
+  Example:
+    >>> program = Program(jnp.sin, lambda: (jnp.zeros(3),))
+    >>> program.compiled()(*program.make_arguments()).tolist()
+    [0.0, 0.0, 0.0]
+  """
+
+  work: Callable[..., Any]
+  make_arguments: Callable[[], tuple[Any, ...]]
+
+  def lowered(self) -> jax.stages.Lowered:
+    """The program before the compiler; no argument is made."""
+    return jax.jit(self.work).lower(*jax.eval_shape(self.make_arguments))
+
+  def compiled(self) -> jax.stages.Compiled:
+    """The program of this device."""
+    return self.lowered().compile()
+
+
+def real_batch(problem: Problem, size: int) -> Program:
+  """The statistics of a batch of real images (Alg. 3 and 4, line 9).
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> program = real_batch(problem, 6)
+    >>> jax.eval_shape(program.work, *program.make_arguments()).gram.shape
+    (64, 64)
+  """
+
+  def work(variables: Any, batch: LabeledSet) -> krr.Statistics:
+    features = problem.features_of(variables, batch.images)
+    return krr.statistics(features, batch.labels, batch.mask)
+
+  return Program(work, lambda: (problem.variables(), problem.noise(size)))
+
+
+@functools.cache
+def loss_in(
+  problem: Problem, loss: str, *, ridge: float, on_images: bool
+) -> random_networks.LossFn:
+  """A loss of `(variables, set, target)`, the same function for the same input.
+
+  Args:
+    problem: its network.
+    loss: a name in `objective.LOSSES`.
+    ridge: relative ridge.
+    on_images: whether targets are real images instead of statistics.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> loss_fn = loss_in(problem, 'squared', ridge=1e-6, on_images=True)
+    >>> noise = problem.noise(6)
+    >>> loss_fn(problem.variables(), noise, noise).item() < 1e-3
+    True
+  """
+  both = objective.LOSSES[loss]
+  one = both.on_images if on_images else both.on_statistics
+
+  def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
+    return one(problem.features_of, variables, labeled, target, ridge=ridge)
+
+  return loss_fn
+
+
+def step(
+  problem: Problem,
+  num_synthetic: int,
+  *,
+  loss: str,
+  ridge: float,
+  num_target: int = 0,
+) -> Program:
+  """Loss and gradient of X_S and Y_S in one network.
+
+  Alg. 1, lines 15-18; Alg. 3, lines 11-14; Alg. 4, lines 11-16.
+
+  Args:
+    problem: networks and real images.
+    num_synthetic: distilled images.
+    loss: a name in `objective.LOSSES`.
+    ridge: relative ridge.
+    num_target: real images a step; 0: by the statistics of all.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> program = step(problem, 6, loss='squared', ridge=1e-6)
+    >>> jax.eval_shape(program.work, *program.make_arguments())[1].images.shape
+    (6, 8, 8, 3)
+  """
+  loss_fn = loss_in(problem, loss, ridge=ridge, on_images=bool(num_target))
+
+  def of_set(synthetic: LabeledSet, variables: Any, target: Any) -> jax.Array:
+    return loss_fn(variables, synthetic, target)
+
+  def make_arguments() -> tuple[LabeledSet, Any, Any]:
+    variables, target = problem.variables(), _target(problem, num_target)
+    return problem.noise(num_synthetic, seed=_DISTILLED), variables, target
+
+  return Program(jax.value_and_grad(of_set), make_arguments)
+
+
+def update(
+  problem: Problem,
+  translator: nn.Module,
+  loss_fn: random_networks.LossFn,
+  num_synthetic: int,
+  *,
+  batch_size: int,
+  num_target: int = 0,
+  networks_per_call: int = 1,
+) -> Program:
+  """Loss and gradient of a translator on B sets.
+
+  Alg. 2, lines 5-10; Alg. 3, lines 21-25.
+
+  Args:
+    problem: networks and real images.
+    translator: the module G.
+    loss_fn: as of `loss_in`.
+    num_synthetic: distilled images a set.
+    batch_size: B.
+    num_target: real images a set; 0: by the statistics of all.
+    networks_per_call: as for `random_networks.losses_and_gradients`.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> loss_fn = loss_in(problem, 'squared', ridge=1e-6, on_images=False)
+    >>> g = toy.translator().translator
+    >>> program = update(problem, g, loss_fn, 6, batch_size=2)
+    >>> jax.eval_shape(program.work, *program.make_arguments())[0].shape
+    ()
+  """
+  work = translator_step.mean_loss_and_gradient(
+    translator,
+    loss_fn,
+    networks_per_call=networks_per_call,
+  )
+
+  def make_arguments() -> tuple[Any, tuple[Any, LabeledSet, Any]]:
+    params = random_networks.sample(
+      jax.random.key(2), translator, problem.image_shape
+    )['params']
+    sample = (
+      problem.variables(),
+      problem.noise(num_synthetic, seed=_DISTILLED),
+      _target(problem, num_target),
+    )
+    return params, jax.tree.map(lambda x: jnp.stack([x] * batch_size), sample)
+
+  return Program(work, make_arguments)
+
+
+def training_step(problem: Problem, num_images: int) -> Program:
+  """Loss and gradient of a network's weights, without augmentation.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> program = training_step(problem, 6)
+    >>> jax.eval_shape(program.work, *program.make_arguments())[0].shape
+    ()
+  """
+
+  def loss_of(variables: Any, batch: LabeledSet) -> jax.Array:
+    logits, _ = problem.network.apply(variables, batch.images)
+    return optax.l2_loss(logits, batch.labels).mean()
+
+  return Program(
+    jax.value_and_grad(loss_of),
+    lambda: (problem.variables(), problem.noise(num_images)),
+  )
+
+
+def of_stages(
+  problem: Problem,
+  translator: nn.Module,
+  *,
+  batch_size: int,
+  num_distilled: int,
+  cached: tuple[int, int],
+) -> dict[str, Program]:
+  """A step of each stage, by its name.
+
+  Args:
+    problem: networks and real images.
+    translator: the module G.
+    batch_size: sets of an update of the translator.
+    num_distilled: images of a distilled set of the target set.
+    cached: distilled and real images of a subset of the large set.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> g, sizes = toy.translator().translator, {'cached': (6, 12)}
+    >>> found = of_stages(problem, g, batch_size=1, num_distilled=3, **sizes)
+    >>> list(found)[:3]
+    ['caching', 'pre-training', 'statistics, a batch']
+  """
+  synthetic, target = cached
+  loss: dict[str, Any] = {'loss': 'squared', 'ridge': 1e-6}
+
+  def updated(num_synthetic: int, num_target: int) -> Program:
+    loss_fn = loss_in(problem, **loss, on_images=bool(num_target))
+    return update(
+      problem,
+      translator,
+      loss_fn,
+      num_synthetic,
+      batch_size=batch_size,
+      num_target=num_target,
+    )
+
+  return {
+    'caching': step(problem, synthetic, **loss, num_target=target),
+    'pre-training': updated(synthetic, target),
+    'statistics, a batch': real_batch(problem, min(problem.num_real, 256)),
+    'distillation': step(problem, num_distilled, **loss),
+    'adaptation': updated(num_distilled, 0),
+  }
+
+
+def _target(problem: Problem, num_target: int) -> Any:
+  return problem.noise(num_target) if num_target else problem.statistics()

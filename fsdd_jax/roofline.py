@@ -1,0 +1,132 @@
+"""How near a program comes to what this device can do at most.
+
+A program does operations and moves bytes. Neither can go faster than large
+matrix products and copies do on the same device: those are the ceilings.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fsdd_jax import timing
+from fsdd_jax.programs import Program
+
+
+class Ceilings(NamedTuple):
+  """What the device reaches at most.
+
+  Attributes:
+    flops: operations a second, of matrix products by their precision.
+    num_bytes: a second, read and written.
+
+  Example:
+    >>> Ceilings({'float32': 1e12}, 1e11).num_bytes
+    100000000000.0
+  """
+
+  flops: dict[str, float]
+  num_bytes: float
+
+
+class Reached(NamedTuple):
+  """What a program does in a call.
+
+  Attributes:
+    seconds: of a call, the median.
+    flops: operations, by the program before the compiler.
+    num_bytes: read and written, by the compiled program.
+
+  Example:
+    >>> reached = Reached(seconds=4.0, flops=2e12, num_bytes=1e11)
+    >>> reached.shares(Ceilings({'float32': 1e12}, 1e11))
+    {'float32': 0.5, 'memory': 0.25}
+  """
+
+  seconds: float
+  flops: float
+  num_bytes: float
+
+  def shares(self, ceilings: Ceilings) -> dict[str, float]:
+    """Of each ceiling; the largest one that applies is what holds a call."""
+    found = {
+      name: self.flops / self.seconds / most
+      for name, most in ceilings.flops.items()
+    }
+    memory = self.num_bytes / self.seconds / ceilings.num_bytes
+    return {**found, 'memory': memory}
+
+
+def ceilings(*, size: int, num_bytes: int, repeats: int) -> Ceilings:
+  """Measures large matrix products, and a scaled copy.
+
+  Args:
+    size: rows and columns of the matrices.
+    num_bytes: of the array that is copied; much more than fits any cache.
+    repeats: timed calls of each; the fastest counts.
+
+  Returns:
+    The ceilings of the default device.
+
+  Example:
+    >>> found = ceilings(size=64, num_bytes=2**12, repeats=1)
+    >>> sorted(found.flops), found.num_bytes > 0
+    (['TF32', 'bfloat16', 'float32'], True)
+  """
+  a = jax.random.normal(jax.random.key(0), (size, size))
+  x = jnp.ones(num_bytes // 4)
+  product = jax.jit(jnp.matmul, static_argnames='precision')
+  scale = jax.jit(lambda x: 2 * x)
+  half = a.astype(jnp.bfloat16)
+  calls: dict[str, timing.Call] = {
+    'float32': lambda: product(a, a, precision='float32'),
+    'TF32': lambda: product(a, a, precision='tensorfloat32'),
+    'bfloat16': lambda: product(half, half),
+    'memory': lambda: scale(x),
+  }
+  seconds = timing.in_turn(calls, repeats=repeats)
+  best = {name: min(each) for name, each in seconds.items()}
+  memory = best.pop('memory')
+  flops = {name: 2 * size**3 / least for name, least in best.items()}
+  return Ceilings(flops, 2 * x.nbytes / memory)
+
+
+def reached(program: Program, *, repeats: int) -> Reached:
+  """Runs a program, and asks the compiler what it does.
+
+  Operations are those of the program as written for accelerators: on the CPU,
+  gradients of kernels are loops, of which the compiler counts one turn.
+
+  Args:
+    program: as of `programs`.
+    repeats: timed calls; the median counts.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> product = Program(lambda x: x @ x, lambda: (jnp.ones((64, 64)),))
+    >>> reached(product, repeats=1).flops == 2 * 64**3
+    True
+  """
+  compiled, arguments = program.compiled(), program.make_arguments()
+  seconds = timing.in_turn(
+    {'call': lambda: compiled(*arguments)}, repeats=repeats
+  )['call']
+  return Reached(
+    float(np.median(seconds)),
+    flops_of(program),
+    (compiled.cost_analysis() or {}).get('bytes accessed', float('nan')),
+  )
+
+
+def flops_of(program: Program) -> float:
+  """Operations of a program, as accelerators would do them.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> flops_of(Program(lambda x: x @ x, lambda: (jnp.ones((8, 8)),)))
+    1024.0
+  """
+  traced = jax.jit(program.work).trace(*jax.eval_shape(program.make_arguments))
+  lowered = traced.lower(lowering_platforms=('tpu',))
+  return (lowered.cost_analysis() or {}).get('flops', float('nan'))

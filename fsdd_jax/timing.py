@@ -1,0 +1,48 @@
+"""Seconds of calls that return arrays, for which the clock waits."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+Call = Callable[[], Any]
+
+
+def seconds(call: Call) -> float:
+  """Seconds of one call.
+
+  Example:
+    >>> seconds(lambda: 1) < 1
+    True
+  """
+  start = time.perf_counter()
+  jax.block_until_ready(call())
+  return time.perf_counter() - start
+
+
+def in_turn(
+  calls: Mapping[str, Call], *, repeats: int
+) -> dict[str, list[float]]:
+  """Times calls one after the other, round by round.
+
+  What slows the machine for a while then slows all of them. Two rounds before
+  compile and warm up.
+
+  Args:
+    calls: by name; each returns arrays.
+    repeats: rounds that count.
+
+  Returns:
+    The seconds of each call in each round.
+
+  Example:
+    >>> found = in_turn({'one': lambda: 1, 'two': lambda: 2}, repeats=3)
+    >>> list(found), len(found['one'])
+    (['one', 'two'], 3)
+  """
+  found: dict[str, list[float]] = {name: [] for name in calls}
+  for _ in range(repeats + 2):
+    for name, call in calls.items():
+      found[name].append(seconds(call))
+  return {name: each[2:] for name, each in found.items()}
