@@ -274,9 +274,7 @@ def main(_: list[str]) -> None:
         split=_SPLIT.value,
         protocol=_PROTOCOL.value,
       )
-      _write(
-        workdir, points, steps, f'{data.dataset}, {ipc} images a class', ipc
-      )
+      _write(workdir, points, steps, f'{data.dataset}, IPC {ipc}', ipc)
     tables.append(_table(points, steps, f'{data.dataset}, IPC {ipc}'))
   for table in tables:
     print(report.to_markdown(table))
