@@ -101,11 +101,13 @@ def networks_side_by_side(
     ...   toy.translator().translator,
     ...   num_synthetic=3,
     ...   batch_size=2,
-    ...   per_call=[1, 2],
-    ...   repeats=1,
+    ...   per_call=[2],
+    ...   repeats=3,
     ... )
-    >>> len(found), max(choice.error for choice in found.values()) < 1e-3
-    (4, True)
+    >>> list(found), len(found['patches, 2 at once'].seconds)
+    (['convolution, 2 at once', 'patches, 2 at once'], 3)
+    >>> max(choice.error for choice in found.values()) < 1e-3
+    True
   """
   ways = {}
   for name, network in (

@@ -11,7 +11,7 @@ from fsdd_jax.programs import Problem
 _PROBLEM = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
 
 
-@pytest.mark.parametrize('name', ['convnet', 'alexnet', 'resnet18'])
+@pytest.mark.parametrize('name', ['convnet', 'alexnet'])
 def test_patches_take_the_same_weights_to_the_same_features(name):
   network = networks.make(name, image_shape=(8, 8, 3), num_classes=3)
   images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
@@ -37,20 +37,6 @@ def test_precisions_differ_by_what_they_round():
   found = choices.precisions(_PROBLEM, num_synthetic=3, repeats=1)
   assert found['float32'].error == 0
   assert 1e-5 < found['bfloat16'].error < 0.3
-
-
-def test_each_way_of_networks_is_timed_in_each_round():
-  found = choices.networks_side_by_side(
-    _PROBLEM,
-    toy.translator().translator,
-    num_synthetic=3,
-    batch_size=2,
-    per_call=[2],
-    repeats=3,
-  )
-  assert list(found) == ['convolution, 2 at once', 'patches, 2 at once']
-  assert [len(choice.seconds) for choice in found.values()] == [3, 3]
-  assert max(choice.error for choice in found.values()) < 1e-3
 
 
 def test_steps_together_end_where_steps_one_by_one_do():

@@ -53,7 +53,7 @@ def _problems(draw):
 @pytest.mark.parametrize(
   'convolve', [convolution.convolve, convolution.convolve_patches]
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(_problems())
 def test_value_and_gradients_are_those_of_xla(convolve, problem):
   shape, kernel_shape, *rest = problem
