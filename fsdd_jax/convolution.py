@@ -1,8 +1,10 @@
-"""A 2-D convolution whose gradient is fast on the CPU as well.
+"""A 2-D convolution that is fast on the CPU as well.
 
 XLA's CPU back end computes the gradient of a kernel as a convolution with a
 window of the whole image, 2 to 9 times slower than the sum of one matrix
-product an offset of the kernel that stands here. Elsewhere XLA's own is taken.
+product an offset of the kernel that stands here; and a map smaller than the
+kernel, as of the last layers of VGG11, up to 100 times slower than the product
+of patches. Elsewhere XLA's own is taken.
 """
 
 import functools
@@ -46,9 +48,18 @@ def convolve(
     >>> convolve(images, kernel, (1, 1), ((0, 0), (0, 0))).item()
     6.0
   """
-  return lax.conv_general_dilated(
-    images, kernel, strides, padding, dimension_numbers=_DIMENSIONS
+
+  def of_xla(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+      images, kernel, strides, padding, dimension_numbers=_DIMENSIONS
+    )
+
+  if min(images.shape[1:3]) >= max(kernel.shape[:2]):
+    return of_xla(images, kernel)
+  by_patches = functools.partial(
+    convolve_patches, strides=strides, padding=padding
   )
+  return lax.platform_dependent(images, kernel, cpu=by_patches, default=of_xla)
 
 
 @convolve.defjvp
