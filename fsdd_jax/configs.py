@@ -277,7 +277,7 @@ class EvaluationConfig(Config):
   evaluation_seed: int = option(1000, 'Seed of the fresh networks.')
   learning_rate: float = option(
     0.0,
-    "Of frepo and dc; 0: the protocol's, or the architecture's own.",
+    "Of frepo and dc; 0: the protocol's own.",
     least=0,
   )
   kernel_float64: bool = option(

@@ -36,8 +36,7 @@ class Recipe:
     num_steps: steps for a set of n images and a batch size.
     max_batch: images a step; smaller sets are taken whole.
     optimizer: makes the optimiser for a learning rate and a number of steps.
-    learning_rate: the peer's own.
-    rates: of architectures that need another, by the name of their class.
+    learning_rate: the peer's own, of any architecture.
     targets: what the network shall predict for labels `[n, k]`.
     loss: mean loss of logits and targets, both `[n, k]`.
     augment: random augmentation of `(key, images)`.
@@ -55,11 +54,6 @@ class Recipe:
   loss: Callable[[jax.Array, jax.Array], jax.Array]
   augment: Callable[[jax.Array, jax.Array], jax.Array]
   learning_rate: float
-  rates: tuple[tuple[str, float], ...] = ()
-
-  def rate_of(self, network: nn.Module) -> float:
-    """The learning rate of an architecture."""
-    return dict(self.rates).get(type(network).__name__, self.learning_rate)
 
 
 def frepo_steps(num_images: int, batch_size: int) -> int:
@@ -295,7 +289,7 @@ def train(
     network: the architecture.
     synthetic: the distilled set, without padding.
     recipe: optimiser, length, loss and augmentation.
-    learning_rate: by default that of the recipe for this architecture.
+    learning_rate: by default that of the recipe.
 
   Returns:
     The function that scores images, and the trained variables.
@@ -322,7 +316,7 @@ def train(
   num_images = len(synthetic.images)
   batch_size = min(num_images, recipe.max_batch)
   num_steps = recipe.num_steps(num_images, batch_size)
-  rate = recipe.rate_of(network) if learning_rate is None else learning_rate
+  rate = recipe.learning_rate if learning_rate is None else learning_rate
   tx, step = _training_step(recipe, network, rate, num_steps, batch_size)
   variables = random_networks.sample(
     init_key, network, synthetic.images.shape[1:]
@@ -352,7 +346,7 @@ class Settings(NamedTuple):
 
   Attributes:
     without: augmentations to leave out, as of `unsuitable_augmentation`.
-    learning_rate: of training; None: the protocol's for the architecture.
+    learning_rate: of training; None: the protocol's own.
     float64: whether kernels are computed in double precision.
 
   Example:

@@ -181,12 +181,6 @@ def test_nan_set_stops_training(real, tiny_network, monkeypatch):
     )
 
 
-def test_an_architecture_may_have_a_rate_of_its_own(tiny_network):
-  recipe = dataclasses.replace(protocols.dc_recipe(), rates=(('ConvNet', 0.5),))
-  assert recipe.rate_of(tiny_network) == 0.5
-  assert recipe.rate_of(networks.VGG11()) == 0.01
-
-
 def test_a_rate_can_be_asked_for(
   real, tiny_dataset, tiny_normalization, tiny_network, monkeypatch
 ):
