@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from fsdd_jax import choices as choices_lib
-from fsdd_jax import cli, programs, report
+from fsdd_jax import cli, report
 from fsdd_jax import roofline as roofline_lib
 from fsdd_jax.configs import NetworkConfig
 from fsdd_jax.method_configs import TranslatorConfig
@@ -120,7 +120,7 @@ def roofline() -> list[report.Table]:
     repeats=_REPEATS.value,
   )
   synthetic, target = cli.integers('subset')
-  stages = programs.of_stages(
+  stages = roofline_lib.of_stages(
     problem,
     translator,
     batch_size=_BATCH_SIZE.value,

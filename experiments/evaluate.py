@@ -6,7 +6,9 @@ python experiments/evaluate.py runs/pool16/distilled.safetensors \
 
 import json
 import pathlib
+from collections.abc import Sequence
 
+import flax.linen as nn
 import jax
 from absl import flags
 
@@ -75,6 +77,25 @@ def _rows(
   return rows
 
 
+def _networks(
+  distilled: artifacts.DistilledSet,
+  dataset: datasets.Dataset,
+  names: Sequence[str],
+) -> list[nn.Module]:
+  """Architectures by name; that of the distillation as it was there."""
+  own = NetworkConfig(**distilled.metadata.network)
+  return [
+    cli.make_network(
+      own
+      if name == own.network
+      else NetworkConfig(network=name, width=own.width),
+      dataset.images.shape[1:],
+      dataset.num_classes,
+    )
+    for name in names or (own.network,)
+  ]
+
+
 def main(arguments: list[str]) -> None:
   """Loads a distilled set, scores it and writes the scores."""
   if len(arguments) != 2:
@@ -87,18 +108,7 @@ def main(arguments: list[str]) -> None:
   distilled = artifacts.load_distilled(path)
   data = _data_config(distilled)
   dataset = _load(data, config.split, distilled)
-  trained_in = NetworkConfig(**distilled.metadata.network)
-  names = config.networks or (trained_in.network,)
-  networks = {
-    name: cli.make_network(
-      trained_in
-      if name == trained_in.network
-      else NetworkConfig(network=name, width=trained_in.width),
-      dataset.images.shape[1:],
-      dataset.num_classes,
-    )
-    for name in names
-  }
+  networks = _networks(distilled, dataset, config.networks)
   seed = config.evaluation_seed
   scores, table = {}, []
   for row, synthetic in _rows(path, distilled, data, seed).items():
@@ -119,7 +129,7 @@ def main(arguments: list[str]) -> None:
         ),
       )
       for protocol in config.protocols
-      for network in networks.values()
+      for network in networks
     ]
     table += [
       [row, s.protocol, s.network, str(s), f'{s.seconds:.1f}']

@@ -114,9 +114,7 @@ def networks_side_by_side(
     ('convolution', problem.network),
     ('patches', by_patches(problem.network)),
   ):
-    same = Problem(
-      network, problem.image_shape, problem.num_classes, problem.num_real
-    )
+    same = dataclasses.replace(problem, network=network)
     loss_fn = programs.loss_in(same, 'squared', ridge=1e-6, on_images=False)
     for count in per_call:
       ways[f'{name}, {count} at once'] = programs.update(
@@ -153,9 +151,8 @@ def precisions(
   """
   ways = {}
   for name, (precision, dtype) in PRECISIONS.items():
-    network = problem.network.clone(dtype=dtype)
-    same = Problem(
-      network, problem.image_shape, problem.num_classes, problem.num_real
+    same = dataclasses.replace(
+      problem, network=problem.network.clone(dtype=dtype)
     )
     program = programs.step(same, num_synthetic, loss='squared', ridge=1e-6)
     ways[name] = program._replace(work=_in_precision(precision, program.work))

@@ -254,53 +254,5 @@ def training_step(problem: Problem, num_images: int) -> Program:
   )
 
 
-def of_stages(
-  problem: Problem,
-  translator: nn.Module,
-  *,
-  batch_size: int,
-  num_distilled: int,
-  cached: tuple[int, int],
-) -> dict[str, Program]:
-  """A step of each stage, by its name.
-
-  Args:
-    problem: networks and real images.
-    translator: the module G.
-    batch_size: sets of an update of the translator.
-    num_distilled: images of a distilled set of the target set.
-    cached: distilled and real images of a subset of the large set.
-
-  Example:
-    >>> from fsdd_jax import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> g, sizes = toy.translator().translator, {'cached': (6, 12)}
-    >>> found = of_stages(problem, g, batch_size=1, num_distilled=3, **sizes)
-    >>> list(found)[:3]
-    ['caching', 'pre-training', 'statistics, a batch']
-  """
-  synthetic, target = cached
-  loss: dict[str, Any] = {'loss': 'squared', 'ridge': 1e-6}
-
-  def updated(num_synthetic: int, num_target: int) -> Program:
-    loss_fn = loss_in(problem, **loss, on_images=bool(num_target))
-    return update(
-      problem,
-      translator,
-      loss_fn,
-      num_synthetic,
-      batch_size=batch_size,
-      num_target=num_target,
-    )
-
-  return {
-    'caching': step(problem, synthetic, **loss, num_target=target),
-    'pre-training': updated(synthetic, target),
-    'statistics, a batch': real_batch(problem, min(problem.num_real, 256)),
-    'distillation': step(problem, num_distilled, **loss),
-    'adaptation': updated(num_distilled, 0),
-  }
-
-
 def _target(problem: Problem, num_target: int) -> Any:
   return problem.noise(num_target) if num_target else problem.statistics()

@@ -4,14 +4,15 @@ A program does operations and moves bytes. Neither can go faster than large
 matrix products and copies do on the same device: those are the ceilings.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import timing
-from fsdd_jax.programs import Program
+from fsdd_jax import programs, timing
+from fsdd_jax.programs import Problem, Program
 
 
 class Ceilings(NamedTuple):
@@ -56,6 +57,56 @@ class Reached(NamedTuple):
     }
     memory = self.num_bytes / self.seconds / ceilings.num_bytes
     return {**found, 'memory': memory}
+
+
+def of_stages(
+  problem: Problem,
+  translator: nn.Module,
+  *,
+  batch_size: int,
+  num_distilled: int,
+  cached: tuple[int, int],
+) -> dict[str, Program]:
+  """A step of each stage, by its name.
+
+  Args:
+    problem: networks and real images.
+    translator: the module G.
+    batch_size: sets of an update of the translator.
+    num_distilled: images of a distilled set of the target set.
+    cached: distilled and real images of a subset of the large set.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
+    >>> g, sizes = toy.translator().translator, {'cached': (6, 12)}
+    >>> found = of_stages(problem, g, batch_size=1, num_distilled=3, **sizes)
+    >>> list(found)[:3]
+    ['caching', 'pre-training', 'statistics, a batch']
+  """
+  synthetic, target = cached
+  loss: dict[str, Any] = {'loss': 'squared', 'ridge': 1e-6}
+
+  def updated(num_synthetic: int, num_target: int) -> Program:
+    loss_fn = programs.loss_in(problem, **loss, on_images=bool(num_target))
+    return programs.update(
+      problem,
+      translator,
+      loss_fn,
+      num_synthetic,
+      batch_size=batch_size,
+      num_target=num_target,
+    )
+
+  return {
+    'caching': programs.step(problem, synthetic, **loss, num_target=target),
+    'pre-training': updated(synthetic, target),
+    'statistics, a batch': programs.real_batch(
+      problem, min(problem.num_real, 256)
+    ),
+    'distillation': programs.step(problem, num_distilled, **loss),
+    'adaptation': updated(num_distilled, 0),
+  }
 
 
 def ceilings(*, size: int, num_bytes: int, repeats: int) -> Ceilings:
