@@ -224,12 +224,13 @@ def test_the_loss_in_other_networks_falls(
   tiny_network, tiny_dataset, tiny_normalization
 ):
   config = dataclasses.replace(
-    _CONFIG, num_updates=60, update_rate=1e-2, min_classes=3, seed=1
+    _CONFIG, num_updates=120, update_rate=1e-2, min_classes=3, seed=1
   )
   losses = bilevel.learn_network(
     tiny_network, tiny_dataset, tiny_normalization, config=config
   ).losses
-  assert np.mean(losses[-20:]) < np.mean(losses[:20])
+  # Each update has other networks: halves, as twenty of them vary by a tenth.
+  assert np.mean(losses[60:]) < 0.95 * np.mean(losses[:60])
 
 
 def test_a_target_is_distilled_in_the_learned_network(
