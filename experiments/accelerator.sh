@@ -69,13 +69,12 @@ part roofline 90 python "$here/accelerator.py" roofline "${benchmark[@]}"
 for row in $rows; do
   table "table_${row//[:+]/_}" 600 "$row" --columns="$columns" --repeats=5
 done
-first=${rows%%:*}
+first=${rows%% *}
 part figure2 300 python "$here/figure2.py" --scale="$scale" \
-  --recipes="$recipes" --workdir="$out/tables" --row="$first" --repeats=5
+  --recipes="$recipes" --workdir="$out/tables" --row="${first%%:*}" --repeats=5
 # Whose spread over distilled sets is worth more than a further row.
 for seed in 1 2; do
-  row=${rows%% *}
-  table "table_${row//[:+]/_}_seed_$seed" 600 "$row" --columns="$columns" \
+  table "table_${first//[:+]/_}_seed_$seed" 600 "$first" --columns="$columns" \
     --repeats=5 --target_flag="--seed=$seed"
 done
 for file in "$out"/tables/tasks/pretrain-*/translator.safetensors; do
