@@ -9,15 +9,13 @@ operations and bytes of a step of each stage a second, over those of large
 matrix products and copies. All on noise.
 """
 
-import platform
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 from absl import flags
 
 from fsdd_jax import choices as choices_lib
-from fsdd_jax import cli, report
+from fsdd_jax import cli, report, timing
 from fsdd_jax import roofline as roofline_lib
 from fsdd_jax.configs import NetworkConfig
 from fsdd_jax.method_configs import TranslatorConfig
@@ -56,8 +54,7 @@ def _problem() -> tuple[Problem, Translator]:
 def _conditions() -> str:
   return (
     f'{10 * _IPC.value} images of {_IMAGE_SIZE.value} x {_IMAGE_SIZE.value} a '
-    f'set; jax {jax.__version__}, {jax.devices()[0].device_kind}, Python '
-    f'{platform.python_version()}.'
+    f'set; {timing.conditions()}'
   )
 
 
@@ -66,9 +63,7 @@ def _table(title: str, found: Mapping[str, choices_lib.Choice]) -> report.Table:
   rows = []
   for name, choice in found.items():
     seconds = np.array(choice.seconds)
-    low, middle, high = np.percentile(1e3 * seconds, [25, 50, 75])
-    ratio = np.median(seconds / first)
-    spread = f'{middle:.3g} [{low:.3g}-{high:.3g}]'
+    spread, ratio = timing.quartiles(1e3 * seconds), np.median(seconds / first)
     rows.append([name, spread, f'{ratio:.2f}', f'{choice.error:.1e}'])
   return report.Table(
     title,
@@ -150,12 +145,7 @@ PARTS = {'choices': choices, 'roofline': roofline}
 
 def main(arguments: list[str]) -> None:
   """Runs the part that the first argument names."""
-  if len(arguments) != 2 or arguments[1] not in PARTS:
-    raise ValueError(
-      f'Name one among {", ".join(PARTS)}; got '
-      f'{" ".join(arguments[1:]) or "none"}.'
-    )
-  for table in PARTS[arguments[1]]():
+  for table in cli.chosen(arguments, PARTS)():
     print(report.to_markdown(table))
 
 

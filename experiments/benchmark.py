@@ -19,8 +19,6 @@ batch. `kernel`: pairs of images a second in infinitely wide networks.
 
 import dataclasses
 import functools
-import platform
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -80,21 +78,9 @@ DEFAULTS = {
 }
 
 
-def _quartiles(values: Sequence[float] | np.ndarray) -> str:
-  low, middle, high = np.percentile(values, [25, 50, 75])
-  return f'{middle:.3g} [{low:.3g}-{high:.3g}]'
-
-
-def _conditions() -> str:
-  return (
-    f'jax {jax.__version__}, {jax.devices()[0].device_kind}, Python '
-    f'{platform.python_version()}.'
-  )
-
-
 def _row(name: str, pairs: benchmarks.Pairs) -> list[str]:
   values = pairs.measured, pairs.yardstick, pairs.ratios
-  return [name, *map(_quartiles, values)]
+  return [name, *map(timing.quartiles, values)]
 
 
 def _size() -> tuple[int, int]:
@@ -120,7 +106,7 @@ def step() -> report.Table:
     ['target images', 'step s', 'forward + backward s', 'ratio'],
     rows,
     f'{10 * _IPC.value} images of {size} x {size}; median [quartiles] of '
-    f'{repeats} pairs; {_conditions()}',
+    f'{repeats} pairs; {timing.conditions()}',
   )
 
 
@@ -142,7 +128,7 @@ def adapt() -> report.Table:
     ['sets', 'step s', 'forward + backward s', 'ratio'],
     [_row(str(_BATCH_SIZE.value), pairs)],
     f'{10 * _IPC.value} images of {size} x {size} a set; median [quartiles] of '
-    f'{repeats} pairs; {_conditions()}',
+    f'{repeats} pairs; {timing.conditions()}',
   )
 
 
@@ -168,7 +154,7 @@ def frepo() -> report.Table:
     ['real images', 'step s', 'passes s', 'ratio'],
     rows,
     f'{10 * _IPC.value} images of {size} x {size}; median [quartiles] of '
-    f'{repeats} pairs; {_conditions()}',
+    f'{repeats} pairs; {timing.conditions()}',
   )
 
 
@@ -189,13 +175,15 @@ def kernel() -> report.Table:
       seconds = timing.in_turn({'gram': call}, repeats=repeats)['gram']
       pairs = count * 10 * _IPC.value / np.array(seconds)
       dtype = 'float64' if float64 else 'float32'
-      rows.append([kind, dtype, _quartiles(seconds), _quartiles(pairs)])
+      rows.append(
+        [kind, dtype, timing.quartiles(seconds), timing.quartiles(pairs)]
+      )
   return report.Table(
     f'A kernel between {count} and {10 * _IPC.value} images',
     ['kernel', 'type', 'seconds', 'pairs a second'],
     rows,
     f'{networks.describe(network)} at infinite width, {size} x {size}; '
-    f'median [quartiles] of {repeats} calls; {_conditions()}',
+    f'median [quartiles] of {repeats} calls; {timing.conditions()}',
   )
 
 
@@ -231,7 +219,7 @@ def cache() -> report.Table:
     f'steps, {result.num_shapes} pairs (C, I). Padding: '
     f'{result.padded_synthetic:.0%} of distilled rows, '
     f'{result.padded_target:.0%} of target rows. Losses differ by at most '
-    f'{result.difference:.1e} (relative). {_conditions()}',
+    f'{result.difference:.1e} (relative). {timing.conditions()}',
   )
 
 
@@ -260,7 +248,7 @@ def bilevel() -> report.Table:
     ['target images', 'steps', 'kept, MiB', 'jax.checkpoint, MiB', 'ratio'],
     rows,
     f"{10 * _IPC.value} images of {size} x {size}; by XLA's analysis of the "
-    f'compiled program; {_conditions()}',
+    f'compiled program; {timing.conditions()}',
   )
 
 
@@ -303,7 +291,7 @@ def scaling() -> report.Table:
     f'{sets} sets a step over all devices, of {config.max_synthetic} images '
     f'against {config.max_images} (pre-training), or of {num_distilled} '
     f'against statistics of {num_real} images. By the compiled program; '
-    f'{_conditions()}',
+    f'{timing.conditions()}',
   )
 
 
@@ -320,12 +308,7 @@ BENCHMARKS = {
 
 def main(arguments: list[str]) -> None:
   """Runs the benchmark that the first argument names."""
-  if len(arguments) != 2 or arguments[1] not in BENCHMARKS:
-    raise ValueError(
-      f'Name one benchmark among {", ".join(BENCHMARKS)}; got '
-      f'{" ".join(arguments[1:]) or "none"}.'
-    )
-  print(report.to_markdown(BENCHMARKS[arguments[1]]()))
+  print(report.to_markdown(cli.chosen(arguments, BENCHMARKS)()))
 
 
 if __name__ == '__main__':

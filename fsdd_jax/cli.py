@@ -137,6 +137,24 @@ def integers(
     ) from error
 
 
+def chosen(arguments: Sequence[str], parts: Mapping[str, Any]) -> Any:
+  """The part of a binary that its one argument names.
+
+  Raises:
+    ValueError: for another number of arguments or name; it lists the names.
+
+  Example:
+    >>> chosen(['benchmark.py', 'step'], {'step': 1, 'adapt': 2})
+    1
+  """
+  if len(arguments) != 2 or arguments[1] not in parts:
+    raise ValueError(
+      f'Name one among {", ".join(parts)}; got '
+      f'{" ".join(arguments[1:]) or "none"}.'
+    )
+  return parts[arguments[1]]
+
+
 def run(main: Callable[[list[str]], None]) -> None:
   """Runs a binary; a known error ends it with one line and status 1.
 

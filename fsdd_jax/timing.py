@@ -1,10 +1,12 @@
 """Seconds of calls that return arrays, for which the clock waits."""
 
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 Call = Callable[[], Any]
 
@@ -46,3 +48,27 @@ def in_turn(
     for name, call in calls.items():
       found[name].append(seconds(call))
   return {name: each[2:] for name, each in found.items()}
+
+
+def quartiles(values: Sequence[float] | np.ndarray) -> str:
+  """The median and the quartiles, for tables.
+
+  Example:
+    >>> quartiles([1.0, 2.0, 3.0])
+    '2 [1.5-2.5]'
+  """
+  low, middle, high = np.percentile(values, [25, 50, 75])
+  return f'{middle:.3g} [{low:.3g}-{high:.3g}]'
+
+
+def conditions() -> str:
+  """Versions and device, for the captions of tables.
+
+  Example:
+    >>> conditions().startswith('jax ')
+    True
+  """
+  return (
+    f'jax {jax.__version__}, {jax.devices()[0].device_kind}, Python '
+    f'{platform.python_version()}.'
+  )
