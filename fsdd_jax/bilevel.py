@@ -122,7 +122,7 @@ def save_learned(
   """
   metadata = {
     'theta_seed': theta.seed,
-    'network': caching.describe_network(theta.network),
+    'network': networks.describe_network(theta.network),
     'image_shape': list(theta.image_shape),
     'normalization': artifacts.describe_normalization(normalization),
     'training': dict(record),

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = 'manifest.json'
 
 
@@ -24,8 +24,10 @@ class Manifest:
     normalization: how uint8 images became network inputs, JSON values.
     configuration: all other settings of the caching stage, JSON values.
     num_subsets: number of entries, N.
+    num_heldout: the first so many entries are for choices.
     num_shards: number of files.
-    target_size: padded rows m of a target set.
+    target_size: padded rows m of a target set; 0 where it is all images of
+      its classes.
     synthetic_size: padded rows n of a distilled set.
     label_size: padded label columns k.
     image_shape: `(h, w, c)` of distilled images.
@@ -48,6 +50,7 @@ class Manifest:
   normalization: Mapping[str, Any]
   configuration: Mapping[str, Any]
   num_subsets: int
+  num_heldout: int
   num_shards: int
   target_size: int
   synthetic_size: int

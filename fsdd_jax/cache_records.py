@@ -18,8 +18,11 @@ class CacheEntry:
   """One subset and what was distilled from it (Alg. 1, line 20).
 
   Attributes:
-    target: rows of Z and labels of the target set (X_T, Y_T).
-    synthetic: the distilled set (X_S, Y_S).
+    target: rows of Z and labels of the target set (X_T, Y_T); none where it
+      is all images of the classes.
+    synthetic: the distilled set (X_S, Y_S), class by class.
+    start_rows: `[n]` int32, the rows of Z that X_S started from.
+    classes: `[k]` int32, numbers of the classes in Z; -1 where unused.
     num_classes: `[]` int32, C.
     ipc: `[]` int32, distilled images per class, I.
     losses: `[t]` float32 losses while it was distilled.
@@ -34,6 +37,8 @@ class CacheEntry:
 
   target: Subset
   synthetic: LabeledSet
+  start_rows: jax.Array  # [n]
+  classes: jax.Array  # [k]
   num_classes: jax.Array  # []
   ipc: jax.Array  # []
   losses: jax.Array  # [t]
@@ -69,6 +74,8 @@ def to_record(entry: CacheEntry, manifest: Manifest, subset: int) -> bytes:
     'images': np.asarray(entry.synthetic.images, np.float32),
     'labels': np.asarray(entry.synthetic.labels, np.float32),
     'mask': np.asarray(entry.synthetic.mask, np.float32),
+    'start_rows': np.asarray(entry.start_rows, np.int32),
+    'classes': np.asarray(entry.classes, np.int32),
     'num_classes': np.asarray(entry.num_classes, np.int32),
     'ipc': np.asarray(entry.ipc, np.int32),
     'losses': np.asarray(entry.losses, np.float32),
@@ -77,7 +84,7 @@ def to_record(entry: CacheEntry, manifest: Manifest, subset: int) -> bytes:
   keep_target, keep = arrays.pop('target_mask') > 0, arrays.pop('mask') > 0
   for name in ('target_rows', 'target_labels'):
     arrays[name] = arrays[name][keep_target]
-  for name in ('images', 'labels'):
+  for name in ('images', 'labels', 'start_rows'):
     arrays[name] = arrays[name][keep]
   # Columns of classes that the subset lacks are 0, and padding restores them.
   both = np.concatenate([arrays['target_labels'], arrays['labels']])
@@ -142,6 +149,8 @@ def _pad_entry(arrays: Mapping[str, Any], manifest: Manifest) -> CacheEntry:
       labels=_pad(arrays['labels'], (n, k)),
       mask=_pad(np.ones(len(images), np.float32), (n,)),
     ),
+    start_rows=_pad(arrays['start_rows'], (n,)),
+    classes=arrays['classes'],
     num_classes=arrays['num_classes'],
     ipc=arrays['ipc'],
     losses=arrays['losses'],
@@ -166,6 +175,8 @@ def _check_entry(
     'images': (n, *manifest.image_shape),
     'labels': (n, k),
     'mask': (n,),
+    'start_rows': (n,),
+    'classes': (k,),
     'num_classes': (),
     'ipc': (),
     'losses': (arrays['losses'].size,),

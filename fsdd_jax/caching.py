@@ -9,61 +9,31 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
+import pathlib
 import threading
 from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
-from fsdd_jax import artifacts, metrics
+from fsdd_jax import artifacts, metrics, networks
 from fsdd_jax.cache import CacheWriter
 from fsdd_jax.cache_manifest import Manifest
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.devices import default_device, map_devices
 from fsdd_jax.method_configs import CachingConfig
-from fsdd_jax.networks import NETWORKS
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.stage_loop import ProgressFn
 from fsdd_jax.subset_distiller import SubsetDistiller
 
 # Settings that do not shape an entry, or stand elsewhere in the manifest.
 _NOT_IN_CONFIGURATION = (
+  'heldout_subsets',
   'log_every',
   'num_subsets',
   'subsets_per_batch',
   'theta_seed',
 )
-
-
-def describe_network(network: nn.Module) -> dict[str, Any]:
-  """Name and fields of a network as JSON values, for manifests and artifacts.
-
-  `networks.make(**description, image_shape=..., num_classes=...)` builds it
-  again. The number of classes is left out, as features do not depend on it.
-
-  Args:
-    network: a module, of a class known to `networks.make` if it is to be built
-      again.
-
-  Returns:
-    `{'name': ..., field: value, ...}`.
-
-  Example:
-    >>> from fsdd_jax import networks
-    >>> net = networks.make('convnet', image_shape=(8, 8, 3), num_classes=2)
-    >>> describe_network(net)['name'], describe_network(net)['depth']
-    ('convnet', 1)
-  """
-  names = {module: name for name, (module, _) in NETWORKS.items()}
-  kind = type(network)
-  description = {'name': names.get(kind, kind.__qualname__)}
-  for field in dataclasses.fields(network):  # type: ignore[arg-type]
-    if field.name not in ('parent', 'name', 'num_classes'):
-      value = getattr(network, field.name)
-      if not isinstance(value, bool | int | float | str | None):
-        value = getattr(value, '__name__', repr(value))  # Such as a dtype.
-      description[field.name] = value
-  return description
 
 
 def make_manifest(
@@ -89,11 +59,12 @@ def make_manifest(
   return Manifest(
     dataset=dataset_name,
     dataset_fingerprint=dataset.fingerprint(),
-    network=describe_network(network),
+    network=networks.describe_network(network),
     network_seed=config.theta_seed,
     normalization=artifacts.describe_normalization(normalization),
     configuration=configuration,
     num_subsets=config.num_subsets,
+    num_heldout=config.num_heldout,
     num_shards=-(-config.num_subsets // config.subsets_per_batch),
     target_size=config.max_images,
     synthetic_size=config.max_synthetic,
@@ -113,6 +84,7 @@ def build_cache(
   process_index: int = 0,
   process_count: int = 1,
   progress_fn: ProgressFn | None = None,
+  bank_root: pathlib.Path | None = None,
 ) -> Manifest:
   """Distils N subsets of a large set and writes them to a folder (Alg. 1).
 
@@ -131,6 +103,7 @@ def build_cache(
     process_count: number of processes that share the folder.
     progress_fn: called after each file with the number of subsets done by this
       process, and the mean `first_loss` and `last_loss` over its subsets.
+    bank_root: folder of feature banks; None: as of `array_store.default_root`.
 
   Returns:
     The manifest; `cache.open_cache` reads the folder once all files are there.
@@ -171,7 +144,12 @@ def build_cache(
   def distiller_on(device: Any) -> SubsetDistiller:
     del device  # JAX's default one, where the distiller keeps theta.
     return SubsetDistiller(
-      network, dataset, normalization, config=config, on_step=on_step
+      network,
+      dataset,
+      normalization,
+      config=config,
+      on_step=on_step,
+      bank_root=bank_root,
     )
 
   distiller_on(default_device())  # Checks, before anything is made.

@@ -338,7 +338,7 @@ def translator_from_flags(
       )
   found = pretrained.load_pretrained(path)
   shape = _resized(found.theta.image_shape, theta_size)
-  described = caching.describe_network(found.theta.network)
+  described = networks.describe_network(found.theta.network)
   network = used = _network_like(described)
   if resolution.is_above(image_shape, shape):  # Deeper than theta, that is.
     used = dataclasses.replace(network, depth=described.get('depth', 0))
@@ -458,7 +458,7 @@ def theta_from_file(
   """
   theta = bilevel.load_learned(path, num_classes=num_classes)
   network = make_network(config, theta.image_shape, num_classes)
-  theirs, ours = map(caching.describe_network, (theta.network, network))
+  theirs, ours = map(networks.describe_network, (theta.network, network))
   if theirs != ours:
     raise ValueError(
       f'{path} holds a network {theirs}, the flags make {ours}; give the flags '

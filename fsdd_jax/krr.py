@@ -47,6 +47,30 @@ class Statistics:
   count: jax.Array  # []
 
 
+@flax.struct.dataclass
+class FeatureSet:
+  """Target images by their features in one network.
+
+  Attributes:
+    features: `[n, d]` float32, or float16 as a bank keeps them.
+    labels: `[n, k]` label vectors.
+    mask: `[n]`, 1 for an image and 0 for padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> FeatureSet(jnp.eye(2), jnp.eye(2), jnp.ones(2)).mask.tolist()
+    [1.0, 1.0]
+  """
+
+  features: jax.Array  # [n, d]
+  labels: jax.Array  # [n, k]
+  mask: jax.Array  # [n]
+
+
+# What a map is scored on when no target image passes the network.
+Target = FeatureSet | Statistics
+
+
 def solve(
   features: jax.Array,
   labels: jax.Array,
@@ -360,6 +384,31 @@ ERRORS = {
   'squared': Error(mean_squared_error, mean_squared_error_from_statistics),
   'scale_free': Error(scale_free_error, scale_free_error_from_statistics),
 }
+
+
+def error_on(error: str, weights: jax.Array, target: Target) -> jax.Array:
+  """The error of a map on a target that is given by features or statistics.
+
+  Args:
+    error: a name in `ERRORS`.
+    weights: `[d, k]` from `solve`.
+    target: features of its images, or their sums.
+
+  Returns:
+    `[]` float32, mean over images.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> features = jnp.array([[1.0], [2.0]])
+    >>> target = FeatureSet(features, jnp.zeros((2, 1)), jnp.ones(2))
+    >>> error_on('squared', jnp.array([[2.0]]), target).item()
+    10.0
+  """
+  functions = ERRORS[error]
+  if isinstance(target, Statistics):
+    return functions.on_statistics(weights, target)
+  features = target.features.astype(jnp.float32)
+  return functions.on_images(weights, features, target.labels, target.mask)
 
 
 def condition_number(

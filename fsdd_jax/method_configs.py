@@ -34,8 +34,9 @@ class SubsetConfig(UpdateConfig):
   )
   max_images: int = option(
     5000,
-    'Most real images of a subset, M: 50 a class at C_max [ours].',
-    least=1,
+    'Most real images of a subset, M: 50 a class at C_max; 0: all images of '
+    'its classes [ours].',
+    least=0,
   )
   max_synthetic: int = option(
     500,
@@ -58,10 +59,26 @@ class CachingConfig(SubsetConfig):
   num_subsets: int = option(
     1000, 'Subsets N that are distilled [ours].', least=1
   )
+  heldout_subsets: int = option(
+    32,
+    'The first so many of them, at most a tenth, are for choices [ours].',
+    least=1,
+  )
+  heldout_classes: int = option(
+    0,
+    'Classes that held-out subsets are drawn from, and no others; 0: all.',
+    least=0,
+  )
   augmentation: str = option(
     'dsa',
     'Augmentation of real images each step: dsa (Alg. 1), frepo, none.',
     choices=augment.STRATEGIES,
+  )
+  augmented_copies: int = option(
+    4,
+    'Augmented copies of Z whose features are kept and serve the steps in '
+    'turn; 0: images are augmented anew each step (literal) [ours].',
+    least=0,
   )
   subsets_per_batch: int = option(
     4, 'Subsets distilled at once, which make one file [ours].', least=1
@@ -72,6 +89,23 @@ class CachingConfig(SubsetConfig):
     least=1,
   )
   log_every: int = option(20, 'Steps between checks of the losses.', least=1)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.augmentation != 'none' and not (
+      self.augmented_copies or self.max_images
+    ):
+      raise out_of_range(
+        'max_images',
+        self.max_images,
+        'some number, or augmented_copies of 1 or more: all images of a class '
+        'cannot be augmented anew each step',
+      )
+
+  @property
+  def num_heldout(self) -> int:
+    """How many subsets are held out; they come first."""
+    return min(self.heldout_subsets, max(1, self.num_subsets // 10))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,6 +141,36 @@ def describe(network: nn.Module) -> str:
   return f'{type(network).__name__}({", ".join(parts)})'
 
 
+def describe_network(network: nn.Module) -> dict[str, Any]:
+  """Name and fields of a network as JSON values, for manifests and artifacts.
+
+  `make(**description, image_shape=..., num_classes=...)` builds it
+  again. The number of classes is left out, as features do not depend on it.
+
+  Args:
+    network: a module, of a class known to `make` if it is to be built
+      again.
+
+  Returns:
+    `{'name': ..., field: value, ...}`.
+
+  Example:
+    >>> net = make('convnet', image_shape=(8, 8, 3), num_classes=2)
+    >>> describe_network(net)['name'], describe_network(net)['depth']
+    ('convnet', 1)
+  """
+  names = {module: name for name, (module, _) in NETWORKS.items()}
+  kind = type(network)
+  description = {'name': names.get(kind, kind.__qualname__)}
+  for field in dataclasses.fields(network):  # type: ignore[arg-type]
+    if field.name not in ('parent', 'name', 'num_classes'):
+      value = getattr(network, field.name)
+      if not isinstance(value, bool | int | float | str | None):
+        value = getattr(value, '__name__', repr(value))  # Such as a dtype.
+      description[field.name] = value
+  return description
+
+
 @register(
   'convnet', fields_for=lambda shape: {'depth': depth_for(min(shape[:2]))}
 )

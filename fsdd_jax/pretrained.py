@@ -179,9 +179,9 @@ def save_adapted(
   metadata = {
     **before,
     'theta_seed': theta.seed,
-    'network': caching.describe_network(theta.network),
+    'network': networks.describe_network(theta.network),
     'image_shape': list(theta.image_shape),
-    'translator': caching.describe_network(pretrained.translator),
+    'translator': networks.describe_network(pretrained.translator),
     'normalization': artifacts.describe_normalization(normalization),
     'training': {**before['training'], 'adaptation': dict(record)},
   }
@@ -237,7 +237,7 @@ def check_pretrained(
     'theta_seed': trained['theta_seed'],
     'zca_sha256': trained['normalization'].get('zca_sha256'),
   }
-  network = caching.describe_network(theta.network)
+  network = networks.describe_network(theta.network)
   here = {
     **{f'{k} of theta': v for k, v in network.items()},
     'image_shape of theta': theta.image_shape,

@@ -84,7 +84,7 @@ def check_cache(
   ours = {
     'dataset_fingerprint': dataset.fingerprint(),
     'image_shape': dataset.images.shape[1:],
-    'network': caching.describe_network(network),
+    'network': networks.describe_network(network),
     'network_seed': theta_seed,
     'normalization': artifacts.describe_normalization(normalization),
   }
@@ -312,7 +312,7 @@ def translator_metadata(
   return {
     'theta_seed': manifest.network_seed,
     'network': dict(manifest.network),
-    'translator': caching.describe_network(translator),
+    'translator': networks.describe_network(translator),
     'normalization': dict(manifest.normalization),
     'image_shape': list(manifest.image_shape),
     'dataset': manifest.dataset,

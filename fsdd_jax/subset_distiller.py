@@ -8,6 +8,7 @@ of images a class I.
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,16 +19,17 @@ import numpy as np
 import optax
 
 from fsdd_jax import (
-  augment,
   distill,
   krr,
   objective,
   random_networks,
   subset_draws,
+  subset_targets,
   subsets,
 )
 from fsdd_jax.cache_records import CacheEntry
 from fsdd_jax.datasets import Dataset
+from fsdd_jax.feature_bank import BankSource
 from fsdd_jax.method_configs import CachingConfig
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.subset_draws import Draws
@@ -87,8 +89,9 @@ class SubsetDistiller:
     *,
     config: CachingConfig,
     on_step: Callable[[int, float], None] | None = None,
+    bank_root: pathlib.Path | None = None,
   ) -> None:
-    """Draws theta.
+    """Draws theta and computes the features of Z that are not there yet.
 
     Args:
       network: f; its weights theta follow from `config.theta_seed`.
@@ -97,12 +100,15 @@ class SubsetDistiller:
       config: of the caching stage; `num_subsets` plays no part here.
       on_step: called every `config.log_every` steps with the steps done and
         the mean loss of the batch.
+      bank_root: folder of feature banks; None: as of
+        `array_store.default_root`.
 
     Raises:
       ValueError: if the data set cannot serve the config.
     """
     self._table = subsets.class_table(dataset.labels, dataset.num_classes)
     subset_draws.check(self._table, config)
+    subset_draws.allowed_classes(self._table, [0], config)
     self._features_of = objective.feature_fn(network)
     self._variables = random_networks.sample(
       jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
@@ -111,6 +117,17 @@ class SubsetDistiller:
     self._normalization = normalization
     self._config = config
     self._on_step = on_step
+    self._targets = subset_targets.choose(
+      BankSource(
+        network,
+        self._variables,
+        dataset,
+        normalization,
+        {'seed': config.theta_seed},
+        root=bank_root,
+      ),
+      config,
+    )
 
   def __call__(self, numbers: Sequence[int]) -> list[CacheEntry]:
     """Draws and distils subsets, given by number, side by side.
@@ -126,17 +143,18 @@ class SubsetDistiller:
 
   def draw(self, numbers: Sequence[int]) -> Draws:
     """Draws any number of subsets, padded to the sizes of the config."""
-    return subset_draws.draw(self._table, numbers, config=self._config)
+    allowed = subset_draws.allowed_classes(self._table, numbers, self._config)
+    return subset_draws.draw(
+      self._table, numbers, config=self._config, allowed=allowed
+    )
 
   def distil(self, draws: Draws) -> list[CacheEntry]:
     """Distils what was drawn, which may have any padding; see `__call__`.
 
     Each number of subsets and each padding compiles anew.
     """
-    config, target = self._config, draws.target
-    # uint8 images go to the device once, and become floats there each step.
-    images = jax.device_put(list(self._images[np.asarray(target.rows)]))
-    pairs = list(zip(images, draws.keys, strict=True))
+    config = self._config
+    targets_at = self._targets(draws)
     state = _init_state(
       self._images[np.asarray(draws.initial.rows)],
       self._normalization,
@@ -147,13 +165,10 @@ class SubsetDistiller:
     curves: list[np.ndarray] = []
     pending: list[jax.Array] = []
     for index in range(config.num_steps):
-      if index == 0 or config.augmentation != 'none':
-        features = [self._target_features(*pair, index) for pair in pairs]
       state, losses = _step(
         state,
         self._variables,
-        features,
-        target,
+        targets_at(index),
         rows,
         features_of=self._features_of,
         config=config,
@@ -167,22 +182,18 @@ class SubsetDistiller:
         if self._on_step is not None:
           self._on_step(done, float(np.mean(curves[-1])))
     curve: Any = np.asarray(curves).T
-    batch = CacheEntry(target, state[0], draws.num_classes, draws.ipc, curve)
+    batch = CacheEntry(
+      target=draws.target,
+      synthetic=state[0],
+      start_rows=draws.initial.rows,
+      classes=draws.classes,
+      num_classes=draws.num_classes,
+      ipc=draws.ipc,
+      losses=curve,
+    )
     batch = jax.device_get(batch)
     count = len(draws.numbers)
     return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(count)]
-
-  def _target_features(
-    self, images: jax.Array, key: jax.Array, step: int
-  ) -> list[jax.Array]:
-    """Features of augmented X_T of one subset, in parts."""
-    parts = _prepare(
-      images, self._normalization, key, step, config=self._config
-    )
-    return [
-      _extract(self._variables, part, features_of=self._features_of)
-      for part in parts
-    ]
 
 
 # The compiled parts are functions of this module with static settings, so that
@@ -198,39 +209,6 @@ def _optimizer(config: CachingConfig) -> optax.GradientTransformation:
       rate, config.num_steps
     ),
   )
-
-
-@functools.partial(jax.jit, static_argnames='config')
-def _prepare(
-  images: jax.Array,
-  normalization: Normalization,
-  key: jax.Array,
-  step: int,
-  *,
-  config: CachingConfig,
-) -> list[jax.Array]:
-  """Augmented X_T of one subset, in parts (Alg. 1, line 16).
-
-  No gradient passes X_T, so each subset goes its own way: `jax.vmap` would
-  compute all six operations of DSA and keep one. The operation is drawn for a
-  subset and step, its parameters for each image: siamese parameters make sense
-  where X_S is augmented alike, which Alg. 1 does not do, and the loss of a
-  step varies less without them.
-  """
-  x = augment.dsa(
-    jax.random.fold_in(key, step),
-    normalize(images, normalization),
-    strategy=config.augmentation,
-    siamese=False,
-  )
-  return jnp.array_split(x, -(-len(x) // config.features_per_call))
-
-
-@functools.partial(jax.jit, static_argnames='features_of')
-def _extract(
-  variables: Any, images: jax.Array, *, features_of: objective.FeatureFn
-) -> jax.Array:
-  return features_of(variables, images)
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -261,8 +239,7 @@ def _trainable(synthetic: LabeledSet) -> dict[str, jax.Array]:
 def _step(
   state: State,
   variables: Any,
-  target_features: list[list[jax.Array]],
-  target: Subset,
+  targets: list[krr.Target],
   rows: jax.Array,
   *,
   features_of: objective.FeatureFn,
@@ -273,16 +250,10 @@ def _step(
   sizes = synthetic.mask.shape
 
   def subset_loss(
-    features: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
-    target_parts: list[jax.Array],
-    target: Subset,
+    features: jax.Array, labels: jax.Array, mask: jax.Array, target: krr.Target
   ) -> jax.Array:
     weights = krr.solve(features, labels, ridge=config.ridge, mask=mask)
-    return krr.ERRORS[config.loss].on_images(
-      weights, jnp.concatenate(target_parts), target.labels, target.mask
-    )
+    return krr.error_on(config.loss, weights, target)
 
   def total_loss(trainable: dict[str, jax.Array]) -> tuple:
     images = trainable['images']
@@ -296,10 +267,8 @@ def _step(
     each = zip(features, trainable['labels'], synthetic.mask, strict=True)
     losses = jnp.stack(
       [
-        subset_loss(*own, parts, jax.tree.map(lambda x, i=i: x[i], target))
-        for i, (own, parts) in enumerate(
-          zip(each, target_features, strict=True)
-        )
+        subset_loss(*own, target)
+        for own, target in zip(each, targets, strict=True)
       ]
     )
     return losses.sum(), losses

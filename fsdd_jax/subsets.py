@@ -219,7 +219,7 @@ def check_subset_ranges(
     table: rows of each class.
     min_classes: smallest number of classes C_min.
     max_classes: largest number of classes C_max.
-    max_images: largest number of target images M.
+    max_images: largest number of target images M; 0: all of the classes.
     max_synthetic: largest number of synthetic images I_max.
 
   Raises:
@@ -241,13 +241,41 @@ def check_subset_ranges(
       f'Need 1 <= min_classes <= max_classes <= {num_classes}, the number of '
       f'classes of the data set; got {min_classes} and {max_classes}.'
     )
-  if not max_classes <= max_synthetic <= max_images:
+  if not max_classes <= max_synthetic <= (max_images or max_synthetic):
     raise ValueError(
       'Need max_classes <= max_synthetic <= max_images, so that each class '
       'has an image and synthetic images start from target images; got '
-      f'{max_classes}, {max_synthetic} and {max_images}.'
+      f'{max_classes}, {max_synthetic} and {max_images}. With max_images = 0 '
+      'all images of the classes are target images.'
     )
-  check_counts(table, max_images // min_classes)
+  check_counts(table, (max_images or max_synthetic) // min_classes)
+
+
+def class_labels(
+  num_classes: int | jax.Array, num_labels: int, coding: types.LabelCoding
+) -> jax.Array:
+  """Label vectors `[k, k]` of the classes of a subset, zero where unused.
+
+  The coding has a static number k of columns, a subset has C of them. What
+  falls on unused columns is spread over the used ones: centred labels are then
+  centred with the actual C, and one-hot labels stay as they are.
+
+  Args:
+    num_classes: C, at most k; may be traced.
+    num_labels: k.
+    coding: one of `types.LABEL_CODINGS`.
+
+  Returns:
+    Row c is the label vector of class c.
+
+  Example:
+    >>> class_labels(2, 3, types.centered_one_hot).tolist()
+    [[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+  """
+  labels = coding(jnp.arange(num_labels), num_labels)
+  used = jnp.arange(num_labels) < num_classes
+  shift = jnp.sum(labels * ~used, axis=1, keepdims=True) / num_classes
+  return ((labels + shift) * used * used[:, None]).astype(jnp.float32)
 
 
 def _subset(
@@ -264,18 +292,33 @@ def _subset(
   mask = places < num_classes * per_class
   classes = jnp.where(mask, places // per_class, 0)
   columns = jnp.where(mask, places % per_class, 0)
-  # The coding has a static number of columns, the draw has fewer. What falls
-  # on unused columns is spread over the used ones: centred labels are then
-  # centred with the actual C, and one-hot labels stay as they are.
-  labels = coding(classes, num_labels)
-  used = jnp.arange(num_labels) < num_classes
-  shift = jnp.sum(labels * ~used, axis=1, keepdims=True) / num_classes
-  labels = (labels + shift) * used * mask[:, None]
+  labels = class_labels(num_classes, num_labels, coding)[classes]
   return types.Subset(
     rows=jnp.where(mask, rows[classes, columns], 0),
-    labels=labels.astype(jnp.float32),
+    labels=labels * mask[:, None],
     mask=mask.astype(jnp.float32),
   )
+
+
+@flax.struct.dataclass
+class DrawnSubset:
+  """What `sample_subset` draws.
+
+  Attributes:
+    target: rows of X_T, `[M, ...]`; no row where X_T is all images of the
+      classes.
+    initial: rows that X_S starts from, `[I_max, ...]`.
+    classes: `[C_max]` int32, the data set's number of each class; -1 where
+      unused.
+    num_classes: `[]` int32, C.
+    ipc: `[]` int32, I.
+  """
+
+  target: types.Subset
+  initial: types.Subset
+  classes: jax.Array  # [C_max]
+  num_classes: jax.Array  # []
+  ipc: jax.Array  # []
 
 
 def sample_subset(
@@ -287,7 +330,8 @@ def sample_subset(
   max_images: int,
   max_synthetic: int,
   coding: types.LabelCoding = types.centered_one_hot,
-) -> tuple[types.Subset, types.Subset, jax.Array, jax.Array]:
+  allowed: jax.Array | None = None,
+) -> DrawnSubset:
   """Draws target and synthetic rows of one subset (Alg. 1, lines 3-12).
 
   C is uniform in [min_classes, max_classes], I uniform in
@@ -300,15 +344,16 @@ def sample_subset(
     table: rows of each class of the large data set.
     min_classes: smallest number of classes C_min.
     max_classes: largest number of classes C_max, the number of label columns.
-    max_images: largest number of target images M, the rows of the target set.
+    max_images: largest number of target images M, the rows of the target set;
+      0: all images of the classes, which no row lists.
     max_synthetic: largest number of synthetic images I_max, the rows of the
       synthetic set.
-    coding: label coding, one of `types.LABEL_CODINGS`. Columns of classes
-      that the draw lacks are 0; what the coding put there is spread over the
-      used columns, so that centred labels sum to 0 over the actual C.
+    coding: label coding, one of `types.LABEL_CODINGS`, as of `class_labels`.
+    allowed: `[k]` bool, the classes to draw from, at least `min_classes`; all
+      by default. C is at most their number.
 
   Returns:
-    The target subset, the synthetic subset, C and I (both int32 scalars).
+    The draw.
 
   Raises:
     ValueError: if the ranges do not fit each other or the data set.
@@ -316,7 +361,7 @@ def sample_subset(
   Example:
     >>> import jax
     >>> import numpy as np
-    >>> target, start, num_classes, ipc = sample_subset(
+    >>> drawn = sample_subset(
     ...   jax.random.key(0),
     ...   class_table(np.arange(10) % 2, 2),
     ...   min_classes=2,
@@ -324,8 +369,10 @@ def sample_subset(
     ...   max_images=8,
     ...   max_synthetic=4,
     ... )
-    >>> target.rows.shape, start.labels.shape, int(num_classes)
-    ((8,), (4, 2), 2)
+    >>> drawn.target.rows.shape, drawn.initial.labels.shape
+    ((8,), (4, 2))
+    >>> int(drawn.num_classes), sorted(drawn.classes.tolist())
+    (2, [0, 1])
   """
   check_subset_ranges(
     table,
@@ -335,11 +382,17 @@ def sample_subset(
     max_synthetic=max_synthetic,
   )
   count_key, class_key, ipc_key, row_key = jax.random.split(key, 4)
-  num_classes = jax.random.randint(count_key, (), min_classes, max_classes + 1)
-  chosen = jax.random.permutation(class_key, table.rows.shape[0])[:max_classes]
+  if allowed is None:
+    allowed = jnp.ones(len(table.counts), bool)
+  most = jnp.minimum(max_classes, allowed.sum())
+  num_classes = jax.random.randint(count_key, (), min_classes, most + 1)
+  noise = jax.random.uniform(class_key, allowed.shape)
+  _, chosen = jax.lax.top_k(jnp.where(allowed, noise, -1.0), max_classes)
   ipc = jax.random.randint(ipc_key, (), 1, max_synthetic // num_classes + 1)
   drawn = ClassTable(table.rows[chosen], table.counts[chosen])
-  rows = _random_rows(row_key, drawn, max_images // min_classes)
+  rows = _random_rows(
+    row_key, drawn, (max_images or max_synthetic) // min_classes
+  )
 
   def subset(per_class: jax.Array, size: int) -> types.Subset:
     return _subset(
@@ -351,5 +404,10 @@ def sample_subset(
       coding=coding,
     )
 
-  target = subset(max_images // num_classes, max_images)
-  return target, subset(ipc, max_synthetic), num_classes, ipc
+  return DrawnSubset(
+    target=subset(max_images // num_classes, max_images),
+    initial=subset(ipc, max_synthetic),
+    classes=jnp.where(jnp.arange(max_classes) < num_classes, chosen, -1),
+    num_classes=num_classes,
+    ipc=ipc,
+  )

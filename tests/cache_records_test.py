@@ -16,6 +16,7 @@ from fsdd_jax.types import LabeledSet, Subset
 def make_manifest(**fields):
   sizes = {
     'num_subsets': 4,
+    'num_heldout': 1,
     'num_shards': 2,
     'target_size': 6,
     'synthetic_size': 4,
@@ -48,6 +49,8 @@ def make_entry(manifest, seed=0, m=3, n=2, k=2, t=2):
       pad(normal(n, k), size, columns),
       pad(np.ones(n, np.float32), size),
     ),
+    start_rows=pad(rng.integers(0, 100, n).astype(np.int32), size),
+    classes=np.arange(columns, dtype=np.int32),
     num_classes=np.asarray(k, np.int32),
     ipc=np.asarray(n, np.int32),
     losses=normal(t),

@@ -23,6 +23,7 @@ MANIFEST = Manifest(
   network_seed=3,
   normalization={},
   configuration={'steps': 2},
+  num_heldout=1,
   num_subsets=7,
   num_shards=3,
   target_size=6,
@@ -46,6 +47,8 @@ def make_entry(subset):
     synthetic=LabeledSet(
       images * mask[:, None, None, None], labels * mask[:, None], mask
     ),
+    start_rows=rng.integers(0, 100, 4).astype(np.int32) * mask.astype(np.int32),
+    classes=rng.permutation(9)[:3].astype(np.int32),
     num_classes=np.asarray(3, np.int32),
     ipc=np.asarray(subset, np.int32),
     losses=rng.normal(size=2).astype(np.float32),

@@ -103,7 +103,6 @@ def _distilled_alone(data, entry, config):
   assert len(rows) == num_classes * per_class
   labels = np.eye(num_classes, dtype=np.float32) - 1 / num_classes
   images = normalize(dataset.images[rows], normalization)
-  target = labeled_set(images, jnp.asarray(np.repeat(labels, per_class, 0)))
   first = np.concatenate(
     [np.arange(ipc) + c * per_class for c in range(num_classes)]
   )
@@ -112,14 +111,17 @@ def _distilled_alone(data, entry, config):
     jax.random.key(config.theta_seed), _NETWORK, (8, 8, 3)
   )
 
+  features_of = objective.feature_fn(_NETWORK)
+  target = krr.FeatureSet(  # As a bank keeps them.
+    features_of(theta, images).astype(jnp.float16),
+    jnp.asarray(np.repeat(labels, per_class, 0)),
+    jnp.ones(len(rows)),
+  )
+
   def loss_fn(synthetic):
-    return objective.LOSSES[config.loss].on_images(
-      objective.feature_fn(_NETWORK),
-      theta,
-      synthetic,
-      target,
-      ridge=config.ridge,
-    )
+    features = features_of(theta, synthetic.images)
+    weights = krr.solve(features, synthetic.labels, ridge=config.ridge)
+    return krr.error_on(config.loss, weights, target)
 
   tx = distill.make_optimizer(
     config.optimizer,
@@ -309,7 +311,7 @@ def test_a_description_builds_the_network_and_its_theta_again():
     width=4,
     dtype=jnp.bfloat16,
   )
-  described = caching.describe_network(network)
+  described = networks.describe_network(network)
   assert described['dtype'] == 'bfloat16'
   assert described['norm'] == 'instance'
   sample = functools.partial(

@@ -11,6 +11,8 @@ os.environ.setdefault(
   str(pathlib.Path(tempfile.gettempdir()) / f'fsdd_jax_tests_{os.getuid()}'),
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+# Feature banks and decoded images of tests leave the user's own alone.
+os.environ['FSDD_CACHE_DIR'] = tempfile.mkdtemp(prefix='fsdd_jax_cache_')
 
 import numpy as np
 import pytest

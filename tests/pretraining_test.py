@@ -321,7 +321,7 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
   assert again.record == {'num_steps': 1}
   loaded, found = artifacts.load_translator(path)
   assert _bytes(loaded) == _bytes(variables)
-  assert found['network'] == caching.describe_network(network)
+  assert found['network'] == networks.describe_network(network)
   assert found['translator']['width'] == 4
   assert found['theta_seed'] == 0
   assert found['image_shape'] == [8, 8, 3]

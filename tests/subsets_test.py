@@ -120,10 +120,11 @@ def test_balanced_batch_gives_odd_images_to_random_classes():
 @hypothesis.settings(max_examples=25, deadline=None)
 def test_sample_subset_follows_algorithm_1(seed, name):
   coding = types.LABEL_CODINGS[name]
-  target, synthetic, num_classes, ipc = subsets.sample_subset(
+  drawn = subsets.sample_subset(
     jax.random.key(seed), _TABLE, **_RANGES, coding=coding
   )
-  c, i = int(num_classes), int(ipc)
+  target, synthetic = drawn.target, drawn.initial
+  c, i = int(drawn.num_classes), int(drawn.ipc)
   assert 2 <= c <= 5
   assert 1 <= i <= 12 // c
   for subset, per_class, size in ((target, 42 // c, 42), (synthetic, i, 12)):
@@ -144,6 +145,8 @@ def test_sample_subset_follows_algorithm_1(seed, name):
     np.testing.assert_allclose(labels, expected, atol=1e-6)
     assert not np.any(labels[:, c:])  # Exactly 0.
   first = _used(target)[0].reshape(c, -1)[:, :i]
+  np.testing.assert_array_equal(drawn.classes[:c], _LABELS[first[:, 0]])
+  assert (np.asarray(drawn.classes[c:]) == -1).all()
   np.testing.assert_array_equal(_used(synthetic)[0].reshape(c, i), first)
 
 
@@ -159,7 +162,7 @@ def test_sample_subset_compiles_once_and_agrees_with_eager():
   for seed in range(12):
     key = jax.random.key(seed)
     drawn = draw(key)
-    seen.add((int(drawn[2]), int(drawn[3])))
+    seen.add((int(drawn.num_classes), int(drawn.ipc)))
     if seed < 2:
       eager = subsets.sample_subset(key, _TABLE, **_RANGES)
       for a, b, c in zip(
@@ -177,7 +180,8 @@ def test_sample_subset_under_vmap_has_uniform_classes_and_ipc():
     return jax.vmap(lambda k: subsets.sample_subset(k, table, **_RANGES))(keys)
 
   keys = jax.random.split(jax.random.key(0), 4000)
-  target, _, num_classes, ipc = jax.device_get(draw(keys, _TABLE))
+  drawn = jax.device_get(draw(keys, _TABLE))
+  target, num_classes, ipc = drawn.target, drawn.num_classes, drawn.ipc
   counts = np.bincount(num_classes)
   assert list(np.flatnonzero(counts)) == [2, 3, 4, 5]
   assert np.all(np.abs(counts[2:] - 1000) < 150)
@@ -187,8 +191,22 @@ def test_sample_subset_under_vmap_has_uniform_classes_and_ipc():
   # Each class of the data set opens a draw about equally often.
   firsts = np.bincount(_LABELS[target.rows[:, 0]], minlength=6)
   assert np.all(np.abs(firsts - 4000 / 6) < 5 * np.sqrt(4000 / 6))
-  alone = subsets.sample_subset(keys[7], _TABLE, **_RANGES)[0]
+  alone = subsets.sample_subset(keys[7], _TABLE, **_RANGES).target
   np.testing.assert_array_equal(alone.rows, target.rows[7])
+
+
+def test_sample_subset_keeps_to_the_allowed_classes_and_to_all_images():
+  ranges = {**_RANGES, 'max_images': 0}
+  allowed = jnp.asarray([True, False, True, False, True, False])
+  keys = jax.random.split(jax.random.key(0), 200)
+  drawn = jax.vmap(
+    lambda key: subsets.sample_subset(key, _TABLE, **ranges, allowed=allowed)
+  )(keys)
+  assert drawn.target.rows.shape == (200, 0)
+  assert set(np.unique(drawn.classes)) == {-1, 0, 2, 4}
+  assert set(np.unique(drawn.num_classes)) == {2, 3}
+  rows = np.asarray(drawn.initial.rows)[np.asarray(drawn.initial.mask) > 0]
+  assert set(_LABELS[rows]) == {0, 2, 4}
 
 
 @pytest.mark.parametrize(
