@@ -13,10 +13,20 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import adaptation, cli, metrics, pretrained, processes
+from fsdd_jax import (
+  adaptation,
+  adaptation_samples,
+  cli,
+  inputs,
+  metrics,
+  pretrained,
+  processes,
+)
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
+from fsdd_jax.one_network import options_within
 from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.types import LabeledSet
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -44,7 +54,11 @@ CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, AdaptationConfig)
 
 
 def main(_: list[str]) -> None:
-  """Adapts, then writes a distilled set and its picture for each IPC."""
+  """Adapts, then writes sets and their pictures for each IPC.
+
+  `in_theta_ipcI` is before translation, `distilled_ipcI` after it, and
+  `finished_ipcI` after direct steps beyond, if they were asked for.
+  """
   data, config = cli.from_flags(DataConfig), cli.from_flags(AdaptationConfig)
   ipcs = cli.integers('ipcs') or config.adapt_ipcs
   workdir = pathlib.Path(_WORKDIR.value)
@@ -66,8 +80,9 @@ def main(_: list[str]) -> None:
   # All IPCs at once, so that they share the statistics.
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
   in_theta = adaptation.distill_in_theta(start.theta, ipcs=wanted, **common)
+  pool = _pool(problem, config, clock)
   adapted = adaptation.adapt(
-    problem.network, start, in_theta=in_theta, **common
+    problem.network, start, in_theta=in_theta, networks=pool, **common
   ).pretrained
   if not processes.is_first_process():
     return
@@ -82,10 +97,10 @@ def main(_: list[str]) -> None:
     )
     print(f'Wrote {path}.')
   method = pretrained.method_name(start, config)
-  for ipc in ipcs:
-    synthetic = adaptation.distill_dataset(
-      adapted, ipc=ipc, in_theta=in_theta[ipc], **common
-    )
+
+  def write(
+    name: str, synthetic: LabeledSet, ipc: int, method: str, **facts: Any
+  ) -> None:
     distilled = cli.describe_result(
       synthetic,
       problem.normalization,
@@ -94,11 +109,53 @@ def main(_: list[str]) -> None:
       problem.network_config,
       config.distillation(ipc),
       method=method,
-      further=record,
+      further={**record, **facts},
       theta_seed=start.theta.seed,
     )
-    cli.write_result(workdir / f'distilled_ipc{ipc}.safetensors', distilled)
+    cli.write_result(workdir / f'{name}_ipc{ipc}.safetensors', distilled)
+
+  for ipc in ipcs:
+    seen = pretrained.adapted_on(ipc, config)
+    write('in_theta', in_theta[ipc], ipc, '1 Net')
+    translated = adaptation.distill_dataset(
+      adapted, ipc=ipc, in_theta=in_theta[ipc], **common
+    )
+    write('distilled', translated, ipc, method, adapted_on=seen)
+    if config.finishing_steps and pool is not None:
+      with clock.part(f'finishing, IPC {ipc}'):
+        result = adaptation.finish(
+          problem.network,
+          translated,
+          problem.dataset,
+          problem.normalization,
+          ipc=ipc,
+          config=config,
+          networks=pool,
+          options=options_within(common['options'], 'finished', f'ipc_{ipc}'),
+        )
+      write(
+        'finished',
+        result.synthetic,
+        ipc,
+        f'{method}, then Pool({config.network_pool})',
+        adapted_on=seen,
+      )
   cli.report_seconds(workdir / 'seconds.jsonl', method, clock.seconds())
+
+
+def _pool(
+  problem: cli.AdaptationProblem,
+  config: AdaptationConfig,
+  clock: metrics.StageClock,
+) -> inputs.InputsFn | None:
+  """The pool of networks, where adaptation or finishing needs one."""
+  if not config.network_pool or not (
+    config.num_adaptation_steps or config.finishing_steps
+  ):
+    return None
+  return adaptation_samples.pool_networks(
+    problem.network, problem.dataset, problem.normalization, config, clock
+  )
 
 
 if __name__ == '__main__':

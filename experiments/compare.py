@@ -253,7 +253,9 @@ def main(_: list[str]) -> None:
   @jax.jit
   def translated(params: Any, labeled: LabeledSet) -> LabeledSet:
     labeled = resolution.upsample(labeled, train.images.shape[1:])
-    return translate(start.translator, {'params': params}, labeled)
+    return translate(
+      start.translator, {'params': params}, labeled, start.maps_of
+    )
 
   workdir = pathlib.Path(_WORKDIR.value)
   tables = []

@@ -12,11 +12,18 @@ import time
 
 from absl import flags
 
-from fsdd_jax import cache, cli, pretrained, pretraining, processes
+from fsdd_jax import (
+  artifacts,
+  cache,
+  cache_manifest,
+  cli,
+  pretrained,
+  pretraining,
+  processes,
+)
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import PretrainingConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
-from fsdd_jax.translator import Translator
 
 _CACHE = flags.DEFINE_string(
   'cache', None, 'Folder of experiments/cache.py.', required=True
@@ -28,6 +35,10 @@ _WORKDIR = flags.DEFINE_string(
   required=True,
 )
 
+_START = flags.DEFINE_string(
+  'start', None, 'A translator file to go on from; random weights if not given.'
+)
+
 CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, PretrainingConfig)
 DEFAULTS = {'dataset': 'fractals'}
 
@@ -35,19 +46,18 @@ DEFAULTS = {'dataset': 'fractals'}
 def main(_: list[str]) -> None:
   """Parses flags, pre-trains and writes omega_0."""
   data = cli.from_flags(DataConfig)
-  fields = cli.from_flags(TranslatorConfig)
   config = cli.from_flags(PretrainingConfig)
   workdir = pathlib.Path(_WORKDIR.value)
-  source = cache.open_cache(_CACHE.value)
+  held = cache_manifest.read_manifest(pathlib.Path(_CACHE.value)).num_heldout
+  source = cache.open_cache(
+    _CACHE.value,
+    num_subsets=held + config.num_subsets if config.num_subsets else None,
+  )
   train = cli.load_dataset(data, 'train')
   network = cli.make_network(
     cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
   )
-  translator = Translator(
-    width=fields.translator_width,
-    num_blocks=fields.translator_blocks,
-    head_scale=fields.head_scale,
-  )
+  translator = cli.make_translator(cli.from_flags(TranslatorConfig))
   start = time.perf_counter()
   result = pretraining.pretrain(
     network,
@@ -57,6 +67,7 @@ def main(_: list[str]) -> None:
     cli.fit_normalization(data, train),
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
+    start=artifacts.load_translator(_START.value)[0] if _START.value else None,
   )
   if not processes.is_first_process():
     return

@@ -18,6 +18,7 @@ import optax
 from fsdd_jax import (
   adaptation_samples,
   artifacts,
+  baselines,
   containers,
   distill,
   inputs,
@@ -31,7 +32,12 @@ from fsdd_jax.datasets import Dataset
 from fsdd_jax.devices import devices_for, local
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
-from fsdd_jax.one_network import distill_in_theta, options_within
+from fsdd_jax.one_network import (
+  SetName,
+  distill_in_theta,
+  distill_sets,
+  options_within,
+)
 from fsdd_jax.pretrained import Pretrained
 from fsdd_jax.stage_loop import (
   LoopOptions,
@@ -163,8 +169,21 @@ def adapt(
       f'No set distilled in theta was given for IPC {missing}; give one for '
       'each of adapt_ipcs, or none.'
     )
-  sets = {ipc: in_theta[ipc] for ipc in config.adapt_ipcs}
   if config.num_adaptation_steps:
+    sets = {(ipc, 0): in_theta[ipc] for ipc in config.adapt_ipcs}
+    sets |= distill_sets(
+      pretrained.theta,
+      dataset,
+      normalization,
+      names=[
+        (ipc, number)
+        for number in range(1, config.num_starts)
+        for ipc in config.adapt_ipcs
+      ],
+      config=config,
+      options=options,
+      clock=clock,
+    )
     problem = network, dataset, normalization, config, clock
     loss_fn, samples_at = (
       adaptation_samples.pool(*problem, networks)
@@ -173,11 +192,12 @@ def adapt(
     )
     with clock.part('adaptation'):
       params = _update(
-        pretrained.translator,
-        pretrained.variables['params'],
+        pretrained,
         {
-          ipc: resolution.upsample(labeled, dataset.images.shape[1:])
-          for ipc, labeled in sets.items()
+          name: resolution.upsample(
+            _as_seen(pretrained.translator, labeled), dataset.images.shape[1:]
+          )
+          for name, labeled in sets.items()
         },
         loss_fn,
         samples_at,
@@ -190,7 +210,15 @@ def adapt(
         },
       )
     pretrained = dataclasses.replace(pretrained, variables={'params': params})
-  return AdaptationResult(pretrained, sets, clock.seconds())
+  adapted_on = {ipc: in_theta[ipc] for ipc in config.adapt_ipcs}
+  return AdaptationResult(pretrained, adapted_on, clock.seconds())
+
+
+def _as_seen(translator: nn.Module, labeled: LabeledSet) -> LabeledSet:
+  """The set without its start, unless the translator sees that."""
+  if 'start' in getattr(translator, 'inputs', ()):
+    return labeled
+  return dataclasses.replace(labeled, start=None)
 
 
 def distill_dataset(
@@ -248,16 +276,62 @@ def distill_dataset(
     )[ipc]
   with clock.part('translation'):
     labeled = resolution.upsample(in_theta, dataset.images.shape[1:])
-    translated = _translate(
-      pretrained.translator, pretrained.variables, labeled
-    )
+    translated = _translate(pretrained, labeled)
     return jax.block_until_ready(translated)
 
 
+def finish(
+  network: nn.Module,
+  translated: LabeledSet,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  ipc: int,
+  config: AdaptationConfig,
+  networks: inputs.InputsFn,
+  options: LoopOptions | None = None,
+) -> baselines.DistillationResult:
+  """Goes on from translated images by direct steps in the adaptation's pool.
+
+  Not in the paper: the pool of networks is the translator's rival, and its
+  statistics are there already.
+
+  Args:
+    network: f, as of `adapt`.
+    translated: what `distill_dataset` returned.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    ipc: images per class.
+    config: as of `adapt`; `finishing_steps` is the number of steps.
+    networks: the pool, as of `adaptation_samples.pool_networks`.
+    options: progress, logs, checkpoints.
+
+  Returns:
+    As `baselines.distill_over_networks`.
+
+  Raises:
+    ValueError: as that.
+    FloatingPointError: when a loss is not finite.
+  """
+  return baselines.distill_over_networks(
+    network,
+    dataset,
+    normalization,
+    config=dataclasses.replace(
+      config.distillation(ipc),
+      num_steps=config.finishing_steps,
+      num_networks=config.network_pool,
+      revisit=True,
+    ),
+    options=options,
+    start=translated,
+    networks=networks,
+  )
+
+
 def _update(
-  translator: nn.Module,
-  params: translator_step.Params,
-  sets: Mapping[int, LabeledSet],
+  pretrained: Pretrained,
+  sets: Mapping[SetName, LabeledSet],
   loss_fn: random_networks.LossFn,
   samples_at: SamplesFn,
   *,
@@ -266,14 +340,15 @@ def _update(
   settings: dict[str, Any],
 ) -> translator_step.Params:
   """S updates of omega on random sets of D (Alg. 3, lines 17-27)."""
+  params = pretrained.variables['params']
   claim_workdir(
     options,
     config,
     **settings,
-    translator=repr(translator),
+    translator=repr(pretrained.translator),
     translator_sha256=containers.hash_tree(params),
     in_theta_sha256=containers.hash_tree(
-      {str(ipc): s for ipc, s in sets.items()}
+      {f'{ipc}, {number}': s for (ipc, number), s in sets.items()}
     ),
   )
   num_steps = config.num_adaptation_steps
@@ -291,11 +366,12 @@ def _update(
   tx = optax.adam(schedule(config.adaptation_learning_rate, num_steps))
   devices = devices_for(config.batch_size)
   step_fn = translator_step.make_step(
-    translator,
+    pretrained.translator,
     loss_fn,
     tx,
     networks_per_call=config.networks_per_call,
     spread=devices.mean,
+    maps_of=pretrained.maps_of,
   )
   own = jax.tree.map(jnp.array, params)  # The first step donates them.
   state = TranslatorState(jnp.zeros((), jnp.int32), own, tx.init(own))
@@ -310,23 +386,22 @@ def _update(
     return local(jax.block_until_ready(state.params))
 
 
-_jitted_translate = jax.jit(translate, static_argnums=0)
+_jitted_translate = jax.jit(translate, static_argnums=(0, 3))
 
 
-def _translate(
-  translator: nn.Module, variables: Mapping[str, Any], labeled: LabeledSet
-) -> LabeledSet:
+def _translate(pretrained: Pretrained, labeled: LabeledSet) -> LabeledSet:
   """Translates a set some images at a time, to bound the memory of maps."""
   total, height, width, _ = labeled.images.shape
   size = min(total, max(1, _PIXELS_A_BATCH // (height * width)))
   whole = pad(labeled, -(-total // size) * size)
   parts = [
     _jitted_translate(
-      translator,
-      variables,
+      pretrained.translator,
+      pretrained.variables,
       jax.tree.map(lambda x, i=start: x[i : i + size], whole),
+      pretrained.maps_of,
     )
     for start in range(0, total, size)
   ]
   joined = jax.tree.map(lambda *x: jnp.concatenate(x)[:total], *parts)
-  return dataclasses.replace(labeled, images=joined.images)
+  return dataclasses.replace(labeled, images=joined.images, start=None)

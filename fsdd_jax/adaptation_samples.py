@@ -26,6 +26,7 @@ from fsdd_jax import (
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
+from fsdd_jax.one_network import SetName
 from fsdd_jax.random_networks import LossFn
 from fsdd_jax.types import LabeledSet
 
@@ -37,16 +38,17 @@ BatchFn = Callable[[int], tuple[Any, LabeledSet, Any]]
 
 
 def entries(
-  sets: Mapping[int, LabeledSet], config: AdaptationConfig
+  sets: Mapping[SetName, LabeledSet], config: AdaptationConfig
 ) -> EntriesFn:
   """Draws random entries of D for each step (Alg. 3, line 20).
 
-  They are padded to the largest drawn for the step: as many sizes to compile
-  as there are IPCs, at most, and no work on padding where all are small.
+  Some entries are thinned: any I images a class of a larger set are a set of
+  IPC I. They are padded to the largest of the step, which has one of few sizes:
+  as few to compile, and no work on padding where all are small.
 
   Args:
-    sets: D, by IPC.
-    config: S and B.
+    sets: D, by IPC and start.
+    config: S, B and the share of entries that are thinned.
 
   Returns:
     A function of the step that gives B sets of one size.
@@ -57,7 +59,7 @@ def entries(
     >>> config = AdaptationConfig(adapt_ipcs=(1, 2), batch_size=3)
     >>> _, dataset, transform = toy.problem()
     >>> sets = {
-    ...   ipc: baselines.random_real(
+    ...   (ipc, 0): baselines.random_real(
     ...     jax.random.key(0), dataset, transform, ipc=ipc
     ...   )
     ...   for ipc in (1, 2)
@@ -65,17 +67,62 @@ def entries(
     >>> [len(labeled.mask) for labeled in entries(sets, config)(0)]
     [6, 6, 6]
   """
-  ipcs, key = list(sets), _keys(config)[0]
+  names, key = list(sets), _keys(config)[0]
   shape = (config.num_adaptation_steps, config.batch_size)
-  drawn = np.asarray(jax.random.randint(key, shape, 0, len(ipcs)))
-  padded = functools.cache(lambda ipc, size: types.pad(sets[ipc], size))
+  drawn = np.asarray(jax.random.randint(key, shape, 0, len(names)))
+  thin_key = jax.random.fold_in(key, 1)
+  shares = np.asarray(jax.random.uniform(thin_key, (*shape, 2)))
+  smallest = min(len(sets[name].mask) // name[0] for name in names)
+  sizes = sorted(
+    {smallest * 2**power for power in range(max(names)[0].bit_length())}
+    | {len(labeled.mask) for labeled in sets.values()}
+  )
+
+  def entry(step: int, place: int) -> LabeledSet:
+    name = names[drawn[step, place]]
+    (ipc, _), (chance, share) = name, shares[step, place]
+    if chance >= config.thinned or ipc == 1:
+      return sets[name]
+    own = jax.random.fold_in(jax.random.fold_in(thin_key, step), place)
+    return thin(own, sets[name], ipc, 1 + int(share * (ipc - 1)))
 
   def entries_at(step: int) -> list[LabeledSet]:
-    chosen = [ipcs[entry] for entry in drawn[step]]
-    size = max(len(sets[ipc].mask) for ipc in chosen)
-    return [padded(ipc, size) for ipc in chosen]
+    chosen = [entry(step, place) for place in range(config.batch_size)]
+    largest = max(len(labeled.mask) for labeled in chosen)
+    size = next(size for size in sizes if size >= largest)
+    return [types.pad(labeled, size) for labeled in chosen]
 
   return entries_at
+
+
+def thin(
+  key: jax.Array, labeled: LabeledSet, ipc: int, keep: int
+) -> LabeledSet:
+  """Random `keep` of the `ipc` images of each class, class by class.
+
+  Args:
+    key: random key, consumed.
+    labeled: a set of `ipc` images a class, class by class, unpadded.
+    ipc: images a class.
+    keep: images a class to keep, at most `ipc`.
+
+  Returns:
+    The smaller set.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import baselines, toy
+    >>> _, dataset, transform = toy.problem()
+    >>> four = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=4
+    ... )
+    >>> thin(jax.random.key(1), four, 4, 2).images.shape
+    (6, 8, 8, 3)
+  """
+  noise = jax.random.uniform(key, (len(labeled.mask) // ipc, ipc))
+  chosen = np.asarray(jax.lax.top_k(noise, keep)[1])
+  rows = (chosen + ipc * np.arange(len(chosen))[:, None]).reshape(-1)
+  return jax.tree.map(lambda x: x[rows], labeled)
 
 
 def pool(
@@ -250,7 +297,7 @@ def stacked(sets_at: EntriesFn, samples_at: SamplesFn) -> BatchFn:
     >>> config = AdaptationConfig(adapt_ipcs=(1,), network_pool=2, batch_size=2)
     >>> _, samples_at = pool(*problem, config, metrics.StageClock())
     >>> real = baselines.random_real(jax.random.key(0), *problem[1:], ipc=1)
-    >>> inputs_at = stacked(entries({1: real}, config), samples_at)
+    >>> inputs_at = stacked(entries({(1, 0): real}, config), samples_at)
     >>> networks, sets, targets = inputs_at(0)
     >>> sets.images.shape, targets.gram.shape
     ((2, 3, 8, 8, 3), (2, 64, 64))

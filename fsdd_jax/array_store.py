@@ -126,7 +126,8 @@ def remove(folder: pathlib.Path) -> None:
     False
   """
   if folder.exists():
-    shutil.rmtree(folder)
+    with _locked(folder):
+      shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -177,7 +178,7 @@ def _write_hashes(
 def _open(
   folder: pathlib.Path, specification: Specification, mode: str
 ) -> Arrays:
-  arrays = {}
+  arrays: Arrays = {}
   for name, (shape, dtype) in specification.items():
     path = folder / f'{name}.npy'
     fields = {'dtype': dtype, 'shape': shape} if mode == 'w+' else {}
@@ -198,9 +199,7 @@ def _hash(own: Mapping[str, np.ndarray]) -> str:
   return digest.hexdigest()
 
 
-def _check_finite(
-  values: np.ndarray, name: str, folder: pathlib.Path
-) -> None:
+def _check_finite(values: np.ndarray, name: str, folder: pathlib.Path) -> None:
   if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
     raise FloatingPointError(
       f'{folder}: {name} has values that are not finite, or too large for '

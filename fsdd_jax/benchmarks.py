@@ -345,7 +345,7 @@ def adaptation_step(
     metrics.StageClock(),
   )
   batch_at = adaptation_samples.stacked(
-    adaptation_samples.entries({ipc: _noisy_set(ipc, image_size)}, config),
+    adaptation_samples.entries({(ipc, 0): _noisy_set(ipc, image_size)}, config),
     samples_at,
   )
   tx = optax.adam(config.adaptation_learning_rate)

@@ -22,7 +22,6 @@ import optax
 
 from fsdd_jax import (
   artifacts,
-  caching,
   containers,
   distill,
   krr,

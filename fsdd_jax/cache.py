@@ -149,19 +149,24 @@ class CacheSource:
     >>> source.verify()
   """
 
-  def __init__(self, folder: Path, manifest: Manifest) -> None:
-    """Opens all shards; use `open_cache`."""
+  def __init__(
+    self, folder: Path, manifest: Manifest, num_subsets: int
+  ) -> None:
+    """Opens the shards of the first so many subsets; use `open_cache`."""
     self.manifest = manifest
     self._folder = pathlib.Path(folder)
+    self._length = num_subsets
     paths = []
     for shard in range(manifest.num_shards):
+      if manifest.shard_range(shard).start >= num_subsets:
+        break
       path = self._folder / manifest.shard_name(shard)
       _check_shard(path, len(manifest.shard_range(shard)))
       paths.append(str(path))
     self._records = grain.sources.ArrayRecordDataSource(paths)
 
   def __len__(self) -> int:
-    return self.manifest.num_subsets
+    return self._length
 
   def __getitem__(self, index: SupportsIndex) -> CacheEntry:
     """Entry `index`, padded, as NumPy arrays; a ValueError if it is damaged."""
@@ -189,9 +194,12 @@ class CacheSource:
 
 
 def open_cache(
-  folder: Path, expected_manifest: Manifest | Mapping[str, Any] | None = None
+  folder: Path,
+  expected_manifest: Manifest | Mapping[str, Any] | None = None,
+  *,
+  num_subsets: int | None = None,
 ) -> CacheSource:
-  """Opens a complete cache for reading.
+  """Opens a cache for reading.
 
   All shards are checked for presence, length and number of entries. The bytes
   of an entry are checked whenever it is read; `CacheSource.verify` reads all.
@@ -200,6 +208,8 @@ def open_cache(
     folder: what `CacheWriter` wrote.
     expected_manifest: what it must hold: a manifest, or only those fields that
       matter, by name.
+    num_subsets: only the first so many entries are opened, so that a cache may
+      serve while more is added to it; all by default.
 
   Returns:
     A source of padded `CacheEntry`s of NumPy arrays.
@@ -207,7 +217,7 @@ def open_cache(
   Raises:
     FileNotFoundError: if there is no cache, or it lacks a shard.
     ValueError: if a shard is damaged, or the manifest is damaged, of another
-      format version, or differs from the expected one.
+      format version, differs from the expected one, or holds fewer subsets.
 
   Example:
     >>> import tempfile
@@ -219,7 +229,12 @@ def open_cache(
   """
   expected = {} if expected_manifest is None else expected_manifest
   manifest = cache_manifest.check_manifest(pathlib.Path(folder), expected)
-  return CacheSource(folder, manifest)
+  count = manifest.num_subsets if num_subsets is None else num_subsets
+  if not 1 <= count <= manifest.num_subsets:
+    raise ValueError(
+      f'{folder} holds {manifest.num_subsets} subsets; cannot open {count}.'
+    )
+  return CacheSource(folder, manifest, count)
 
 
 def _check_shard(path: pathlib.Path, count: int) -> None:

@@ -20,7 +20,6 @@ from fsdd_jax import (
   artifacts,
   baselines,
   bilevel,
-  caching,
   datasets,
   files,
   networks,
@@ -34,7 +33,7 @@ from fsdd_jax import normalization as normalization_lib
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
 from fsdd_jax.method_configs import TranslatorConfig
 from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.translator import Translator
+from fsdd_jax.translator import TRANSLATORS
 from fsdd_jax.types import LabeledSet, labeled_set
 
 Config = TypeVar('Config')
@@ -292,6 +291,21 @@ def make_network(
   )
 
 
+def make_translator(config: TranslatorConfig) -> nn.Module:
+  """The translator of a config.
+
+  Example:
+    >>> make_translator(TranslatorConfig(translator_width=8)).width
+    8
+  """
+  return TRANSLATORS[config.translator_body](
+    width=config.translator_width,
+    num_blocks=config.translator_blocks,
+    head_scale=config.head_scale,
+    inputs=config.translator_inputs,
+  )
+
+
 def translator_from_flags(
   path: str,
   image_shape: tuple[int, ...],
@@ -325,10 +339,7 @@ def translator_from_flags(
     shape = _resized(image_shape, theta_size)
     module = make_network(network, shape, num_classes)
     theta = FixedNetwork(module, theta_seed or 0, shape)
-    size = from_flags(TranslatorConfig)
-    translator = Translator(
-      size.translator_width, size.translator_blocks, size.head_scale
-    )
+    translator = make_translator(from_flags(TranslatorConfig))
     return pretrained.random_translator(seed, translator, theta), network
   for field in dataclasses.fields(TranslatorConfig):
     if flags.FLAGS[field.name].present:

@@ -18,6 +18,7 @@ def option(
   least: float | None = None,
   above: float | None = None,
   below: float | None = None,
+  most: float | None = None,
   choices: Iterable[str] | None = None,
 ) -> Any:
   """A dataclass field; its help text becomes that of its flag.
@@ -28,6 +29,7 @@ def option(
     least: the smallest value allowed.
     above: values must be larger than this.
     below: values must be smaller than this.
+    most: the largest value allowed.
     choices: the values allowed.
 
   Returns:
@@ -37,7 +39,7 @@ def option(
     >>> option(0.5, 'Share kept.', above=0, below=1).default
     0.5
   """
-  limits = {'least': least, 'above': above, 'below': below}
+  limits = {'least': least, 'above': above, 'below': below, 'most': most}
   names = None if choices is None else tuple(choices)
   return dataclasses.field(
     default=default, metadata={'help': help_text, 'choices': names, **limits}
@@ -85,10 +87,14 @@ class Config:
         ('least', lambda limit, value=value: value >= limit),
         ('above', lambda limit, value=value: value > limit),
         ('below', lambda limit, value=value: value < limit),
+        ('most', lambda limit, value=value: value <= limit),
       ):
         limit = limits[name]
         if limit is not None and not good(limit):
-          words = {'least': f'{limit} or more'}.get(name, f'{name} {limit}')
+          words = {
+            'least': f'{limit} or more',
+            'most': f'{limit} or less',
+          }.get(name, f'{name} {limit}')
           raise out_of_range(field.name, value, words)
 
 

@@ -36,6 +36,9 @@ SCHEDULES: dict[str, Callable[[float, int], optax.ScalarOrSchedule]] = {
   'cosine': lambda rate, num_steps: optax.cosine_decay_schedule(
     rate, num_steps
   ),
+  'warmup_cosine': lambda rate, num_steps: optax.warmup_cosine_decay_schedule(
+    0.0, rate, num_steps // 20, num_steps
+  ),
 }
 
 

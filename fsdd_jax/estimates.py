@@ -207,7 +207,7 @@ def _of_pretrain(task: Task) -> Estimate:
   )
   held = min(
     config.heldout_subsets,
-    max(1, round(config.heldout_share * subsets.num_subsets)),
+    subsets.num_heldout,
   )
   scores = -(-config.num_steps // config.eval_every) * held
   # A score is a forward pass, a third of an update's work on one set.

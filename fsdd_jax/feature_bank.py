@@ -7,6 +7,7 @@ network twice: a step costs the pass of the distilled images alone.
 `n` denotes images, `d` features, `k` classes of the data set.
 """
 
+import dataclasses
 import functools
 import hashlib
 import pathlib
@@ -36,7 +37,8 @@ _IMAGES_A_PIECE = 2000
 _NO_AUGMENTATION: Mapping[str, Any] = {'strategy': 'none', 'seed': 0, 'copy': 0}
 
 
-class ClassSums(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ClassSums:
   """Sums over the images of each class; what `krr.statistics` adds up from.
 
   Attributes:
@@ -204,13 +206,13 @@ def statistics_of(
   for c in used:  # Without a copy of them all.
     gram += sums.gram[c]
   count = sums.count[used]
-  stats: Any = krr.Statistics(
-    gram=gram,
-    cross=sums.total[used].T @ labels,
-    energy=np.sum(count * np.sum(labels**2, axis=1), dtype=np.float32),
-    count=np.sum(count, dtype=np.float32),
-  )
-  return stats
+  fields: dict[str, Any] = {
+    'gram': gram,
+    'cross': sums.total[used].T @ labels,
+    'energy': np.sum(count * np.sum(labels**2, axis=1), dtype=np.float32),
+    'count': np.sum(count, dtype=np.float32),
+  }
+  return krr.Statistics(**fields)
 
 
 def class_major_rows(dataset: Dataset, per_class: int) -> np.ndarray:
@@ -337,6 +339,4 @@ def _add(
   labels: jax.Array,
   mask: jax.Array,
 ) -> krr.Statistics:
-  return jax.tree.map(
-    jnp.add, total, krr.statistics(features, labels, mask)
-  )
+  return jax.tree.map(jnp.add, total, krr.statistics(features, labels, mask))

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fsdd_jax import augment, distill
+from fsdd_jax import augment, distill, translator, types
 from fsdd_jax.configs import (
   Config,
   DistillationConfig,
@@ -144,10 +144,20 @@ class TranslatorConfig(Config):
     32
   """
 
-  translator_width: int = option(
-    64, 'Channels of its first stage [ours].', least=1
+  translator_body: str = option(
+    'light',
+    'auto_encoder (the paper) or light: half the resolution throughout [ours].',
+    choices=translator.TRANSLATORS,
   )
-  translator_blocks: int = option(4, 'Residual blocks inside [ours].', least=0)
+  translator_inputs: tuple[str, ...] = option(
+    ('images', 'start', 'theta'),
+    'What it sees: images (the paper), start (what distillation added), theta '
+    '(its feature maps) [ours].',
+  )
+  translator_width: int = option(
+    32, 'Channels of its first stage [ours].', least=1
+  )
+  translator_blocks: int = option(2, 'Residual blocks inside [ours].', least=0)
   head_scale: float = option(
     0.01,
     'Initial weights of its head: 0.01 starts near the identity; use 1 for '
@@ -183,7 +193,9 @@ class PretrainingConfig(Config):
   )
   learning_rate: float = option(1e-4, 'eta at the first step [ours].', above=0)
   schedule: str = option(
-    'cosine', 'cosine (to 0) or constant [ours].', choices=distill.SCHEDULES
+    'warmup_cosine',
+    'warmup_cosine (a twentieth of the steps), cosine or constant [ours].',
+    choices=distill.SCHEDULES,
   )
   ridge: float = option(
     1e-6,
@@ -191,16 +203,36 @@ class PretrainingConfig(Config):
     least=0,
   )
   loss: str = loss_option()
-  heldout_share: float = option(
-    0.1,
-    'Share of the cached subsets, the last ones, that decides [ours].',
-    above=0,
-    below=1,
+  label_coding: str = option(
+    'centered',
+    'centered (one-hot minus 1/C) or onehot (literal), as in the cache.',
+    choices=types.LABEL_CODINGS,
+  )
+  clip_norm: float = option(
+    1.0, 'Largest norm of a gradient; 0: not clipped [ours].', least=0
+  )
+  num_subsets: int = option(
+    0,
+    'Learn from the first so many cached subsets; 0: all that are not held '
+    'out.',
+    least=0,
+  )
+  bank_networks: int = option(
+    4,
+    "Networks theta' to choose from, whose features of Z are kept; 0: a fresh "
+    'one a sample, through which X_T passes (literal) [ours].',
+    least=0,
+  )
+  bank_renewal: int = option(
+    200,
+    'Updates after which the oldest of them is replaced; 0: never [ours].',
+    least=0,
+  )
+  bank_images: int = option(
+    100, 'Images of each class in a bank; 0: all [ours].', least=0
   )
   heldout_subsets: int = option(
-    32,
-    'Most held-out subsets that are scored; their d x d sums are kept.',
-    least=1,
+    32, 'Most held-out subsets that are scored.', least=1
   )
   heldout_networks: int = option(
     4,
@@ -239,6 +271,19 @@ class AdaptationConfig(UpdateConfig):
   adapt_ipcs: tuple[int, ...] = option(
     (1, 10), 'Images per class to adapt on, the list I of Alg. 3.'
   )
+  num_starts: int = option(
+    4,
+    'Sets of each IPC to adapt on, distilled from different real images '
+    '[ours; the paper: 1].',
+    least=1,
+  )
+  thinned: float = option(
+    0.5,
+    'Share of samples whose set is thinned to fewer images a class [ours; the '
+    'paper: 0].',
+    least=0,
+    most=1,
+  )
   num_adaptation_steps: int = option(
     200, 'Updates S of the translator; 0 is w/o Ada [ours].', least=0
   )
@@ -260,6 +305,12 @@ class AdaptationConfig(UpdateConfig):
     'Class-balanced real images a sample in fresh networks; 0: all (literal).',
     least=0,
   )
+  finishing_steps: int = option(
+    0,
+    'Direct steps on the translated images, in the networks of the pool; 0: '
+    'none [ours].',
+    least=0,
+  )
   networks_per_call: int = option(
     1,
     'Networks that run side by side (measured on CPU: 1 is fastest).',
@@ -274,6 +325,16 @@ class AdaptationConfig(UpdateConfig):
     ipcs = self.adapt_ipcs
     if not ipcs or min(ipcs) < 1 or len(set(ipcs)) < len(ipcs):
       raise out_of_range('adapt_ipcs', ipcs, 'different numbers from 1 up')
+    if self.finishing_steps and self.finishing_steps < self.network_pool:
+      raise out_of_range(
+        'finishing_steps',
+        self.finishing_steps,
+        f'0, or at least network_pool = {self.network_pool}',
+      )
+    if self.finishing_steps and not self.network_pool:
+      raise out_of_range(
+        'network_pool', 0, '1 or more, for finishing_steps to work in'
+      )
 
   def distillation(self, ipc: int) -> DistillationConfig:
     """The distillation in theta of one IPC (lines 3-14)."""

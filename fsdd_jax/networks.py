@@ -165,10 +165,48 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
   for field in dataclasses.fields(network):  # type: ignore[arg-type]
     if field.name not in ('parent', 'name', 'num_classes'):
       value = getattr(network, field.name)
-      if not isinstance(value, bool | int | float | str | None):
+      if isinstance(value, tuple):
+        value = list(value)
+      elif not isinstance(value, bool | int | float | str | None):
         value = getattr(value, '__name__', repr(value))  # Such as a dtype.
       description[field.name] = value
   return description
+
+
+def feature_maps(
+  network: nn.Module, variables: Any, images: jax.Array
+) -> tuple[jax.Array, ...]:
+  """The maps after each block of a network, from large to small.
+
+  Args:
+    network: a module that sows them as `maps` in `intermediates`, as the
+      ConvNet does.
+    variables: its weights.
+    images: `[n, h, w, c]`.
+
+  Returns:
+    Maps `[n, h', w', c']`.
+
+  Raises:
+    ValueError: if the network sows none.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> net, images = ConvNet(width=4, depth=2), jnp.zeros((1, 8, 8, 3))
+    >>> variables = net.init(jax.random.key(0), images)
+    >>> [x.shape for x in feature_maps(net, variables, images)]
+    [(1, 4, 4, 4), (1, 2, 2, 4)]
+  """
+  _, sown = network.apply(variables, images, mutable=['intermediates'])
+  maps = sown.get('intermediates', {}).get('maps', ())
+  if not maps:
+    raise ValueError(
+      f'{type(network).__name__} gives no feature maps to a translator; leave '
+      "'theta' out of its inputs, or let the module "
+      "sow('intermediates', 'maps', x) after each block."
+    )
+  return tuple(maps)
 
 
 @register(
@@ -208,6 +246,7 @@ class ConvNet(Network):
       x = self.conv(x, self.width * self.width_multiplier**block)
       x = nn.relu(self.normalize(x, train))
       x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+      self.sow('intermediates', 'maps', x)  # For `feature_maps`.
     return self.head(x)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +14,7 @@ from fsdd_jax import (
   baselines,
   inputs,
   metrics,
+  networks,
   objective,
   random_networks,
   resolution,
@@ -24,6 +25,8 @@ from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.stage_loop import LoopOptions, claim_workdir
 from fsdd_jax.types import LabeledSet
+
+SetName = tuple[int, int]  # Images a class, and number of the start.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,31 @@ class FixedNetwork:
     """Its variables for images `(h, w, c)`; only the head depends on h, w."""
     key = jax.random.key(self.seed)
     return random_networks.sample(key, self.network, image_shape)
+
+  @property
+  def maps_of(self) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+    """Its feature maps of images `[n, h, w, c]`; the same function each time.
+
+    For a translator that sees them, see `translator.translate`.
+    """
+    return _maps_of(self)
+
+
+@functools.cache
+def _maps_of(
+  theta: FixedNetwork,
+) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+  @functools.cache
+  def variables_for(image_shape: tuple[int, ...]) -> Any:
+    # Drawn now, not within the function that is being compiled.
+    with jax.ensure_compile_time_eval():
+      return theta.sample(image_shape)
+
+  def maps_of(images: jax.Array) -> tuple[jax.Array, ...]:
+    variables = variables_for(images.shape[1:])
+    return networks.feature_maps(theta.network, variables, images)
+
+  return maps_of
 
 
 def stage_keys(seed: int) -> jax.Array:
@@ -145,7 +173,7 @@ def distill_in_theta(
     clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
 
   Returns:
-    The distilled set of each IPC, at the resolution of theta.
+    The distilled set of each IPC, with its start, at the resolution of theta.
 
   Raises:
     ValueError: if channels or normalisation do not fit theta, a class has
@@ -163,6 +191,49 @@ def distill_in_theta(
     >>> sets[1].images.shape
     (3, 8, 8, 3)
   """
+  names = [(ipc, 0) for ipc in ipcs]
+  found = distill_sets(
+    theta,
+    dataset,
+    normalization,
+    names=names,
+    config=config,
+    options=options,
+    clock=clock,
+  )
+  return {ipc: labeled for (ipc, _), labeled in found.items()}
+
+
+def distill_sets(
+  theta: FixedNetwork,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  names: Sequence[SetName],
+  config: AdaptationConfig,
+  options: LoopOptions | None = None,
+  clock: metrics.StageClock | None = None,
+) -> dict[SetName, LabeledSet]:
+  """Distils several sets of an IPC in theta, from different real images.
+
+  Args:
+    theta: as of `distill_in_theta`, like what is not named here.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    names: IPC and number of the start of each set; 0 is the set that
+      `distill_in_theta` gives.
+    config: T, alpha and the rest of the distillation.
+    options: progress, logs, checkpoints; each set has a folder
+      `in_theta/ipc_<I>`, or `in_theta/ipc_<I>_start_<number>` above 0.
+    clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
+
+  Returns:
+    The sets by name, with their starts, at the resolution of theta.
+
+  Raises:
+    ValueError: as `distill_in_theta`.
+    FloatingPointError: when a loss is not finite.
+  """
   options, clock = options or LoopOptions(), clock or metrics.StageClock()
   _check_target(theta, dataset, normalization)
   dataset = resolution.reduce_resolution(dataset, theta.image_shape)
@@ -175,20 +246,21 @@ def distill_in_theta(
     label_coding=config.label_coding,
     clock=clock,
   )
-  found, key = {}, stage_keys(config.seed)[0]
-  configs = {ipc: config.distillation(ipc) for ipc in ipcs}
   starts = {
-    ipc: baselines.random_real(
-      jax.random.fold_in(key, ipc),
+    (ipc, number): baselines.random_real(
+      _start_key(config.seed, ipc, number),
       dataset,
       normalization,
       ipc=ipc,
       label_coding=config.label_coding,
     )
-    for ipc in ipcs
+    for ipc, number in names
   }
-  for ipc, own in configs.items():
-    folder = options_within(options, 'in_theta', f'ipc_{ipc}')
+  found = {}
+  for (ipc, number), start in starts.items():
+    own = config.distillation(ipc)
+    name = f'ipc_{ipc}' + (f'_start_{number}' if number else '')
+    folder = options_within(options, 'in_theta', name)
     claim_workdir(
       folder,
       own,
@@ -197,8 +269,8 @@ def distill_in_theta(
       normalization=artifacts.describe_normalization(normalization),
     )
     with clock.part(f'distillation, IPC {ipc}'):
-      found[ipc] = distill_from(
-        starts[ipc],
+      distilled = distill_from(
+        start,
         functools.partial(loss_fn, features_of, ridge=config.ridge),
         lambda step: inputs_of(0, step),
         num_steps=own.num_steps,
@@ -207,7 +279,13 @@ def distill_in_theta(
         diagnose=in_features(features_of, ridge=config.ridge),
         description=f'distil in theta, IPC {ipc}',
       )
+    found[ipc, number] = dataclasses.replace(distilled, start=start.images)
   return found
+
+
+def _start_key(seed: int, ipc: int, number: int) -> jax.Array:
+  key = jax.random.fold_in(stage_keys(seed)[0], ipc)
+  return jax.random.fold_in(key, number) if number else key
 
 
 def _check_target(

@@ -7,11 +7,12 @@ from typing import Any
 
 import flax.linen as nn
 
-from fsdd_jax import artifacts, caching, networks, random_networks
+from fsdd_jax import artifacts, networks
+from fsdd_jax.layers import choose
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.one_network import FixedNetwork, stage_keys
-from fsdd_jax.translator import Translator
+from fsdd_jax.translator import TRANSLATORS, MapsFn, init
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Pretrained:
   variables: Any
   theta: FixedNetwork
   metadata: Mapping[str, Any] | None = None
+
+  @property
+  def maps_of(self) -> MapsFn | None:
+    """The feature maps of theta that it sees, if it does."""
+    inputs = getattr(self.translator, 'inputs', ())
+    return self.theta.maps_of if 'theta' in inputs else None
 
   @property
   def objective(self) -> str:
@@ -71,6 +78,22 @@ def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
     name = names[pretrained.objective]
     return name if adapted else f'{name}, w/o Ada'
   return 'w Ada' if adapted else 'w/o Ada'
+
+
+def adapted_on(ipc: int, config: AdaptationConfig) -> str:
+  """What a set of some IPC was to the adaptation, for tables.
+
+  Returns:
+    'nothing', 'this very set' or 'other IPCs'.
+
+  Example:
+    >>> from fsdd_jax.method_configs import AdaptationConfig
+    >>> adapted_on(2, AdaptationConfig(adapt_ipcs=(1, 20)))
+    'other IPCs'
+  """
+  if not config.num_adaptation_steps:
+    return 'nothing'
+  return 'this very set' if ipc in config.adapt_ipcs else 'other IPCs'
 
 
 def load_pretrained(
@@ -110,7 +133,9 @@ def load_pretrained(
     **metadata['network'], image_shape=image_shape, num_classes=num_classes
   )
   theta = FixedNetwork(network, metadata['theta_seed'], image_shape)
-  return Pretrained(Translator(**fields), variables, theta, metadata)
+  kinds = {kind.__name__: kind for kind in TRANSLATORS.values()}
+  kind = choose(kinds, metadata['translator']['name'], 'translator')
+  return Pretrained(kind(**fields), variables, theta, metadata)
 
 
 def save_pretrained(
@@ -201,14 +226,16 @@ def random_translator(
 
   Example:
     >>> from fsdd_jax import toy
+    >>> from fsdd_jax.translator import Translator
     >>> theta = toy.translator().theta
     >>> start = random_translator(0, Translator(width=1, num_blocks=0), theta)
     >>> start.objective, start.variables['params']['head']['kernel'].shape
     ('none', (3, 3, 1, 3))
   """
   key = stage_keys(seed)[2]
-  variables = random_networks.sample(key, translator, theta.image_shape)
-  return Pretrained(translator, variables, theta)
+  start = Pretrained(translator, {}, theta)
+  variables = init(key, translator, theta.image_shape, start.maps_of)
+  return dataclasses.replace(start, variables=variables)
 
 
 def check_pretrained(

@@ -14,13 +14,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import optax
 
 from fsdd_jax import (
   artifacts,
   cache_batches,
-  caching,
+  containers,
   distill,
+  networks,
   pretraining_state,
   processes,
 )
@@ -33,11 +34,15 @@ from fsdd_jax.method_configs import PretrainingConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.pretrained import Pretrained
+from fsdd_jax.pretraining_banks import translation_in_banks
 from fsdd_jax.pretraining_objectives import (
-  OBJECTIVES,
   Inputs,
+  Objective,
+  Problem,
   ScoreFn,
   make_score,
+  reconstruction,
+  translation,
 )
 from fsdd_jax.pretraining_state import (
   PretrainingState,
@@ -111,6 +116,7 @@ def pretrain(
   config: PretrainingConfig,
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
+  start: Mapping[str, Any] | None = None,
 ) -> Pretrained:
   """Pre-trains a translator on a cache of distilled subsets (Alg. 2).
 
@@ -127,6 +133,8 @@ def pretrain(
     config: B, eta, the objective and the rest.
     options: progress, logs, checkpoints; by default only a progress bar.
     progress_fn: in place of that of the options.
+    start: variables of the translator to go on from, `{'params': omega}`, such
+      as those learned from fewer subsets; by default random ones.
 
   Returns:
     The translator with omega_0, the best parameters by held-out loss; theta;
@@ -166,22 +174,23 @@ def pretrain(
     network_fields=repr(network),
     translator_fields=repr(translator),
     cache=manifest.digest.hex(),
+    start_sha256=start and containers.hash_tree(start['params']),
   )
   omega_key, network_key, heldout_key = jax.random.split(
     jax.random.key(config.seed), 3
   )
-  train_count, heldout = _split(manifest.num_subsets, config)
-  objective = OBJECTIVES[config.objective](
-    network, normalization, ridge=config.ridge, loss=config.loss
+  learned, heldout = _split(source, config)
+  objective = _objective(
+    Problem(network, dataset, normalization, network_key, config), manifest
   )
   score = make_score(
     objective,
     jax.random.split(heldout_key, config.heldout_networks),
-    cache_batches.read(source, dataset, rows=heldout),
+    cache_batches.read(source, dataset, objective.read_fn, rows=heldout),
   )
-  tx = choose(distill.OPTIMIZERS, config.optimizer, 'optimizer')(
-    distill.SCHEDULES[config.schedule](config.learning_rate, config.num_steps)
-  )
+  theta = FixedNetwork(network, manifest.network_seed, manifest.image_shape)
+  random = Pretrained(translator, {}, theta)
+  tx = _optimizer(config)
   devices = devices_for(config.batch_size)
   update = pretraining_state.make_update(
     translator,
@@ -189,39 +198,66 @@ def pretrain(
     tx,
     networks_per_call=config.networks_per_call,
     devices=devices,
+    maps_of=random.maps_of,
   )
   num_scores = -(-config.num_steps // config.eval_every)
   state = pretraining_state.init_state(
-    omega_key, translator, manifest.image_shape, tx, num_scores
+    omega_key, translator, manifest.image_shape, tx, num_scores, random.maps_of
   )
+  if start is not None:
+    state = pretraining_state.go_on_from(state, start['params'])
 
   def inputs_from(step: int) -> Iterator[Inputs]:
     batches = cache_batches.random_batches(
       source,
       dataset,
+      objective.read_fn,
       seed=config.seed,
       size=config.batch_size,
       start=step,
-      count=train_count,
+      numbers=learned,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
     for index, batch in enumerate(batches, step):
-      keys = _sample_keys(network_key, index, config.batch_size)
-      yield objective.inputs(keys, batch)
+      yield objective.inputs(index, batch)
 
   with _stage_loop(options, config) as loop:
     state = loop.restore_or(devices.replicate(state))
     state, untranslated = _run(
-      state, update, inputs_from, score, translator, config, loop
+      state, update, inputs_from, score, random, config, loop
     )
-  record = _record(state, untranslated, manifest, heldout, config)
-  return Pretrained(
-    translator,
-    {'params': local(dict(state.best_params))},
-    FixedNetwork(network, manifest.network_seed, manifest.image_shape),
-    translator_metadata(translator, manifest, record),
+  record = _record(state, untranslated, manifest, learned, heldout, config)
+  return dataclasses.replace(
+    random,
+    variables={'params': local(dict(state.best_params))},
+    metadata=translator_metadata(translator, manifest, record),
   )
+
+
+def _optimizer(config: PretrainingConfig) -> optax.GradientTransformation:
+  tx = choose(distill.OPTIMIZERS, config.optimizer, 'optimizer')(
+    distill.SCHEDULES[config.schedule](config.learning_rate, config.num_steps)
+  )
+  if config.clip_norm:
+    tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+  return tx
+
+
+def _objective(problem: Problem, manifest: Manifest) -> Objective:
+  """What the config asks for, if the cache can serve it."""
+  config = problem.config
+  if config.objective == 'reconstruction':
+    return reconstruction(problem)
+  if config.bank_networks:
+    return translation_in_banks(problem)
+  if not manifest.target_size:
+    raise ValueError(
+      'The subsets of this cache are scored on all images of their classes '
+      '(max_images=0), which cannot pass fresh networks at each update; set '
+      'bank_networks to 1 or more.'
+    )
+  return translation(problem)
 
 
 def _stage_loop(options: LoopOptions, config: PretrainingConfig) -> StageLoop:
@@ -236,13 +272,15 @@ def _run(
   update: UpdateFn,
   inputs_from: Callable[[int], Iterator[Inputs]],
   score: ScoreFn,
-  translator: nn.Module,
+  start: Pretrained,
   config: PretrainingConfig,
   loop: StageLoop,
 ) -> tuple[PretrainingState, float]:
   """Updates until the step limit or a plateau; returns also the reference."""
   translated = jax.jit(
-    lambda params, labeled: translate(translator, {'params': params}, labeled)
+    lambda params, labeled: translate(
+      start.translator, {'params': params}, labeled, start.maps_of
+    )
   )
   untranslated = score(lambda labeled: labeled)
   done, curve = int(state.step), state.curve
@@ -269,6 +307,7 @@ def _record(
   state: PretrainingState,
   untranslated: float,
   manifest: Manifest,
+  learned: range,
   heldout: range,
   config: PretrainingConfig,
 ) -> dict[str, Any]:
@@ -278,7 +317,8 @@ def _record(
     'cache': manifest.digest.hex(),
     'num_steps': done,
     'ended_by': 'step limit' if done == config.num_steps else 'plateau',
-    'heldout_subsets': list(heldout),
+    'learned_subsets': [learned.start, learned.stop],
+    'heldout_subsets': [heldout.start, heldout.stop],
     'heldout_losses': state.curve,
     'best_heldout_loss': min(state.curve),
     'untranslated_loss': untranslated,
@@ -321,24 +361,16 @@ def translator_metadata(
   }
 
 
-def _split(num_subsets: int, config: PretrainingConfig) -> tuple[int, range]:
-  """How many entries are learned from, and which of the others are scored."""
-  held = max(1, round(config.heldout_share * num_subsets))
-  count = num_subsets - held
-  if count < 1:
+def _split(
+  source: CacheSource, config: PretrainingConfig
+) -> tuple[range, range]:
+  """The entries that are learned from, and those that are scored."""
+  held = source.manifest.num_heldout
+  stop = held + config.num_subsets if config.num_subsets else None
+  learned = range(len(source))[held:stop]
+  if len(learned) < max(1, config.num_subsets):
     raise ValueError(
-      f'A cache of {num_subsets} subsets has none to learn from beside '
-      f'{held} held-out ones; cache more, or lower heldout_share.'
+      f'A cache of {len(source)} subsets has {len(learned)} to learn '
+      f'from beside {held} held-out ones; cache more, or lower num_subsets.'
     )
-  return count, range(count, count + min(held, config.heldout_subsets))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _keys_of(key: jax.Array, first: int, numbers: range) -> jax.Array:
-  fold_in = jax.vmap(jax.random.fold_in, (None, 0))
-  return fold_in(key, first + jnp.asarray(numbers))
-
-
-def _sample_keys(key: jax.Array, step: int, size: int) -> jax.Array:
-  """Keys of this process's samples of a step, one network each."""
-  return _keys_of(key, step * size, processes.own_places(size))
+  return learned, range(min(held, config.heldout_subsets))

@@ -4,6 +4,7 @@ An objective is a pair of losses with the inputs they take; `pretraining` knows
 nothing else about it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax import krr, objective, random_networks
-from fsdd_jax.cache_batches import SubsetBatch
+from fsdd_jax import cache_batches, krr, objective, processes, random_networks
+from fsdd_jax.cache_batches import Sample
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.method_configs import PretrainingConfig
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.random_networks import LossFn
 from fsdd_jax.types import LabeledSet
@@ -21,162 +24,188 @@ Inputs = tuple[Any, LabeledSet, Any]
 ScoreFn = Callable[[Callable[[LabeledSet], LabeledSet]], jax.Array]
 
 
+class Problem(NamedTuple):
+  """What an objective is made for.
+
+  Attributes:
+    network: f; its initialisers are Theta.
+    dataset: the large set Z.
+    normalization: how its images become network inputs.
+    network_key: networks of updates are drawn from it.
+    config: of pre-training.
+  """
+
+  network: nn.Module
+  dataset: Dataset
+  normalization: Normalization
+  network_key: jax.Array
+  config: PretrainingConfig
+
+
 class Objective(NamedTuple):
   """Losses of `(variables, set, target)` and where these come from.
 
   Attributes:
+    read_fn: makes a sample of an entry of the cache.
     loss_fn: of one translated set in one network.
-    inputs: networks, sets and targets of a step, all with a leading axis
-      `[b]`, from `[b]` random keys and a batch.
+    inputs: networks, sets and targets of an update, all with a leading axis
+      `[b]`, from its number and a batch of this process.
     heldout_loss_fn: as `loss_fn`, for held-out subsets.
     heldout_inputs: a network, set and target for each subset of a batch, from
       the keys of a few networks, which serve the subsets in turn.
-
-  Example:
-    >>> goal: Objective = OBJECTIVES['reconstruction'](None, None, ridge=0.0)
-    >>> goal._fields
-    ('loss_fn', 'inputs', 'heldout_loss_fn', 'heldout_inputs')
   """
 
+  read_fn: cache_batches.ReadFn
   loss_fn: LossFn
-  inputs: Callable[[jax.Array, SubsetBatch], Inputs]
+  inputs: Callable[[int, Sample], Inputs]
   heldout_loss_fn: LossFn
-  heldout_inputs: Callable[[jax.Array, SubsetBatch], list[Inputs]]
+  heldout_inputs: Callable[[jax.Array, Sample], list[Inputs]]
 
 
-def translation(
-  network: nn.Module,
-  normalization: Normalization,
-  *,
-  ridge: float,
-  loss: str = 'squared',
-) -> Objective:
-  """The loss of Alg. 2, lines 6-9: translated images in fresh networks.
+def sets_of(batch: Sample, normalization: Normalization) -> LabeledSet:
+  """The distilled sets of a batch, `[b, n, ...]`, with their starts.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import cache_batches, toy
+    >>> _, dataset, transform = toy.problem()
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> batch = cache_batches.read(
+    ...   source, dataset, cache_batches.without_images, rows=[0, 1]
+    ... )
+    >>> sets_of(batch, transform).start.shape
+    (2, 6, 8, 8, 3)
+  """
+  keep = batch.synthetic.mask[..., None, None, None]
+  start = _normalized(batch.start, normalization) * keep
+  return batch.synthetic.replace(start=start)  # type: ignore[attr-defined]
+
+
+@jax.jit
+def _normalized(images: jax.Array, normalization: Normalization) -> jax.Array:
+  flat = normalize(images.reshape(-1, *images.shape[-3:]), normalization)
+  return flat.reshape(images.shape)
+
+
+def in_turn(batch: Sample, sets: LabeledSet) -> list[tuple[LabeledSet, Sample]]:
+  """Each set of a batch with its sample."""
+  return [
+    (
+      jax.tree.map(lambda x, i=i: x[i], sets),
+      jax.tree.map(lambda x, i=i: x[i], batch),
+    )
+    for i in range(len(batch.num_classes))
+  ]
+
+
+def translation(problem: Problem) -> Objective:
+  """The loss of Alg. 2, lines 6-9, literally: fresh networks, images of X_T.
 
   Held-out subsets are scored by the statistics of their real images, so that
   a score costs no real image again.
 
   Args:
-    network: f; its initialisers are Theta.
-    normalization: how uint8 images become network inputs.
-    ridge: relative ridge of `krr.solve`.
-    loss: a name in `objective.LOSSES`; the paper's by default.
+    problem: with a cache whose subsets name the images of X_T.
 
   Returns:
     The objective.
-
-  Example:
-    >>> import jax
-    >>> import tempfile
-    >>> from fsdd_jax import cache_batches, toy
-    >>> network, dataset, transform = toy.problem()
-    >>> goal = translation(network, transform, ridge=1e-6)
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> batch = cache_batches.read(source, dataset, rows=[0, 1])
-    >>> keys = jax.random.split(jax.random.key(0), 2)
-    >>> thetas, sets, targets = goal.inputs(keys, batch)
-    >>> sets.images.shape, targets.images.shape
-    ((2, 6, 8, 8, 3), (2, 12, 8, 8, 3))
   """
+  network, _, normalization, network_key, config = problem
   features_of = objective.feature_fn(network)
-  krr_loss = objective.LOSSES[loss]
+  krr_loss = objective.LOSSES[config.loss]
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
     return krr_loss.on_images(
-      features_of, variables, labeled, target, ridge=ridge
+      features_of, variables, labeled, target, ridge=config.ridge
     )
 
   def heldout_loss_fn(
     variables: Any, labeled: LabeledSet, target: Any
   ) -> jax.Array:
     return krr_loss.on_statistics(
-      features_of, variables, labeled, target, ridge=ridge
+      features_of, variables, labeled, target, ridge=config.ridge
     )
 
-  @jax.jit
-  def normalized(images: jax.Array, transform: Normalization) -> jax.Array:
-    flat = normalize(images.reshape(-1, *images.shape[-3:]), transform)
-    return flat.reshape(images.shape)
+  def target_of(batch: Sample) -> LabeledSet:
+    images = _normalized(batch.images, normalization)
+    return LabeledSet(images, batch.target.labels, batch.target.mask)
 
-  def inputs(keys: jax.Array, batch: SubsetBatch) -> Inputs:
-    shape = batch.images.shape[-3:]
+  def inputs(step: int, batch: Sample) -> Inputs:
+    shape = batch.start.shape[-3:]
+    keys = sample_keys(network_key, step, config.batch_size)
     networks = random_networks.sample_many(keys, network, shape)
-    images = normalized(batch.images, normalization)
-    return (
-      networks,
-      batch.synthetic,
-      LabeledSet(images, batch.labels, batch.mask),
-    )
+    return networks, sets_of(batch, normalization), target_of(batch)
 
   @jax.jit
   def statistics(variables: Any, target: LabeledSet) -> krr.Statistics:
     features = features_of(variables, target.images)
     return krr.statistics(features, target.labels, target.mask)
 
-  def heldout_inputs(keys: jax.Array, batch: SubsetBatch) -> list[Inputs]:
-    shape = batch.images.shape[-3:]
+  def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
+    shape = batch.start.shape[-3:]
     networks = [random_networks.sample(key, network, shape) for key in keys]
     result = []
-    for i in range(len(batch.mask)):
-      one = jax.tree.map(lambda x, i=i: x[i], batch)
+    pairs = in_turn(batch, sets_of(batch, normalization))
+    for i, (labeled, sample) in enumerate(pairs):
       variables = networks[i % len(networks)]
-      images = normalized(one.images, normalization)
-      target = LabeledSet(images, one.labels, one.mask)
-      result.append((variables, one.synthetic, statistics(variables, target)))
+      stats = statistics(variables, target_of(sample))
+      result.append((variables, labeled, stats))
     return result
 
-  return Objective(loss_fn, inputs, heldout_loss_fn, heldout_inputs)
+  return Objective(
+    cache_batches.with_images, loss_fn, inputs, heldout_loss_fn, heldout_inputs
+  )
 
 
-def reconstruction(
-  network: nn.Module,
-  normalization: Normalization,
-  *,
-  ridge: float,
-  loss: str = 'squared',
-) -> Objective:
+def sample_keys(key: jax.Array, step: int, size: int) -> jax.Array:
+  """Keys of this process's samples of an update, one network each.
+
+  Example:
+    >>> import jax
+    >>> sample_keys(jax.random.key(0), step=3, size=2).shape
+    (2,)
+  """
+  return _keys_of(key, step * size, processes.own_places(size))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _keys_of(key: jax.Array, first: int, numbers: range) -> jax.Array:
+  fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+  return fold_in(key, first + jnp.asarray(numbers))
+
+
+def reconstruction(problem: Problem) -> Objective:
   """A plain auto-encoder's: G(x) is to be x again (the column `w AE`).
 
-  Takes the same arguments as `translation` and uses none of them. The images
-  are those of the cache, which adaptation will translate. As G(x) = x + Delta,
-  it teaches Delta to vanish; give the translator a head that is not near zero.
+  Takes the same argument as `translation` and uses its normalisation alone. The
+  images are those of the cache, which adaptation will translate. As
+  G(x) = x + Delta, it teaches Delta to vanish; give the translator a head that
+  is not near zero.
 
   Returns:
     The objective: mean squared error a value.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> goal = reconstruction(None, None, ridge=0.0)
-    >>> labeled = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
-    >>> goal.loss_fn((), labeled, labeled.images - 2.0).item()
-    4.0
   """
-  del network, normalization, ridge, loss
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
     del variables
     errors = jnp.mean((labeled.images - target) ** 2, axis=(1, 2, 3))
     return jnp.sum(errors * labeled.mask) / jnp.maximum(labeled.mask.sum(), 1.0)
 
-  def inputs(keys: jax.Array, batch: SubsetBatch) -> Inputs:
+  def inputs(step: int, batch: Sample) -> Inputs:
+    del step
+    return (), sets_of(batch, problem.normalization), batch.synthetic.images
+
+  def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
     del keys
-    return (), batch.synthetic, batch.synthetic.images
+    pairs = in_turn(batch, sets_of(batch, problem.normalization))
+    return [((), labeled, labeled.images) for labeled, _ in pairs]
 
-  def heldout_inputs(keys: jax.Array, batch: SubsetBatch) -> list[Inputs]:
-    del keys
-    sets = [
-      jax.tree.map(lambda x, i=i: x[i], batch.synthetic)
-      for i in range(len(batch.mask))
-    ]
-    return [((), one, one.images) for one in sets]
-
-  return Objective(loss_fn, inputs, loss_fn, heldout_inputs)
+  return Objective(
+    cache_batches.without_images, loss_fn, inputs, loss_fn, heldout_inputs
+  )
 
 
-def make_score(
-  objective: Objective, keys: jax.Array, batch: SubsetBatch
-) -> ScoreFn:
+def make_score(objective: Objective, keys: jax.Array, batch: Sample) -> ScoreFn:
   """Makes the held-out score of a translator.
 
   Args:
@@ -188,17 +217,6 @@ def make_score(
     A function that takes a function of a distilled set (the translator, or the
     identity for reference), and returns the mean loss `[]` of all sets after
     it.
-
-  Example:
-    >>> import jax
-    >>> import tempfile
-    >>> from fsdd_jax import cache_batches, toy
-    >>> goal = reconstruction(None, None, ridge=0.0)
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> batch = cache_batches.read(source, toy.problem()[1], rows=[0])
-    >>> score = make_score(goal, jax.random.split(jax.random.key(0), 1), batch)
-    >>> score(lambda labeled: labeled).item()
-    0.0
   """
   every = objective.heldout_inputs(keys, batch)
   loss_fn = jax.jit(objective.heldout_loss_fn)
@@ -211,9 +229,3 @@ def make_score(
     return jnp.mean(jnp.stack(losses))
 
   return score
-
-
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
-  'translation': translation,
-  'reconstruction': reconstruction,
-}

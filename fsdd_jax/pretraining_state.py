@@ -15,6 +15,7 @@ import optax
 from fsdd_jax import translator_step
 from fsdd_jax.devices import Devices
 from fsdd_jax.random_networks import LossFn
+from fsdd_jax.translator import MapsFn
 from fsdd_jax.translator_step import TranslatorState
 
 UpdateFn = Callable[..., tuple['PretrainingState', dict[str, jax.Array]]]
@@ -60,6 +61,7 @@ def init_state(
   image_shape: tuple[int, ...],
   tx: optax.GradientTransformation,
   num_scores: int,
+  maps_of: MapsFn | None = None,
 ) -> PretrainingState:
   """Starts from a random translator (Alg. 2, line 1).
 
@@ -69,6 +71,7 @@ def init_state(
     image_shape: `(h, w, c)`.
     tx: the optimiser of omega.
     num_scores: most held-out losses that will be kept.
+    maps_of: theta's feature maps, for a translator that sees them.
 
   Returns:
     The state of step 0.
@@ -81,10 +84,38 @@ def init_state(
     >>> init_state(jax.random.key(0), g, (8, 8, 3), tx, num_scores=2).curve
     []
   """
-  state = translator_step.init_state(key, translator, image_shape, tx)
+  state = translator_step.init_state(key, translator, image_shape, tx, maps_of)
   # A copy, as the first step donates the parameters.
   best = jax.tree.map(jnp.copy, state.params)
   return PretrainingState(state, best, jnp.full(num_scores, jnp.inf))
+
+
+def go_on_from(
+  state: PretrainingState, params: Mapping[str, Any]
+) -> PretrainingState:
+  """The state of step 0 with other parameters than random ones.
+
+  Args:
+    state: of step 0.
+    params: of the same translator.
+
+  Returns:
+    The state, with copies of the parameters.
+
+  Raises:
+    ValueError: if the parameters are those of another translator.
+  """
+  shapes, expected = (
+    jax.tree.map(jnp.shape, dict(x)) for x in (params, state.best_params)
+  )
+  if shapes != expected:
+    raise ValueError(
+      'The translator to go on from has other layers; give its body, inputs, '
+      'width and number of blocks.'
+    )
+  own, best = (jax.tree.map(jnp.array, dict(params)) for _ in range(2))
+  omega = dataclasses.replace(state.translator, params=own)
+  return dataclasses.replace(state, translator=omega, best_params=best)
 
 
 @jax.jit
@@ -131,6 +162,7 @@ def make_update(
   *,
   networks_per_call: int,
   devices: Devices,
+  maps_of: MapsFn | None = None,
 ) -> UpdateFn:
   """Makes the update (Alg. 2, lines 3-11), which devices share.
 
@@ -141,6 +173,7 @@ def make_update(
     networks_per_call: as for `translator_step.make_step`.
     devices: what shares the batches; `devices.replicate` places a state on
       them before the first update.
+    maps_of: theta's feature maps, for a translator that sees them.
 
   Returns:
     `update(state, (networks, sets, targets)) -> (state, metrics)`, which
@@ -174,6 +207,7 @@ def make_update(
     tx,
     networks_per_call=networks_per_call,
     spread=devices.mean,
+    maps_of=maps_of,
   )
 
   def update(

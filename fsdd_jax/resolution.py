@@ -102,7 +102,8 @@ def upsample(labeled: LabeledSet, image_shape: tuple[int, ...]) -> LabeledSet:
     image_shape: `(h, w, c)` to scale to.
 
   Returns:
-    The set with images of that height and width; labels and mask as before.
+    The set with images, and start, of that height and width; labels and mask
+    as before.
 
   Example:
     >>> import jax.numpy as jnp
@@ -115,5 +116,8 @@ def upsample(labeled: LabeledSet, image_shape: tuple[int, ...]) -> LabeledSet:
   if (height, width) == tuple(image_shape[:2]):
     return labeled
   shape = (n, *image_shape[:2], channels)
-  images = jax.image.resize(labeled.images, shape, 'bilinear')
-  return dataclasses.replace(labeled, images=images)
+  images, start = jax.tree.map(
+    lambda x: jax.image.resize(x, shape, 'bilinear'),
+    (labeled.images, labeled.start),
+  )
+  return dataclasses.replace(labeled, images=images, start=start)

@@ -21,7 +21,6 @@ from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.subset_draws import Draws
 from fsdd_jax.types import LABEL_CODINGS, Subset
 
-
 # The targets of each subset at a step.
 TargetsAt = Callable[[int], list[krr.Target]]
 
@@ -172,5 +171,3 @@ def _extract(
   variables: Any, images: jax.Array, *, features_of: objective.FeatureFn
 ) -> jax.Array:
   return features_of(variables, images)
-
-

@@ -19,7 +19,7 @@ import optax
 
 from fsdd_jax import random_networks
 from fsdd_jax.random_networks import LossFn
-from fsdd_jax.translator import translate
+from fsdd_jax.translator import MapsFn, init, translate
 from fsdd_jax.types import LabeledSet
 
 Metrics = dict[str, jax.Array]
@@ -60,6 +60,7 @@ def init_state(
   translator: nn.Module,
   image_shape: Sequence[int],
   tx: optax.GradientTransformation,
+  maps_of: MapsFn | None = None,
 ) -> TranslatorState:
   """Starts from a random translator (Alg. 2, line 1).
 
@@ -68,6 +69,7 @@ def init_state(
     translator: the module G.
     image_shape: `(h, w, c)` of images; only c shapes the parameters.
     tx: the optimiser that `make_step` will be given.
+    maps_of: theta's feature maps, for a translator that sees them.
 
   Returns:
     The state of step 0.
@@ -81,7 +83,7 @@ def init_state(
     >>> state.step.item(), state.params['head']['kernel'].shape
     (0, (3, 3, 4, 3))
   """
-  variables = random_networks.sample(key, translator, image_shape)
+  variables = init(key, translator, image_shape, maps_of)
   return TranslatorState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
@@ -90,7 +92,11 @@ def init_state(
 
 
 def mean_loss_and_gradient(
-  translator: nn.Module, loss_fn: LossFn, *, networks_per_call: int = 1
+  translator: nn.Module,
+  loss_fn: LossFn,
+  *,
+  networks_per_call: int = 1,
+  maps_of: MapsFn | None = None,
 ) -> GradientFn:
   """The mean loss over a batch and its gradient by omega (Alg. 2, lines 6-11).
 
@@ -98,6 +104,7 @@ def mean_loss_and_gradient(
     translator: the module G.
     loss_fn: maps `(variables, set, target)` of one network to a scalar.
     networks_per_call: as for `random_networks.losses_and_gradients`.
+    maps_of: theta's feature maps, for a translator that sees them.
 
   Returns:
     A function of omega and a batch `(variables_stack, sets, targets)`, all
@@ -124,7 +131,7 @@ def mean_loss_and_gradient(
     variables_stack, sets, targets = batch
 
     def translate_images(params: Params) -> jax.Array:
-      return translate(translator, {'params': params}, sets).images
+      return translate(translator, {'params': params}, sets, maps_of).images
 
     images, pull_back = jax.vjp(translate_images, params)
     losses, image_gradients = random_networks.losses_and_gradients(
@@ -147,6 +154,7 @@ def make_step(
   *,
   networks_per_call: int = 1,
   spread: Callable[[GradientFn], GradientFn] = lambda compute: compute,
+  maps_of: MapsFn | None = None,
 ) -> StepFn:
   """Makes the compiled update (Alg. 2, lines 3-11; Alg. 3, lines 19-26).
 
@@ -160,6 +168,7 @@ def make_step(
     spread: turns the loss and gradient of a batch into the same over several
       devices, e.g. `lambda fn: parallel.per_device(fn, mesh)`. By default all
       runs where the arrays are.
+    maps_of: theta's feature maps, for a translator that sees them.
 
   Returns:
     `step(state, variables_stack, sets, targets) -> (state, metrics)` with b
@@ -187,7 +196,10 @@ def make_step(
   """
   compute = spread(
     mean_loss_and_gradient(
-      translator, loss_fn, networks_per_call=networks_per_call
+      translator,
+      loss_fn,
+      networks_per_call=networks_per_call,
+      maps_of=maps_of,
     )
   )
 

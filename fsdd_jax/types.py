@@ -20,6 +20,8 @@ class LabeledSet:
     labels: `[n, k]` label vectors, float32; coded by one of `LABEL_CODINGS`
       or learned.
     mask: `[n]` float32, 1 for an image and 0 for padding.
+    start: `[n, h, w, c]` the images that distillation began with, for a
+      translator that sees them; None where they are not known.
 
   Example:
     >>> import jax.numpy as jnp
@@ -33,6 +35,7 @@ class LabeledSet:
   images: jax.Array  # [n, h, w, c]
   labels: jax.Array  # [n, k]
   mask: jax.Array  # [n]
+  start: jax.Array | None = None  # [n, h, w, c]
 
 
 @flax.struct.dataclass

@@ -25,6 +25,7 @@ from fsdd_jax import (
   cli,
   datasets,
   distill,
+  krr,
   metrics,
   networks,
   objective,

@@ -28,7 +28,7 @@ from fsdd_jax import (
 )
 from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.pretraining_objectives import OBJECTIVES, make_score
+from fsdd_jax.pretraining_objectives import Problem, make_score, translation
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator
 from fsdd_jax.types import labeled_set, unpad
@@ -37,12 +37,15 @@ _CONFIG = PretrainingConfig(
   num_steps=6,
   batch_size=2,
   eval_every=2,
-  heldout_share=0.3,
   heldout_subsets=2,
   heldout_networks=2,
   checkpoint_every=2,
   log_every=2,
+  bank_networks=2,
+  bank_renewal=3,
+  bank_images=5,
 )
+_MAX_SYNTHETIC = 6
 # One module for all, as drawing weights of another compiles for seconds.
 _TRANSLATOR = Translator(width=4, num_blocks=0, head_scale=1.0)
 _NETWORK = networks.make(
@@ -66,14 +69,16 @@ def source(data, network, tmp_path_factory):
   """A cache of seven subsets of the tiny data set."""
   config = CachingConfig(
     num_subsets=7,
+    heldout_subsets=2,
     min_classes=2,
     max_classes=3,
     max_images=12,
-    max_synthetic=6,
+    max_synthetic=_MAX_SYNTHETIC,
     num_steps=2,
     augmentation='none',
     subsets_per_batch=4,
   )
+  assert config.num_heldout == 1  # A tenth at most.
   folder = tmp_path_factory.mktemp('cache')
   manifest = caching.build_cache(network, *data, config=config, folder=folder)
   return cache.open_cache(folder, manifest)
@@ -125,7 +130,8 @@ def test_pretraining_lowers_the_heldout_loss(data, network, source):
   assert len(losses) == 2
   assert record['best_heldout_loss'] == min(losses)
   assert min(losses) < 0.8 * record['untranslated_loss']
-  assert record['heldout_subsets'] == [5, 6]
+  assert record['heldout_subsets'] == [0, 1]
+  assert record['learned_subsets'] == [1, 7]
   assert record['ended_by'] == 'step limit'
 
 
@@ -146,16 +152,17 @@ def test_reconstruction_learns_the_identity(data, source, network):
   losses = result.record['heldout_losses']
   assert result.record['untranslated_loss'] == 0.0
   assert losses[-1] < 0.5 * losses[0]
-  images = source[6].synthetic.images[:1]
+  images = source[0].synthetic.images[:1]
   changed = _TRANSLATOR.apply(result.variables, images) - images
   assert 0 < float(jnp.mean(changed**2)) < 1.0
 
 
 def test_heldout_score_is_the_loss_on_the_real_images(data, network, source):
   dataset, transform = data
-  objective_ = OBJECTIVES['translation'](network, transform, ridge=1e-3)
+  config = dataclasses.replace(_CONFIG, ridge=1e-3, loss='squared')
+  objective_ = translation(Problem(network, *data, jax.random.key(0), config))
   keys = jax.random.split(jax.random.key(3), 2)
-  batch = cache_batches.read(source, dataset, rows=range(3))
+  batch = cache_batches.read(source, dataset, objective_.read_fn, rows=range(3))
   score = make_score(objective_, keys, batch)(lambda labeled: labeled)
   losses = []
   for i in range(3):
@@ -240,8 +247,13 @@ def test_a_plateau_ends_the_stage_and_its_log_is_whole(
 
 def _rows(batches, count):
   """First label row of each sample tells the subset apart well enough."""
+
+  def padded(images):  # Batches are cut to the longest of their sets.
+    missing = _MAX_SYNTHETIC - len(images)
+    return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]).tobytes()
+
   return [
-    [sample.tobytes() for sample in next(batches).synthetic.images]
+    [padded(sample) for sample in next(batches).synthetic.images]
     for _ in range(count)
   ]
 
@@ -249,12 +261,18 @@ def _rows(batches, count):
 def test_batches_depend_on_their_step_and_visit_all_each_epoch(data, source):
   def read(**kwargs):
     return cache_batches.random_batches(
-      source, data[0], seed=1, size=2, count=6, **kwargs
+      source,
+      data[0],
+      cache_batches.without_images,
+      seed=1,
+      size=2,
+      numbers=range(1, 7),
+      **kwargs,
     )
 
   first = _rows(read(), 6)
   epochs = [[x for b in part for x in b] for part in (first[:3], first[3:])]
-  learned = {source[i].synthetic.images.tobytes() for i in range(6)}
+  learned = {source[i].synthetic.images.tobytes() for i in range(1, 7)}
   assert set(epochs[0]) == set(epochs[1]) == learned
   assert epochs[0] != epochs[1]
   assert _rows(read(start=4), 2) == first[4:]
@@ -267,13 +285,19 @@ def test_batches_depend_on_their_step_and_visit_all_each_epoch(data, source):
 
 
 def test_samples_carry_the_images_of_their_rows(data, source):
-  batch = cache_batches.read(source, data[0], rows=[4])
+  batch = cache_batches.read(
+    source, data[0], cache_batches.with_images, rows=[4]
+  )
   entry = source[4]
+  used = int(entry.synthetic.mask.sum())
+  np.testing.assert_array_equal(
+    batch.start[0, :used], data[0].images[entry.start_rows[:used]]
+  )
   np.testing.assert_array_equal(
     batch.images[0], data[0].images[entry.target.rows]
   )
   assert batch.images.dtype == np.uint8
-  np.testing.assert_array_equal(batch.labels[0], entry.target.labels)
+  np.testing.assert_array_equal(batch.target.labels[0], entry.target.labels)
 
 
 def test_another_network_data_or_theta_is_named_and_refused(
@@ -294,8 +318,8 @@ def test_another_network_data_or_theta_is_named_and_refused(
 
 
 def test_too_few_subsets_are_refused(data, network, source):
-  with pytest.raises(ValueError, match='none to learn from beside 7 held-out'):
-    _pretrain(network, source, data, heldout_share=0.99)
+  with pytest.raises(ValueError, match='6 to learn from beside 1 held-out'):
+    _pretrain(network, source, data, num_subsets=7)
 
 
 def test_divergence_stops_with_the_step(data, network, source):

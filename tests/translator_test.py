@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -5,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax.translator import Translator, translate
+from fsdd_jax import networks
+from fsdd_jax.one_network import FixedNetwork
+from fsdd_jax.translator import TRANSLATORS, Translator, init, translate
 from fsdd_jax.types import LabeledSet, labeled_set, pad
 
 assert_close = functools.partial(
@@ -237,3 +240,62 @@ def test_jit_vmap_and_grad_compose():
     jax.tree.map(
       lambda x, y, i=i: assert_close(x[i], y, rtol=1e-3), batched, alone[i]
     )
+
+
+def _sees(body, inputs):
+  return TRANSLATORS[body](width=4, num_blocks=1, head_scale=1.0, inputs=inputs)
+
+
+def _set(size, key=0):
+  a, b = jax.random.normal(jax.random.key(key), (2, 2, size, size, 3))
+  return LabeledSet(a, jnp.eye(2), jnp.ones(2), b)
+
+
+@pytest.fixture(scope='module')
+def theta():
+  network = networks.ConvNet(width=4, depth=2, norm='none')
+  return FixedNetwork(network, 0, (8, 8, 3))
+
+
+@pytest.mark.parametrize('body', ['auto_encoder', 'light'])
+@pytest.mark.parametrize('size', [8, 16, 10])
+def test_each_input_reaches_the_result_at_any_size(body, size, theta):
+  seen = _sees(body, ('images', 'start', 'theta'))
+  variables = init(jax.random.key(1), seen, (8, 8, 3), theta.maps_of)
+  labeled = _set(size)
+  out = translate(seen, variables, labeled, theta.maps_of)
+  assert out.images.shape == labeled.images.shape
+  assert out.start is None
+  moved = dataclasses.replace(labeled, start=labeled.start + 1.0)
+  other = translate(seen, variables, moved, theta.maps_of)
+  assert np.abs(other.images - out.images).max() > 1e-3
+  flat = FixedNetwork(theta.network, 7, theta.image_shape)
+  other = translate(seen, variables, labeled, flat.maps_of)
+  assert np.abs(other.images - out.images).max() > 1e-3
+
+
+def test_images_do_not_depend_on_their_neighbours_in_the_set(theta):
+  seen = _sees('light', ('images', 'start', 'theta'))
+  variables = init(jax.random.key(1), seen, (8, 8, 3), theta.maps_of)
+  labeled = _set(8)
+  out = translate(seen, variables, labeled, theta.maps_of)
+  one = jax.tree.map(lambda x: x[:1], labeled)
+  alone = translate(seen, variables, one, theta.maps_of)
+  np.testing.assert_allclose(alone.images, out.images[:1], atol=1e-5)
+
+
+def test_missing_or_unknown_inputs_are_named(theta):
+  for inputs, message in (
+    (('images', 'start'), 'has no start'),
+    (('images', 'theta'), 'give maps_of'),
+  ):
+    seen = _sees('light', inputs)
+    variables = init(jax.random.key(1), seen, (8, 8, 3), theta.maps_of)
+    bare = dataclasses.replace(_set(8), start=None)
+    with pytest.raises(ValueError, match=message):
+      translate(seen, variables, bare)
+  with pytest.raises(ValueError, match=r'inputs=.*depth'):
+    _sees('light', ('images', 'depth'))
+  mlp = FixedNetwork(networks.Mlp(width=4, depth=1), 0, (8, 8, 3))
+  with pytest.raises(ValueError, match="leave 'theta' out"):
+    mlp.maps_of(jnp.zeros((1, 8, 8, 3)))

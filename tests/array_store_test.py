@@ -1,0 +1,75 @@
+"""Arrays on disk: resume, damage, foreign facts, values that are refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fsdd_jax import array_store
+
+_FACTS = {'what': 'numbers'}
+_PIECES = [slice(0, 2), slice(2, 4), slice(4, 5)]
+
+
+class _Maker:
+  """Makes pieces and remembers which; stops before piece `stop`."""
+
+  def __init__(self, stop=None):
+    self.stop, self.made = stop, []
+
+  def __call__(self, number):
+    if number == self.stop:
+      raise KeyboardInterrupt
+    self.made.append(number)
+    return {'x': np.arange(5)[_PIECES[number]] + 10}
+
+
+def _fill(folder, make, facts=_FACTS):
+  specification = {'x': ((5,), 'float32')}
+  return array_store.fill(folder, facts, specification, _PIECES, make)['x']
+
+
+def test_a_killed_program_goes_on_with_the_first_missing_piece(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    _fill(tmp_path, _Maker(stop=1))
+  second, third = _Maker(), _Maker()
+  np.testing.assert_array_equal(_fill(tmp_path, second), np.arange(5) + 10)
+  assert second.made == [1, 2]
+  _fill(tmp_path, third)
+  assert third.made == []
+
+
+def test_a_damaged_piece_is_made_again(tmp_path):
+  _fill(tmp_path, _Maker())
+  path = tmp_path / 'x.npy'
+  content = bytearray(path.read_bytes())
+  content[-4 * 3 + 1] ^= 1  # The value at place 2.
+  path.write_bytes(content)
+  again = _Maker()
+  with pytest.warns(UserWarning, match='piece 1 is damaged'):
+    found = _fill(tmp_path, again)
+  assert again.made == [1]
+  np.testing.assert_array_equal(found, np.arange(5) + 10)
+
+
+def test_arrays_of_something_else_are_refused(tmp_path):
+  _fill(tmp_path, _Maker())
+  with pytest.raises(ValueError, match=r'made of .*numbers.*Delete it'):
+    _fill(tmp_path, _Maker(), {'what': 'letters'})
+  for text in ('[]', '{', json.dumps({'facts': _FACTS})):
+    (tmp_path / 'pieces.json').write_text(text)
+    with pytest.raises(ValueError, match=r'pieces.json: not an index'):
+      _fill(tmp_path, _Maker())
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+  with pytest.raises(FloatingPointError, match='x has values'):
+    _fill(tmp_path, lambda number: {'x': np.full(2, np.inf)})
+
+
+def test_facts_name_the_folder_whatever_their_order(tmp_path):
+  folders = {
+    array_store.folder_for(tmp_path, facts)
+    for facts in ({'a': 1, 'b': 2}, {'b': 2, 'a': 1}, {'a': 1, 'b': 3})
+  }
+  assert len(folders) == 2

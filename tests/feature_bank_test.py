@@ -1,0 +1,100 @@
+"""Banks of features against the features themselves."""
+
+import jax
+import numpy as np
+import pytest
+
+from fsdd_jax import (
+  feature_bank,
+  krr,
+  networks,
+  objective,
+  random_networks,
+)
+from fsdd_jax.normalization import normalize
+
+_NETWORK = networks.make(
+  'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='none'
+)
+
+
+@pytest.fixture
+def source(tiny_dataset, tiny_normalization, tmp_path):
+  variables = random_networks.sample(jax.random.key(0), _NETWORK, (8, 8, 3))
+  return feature_bank.BankSource(
+    _NETWORK,
+    variables,
+    tiny_dataset,
+    tiny_normalization,
+    {'seed': 0},
+    root=tmp_path,
+  )
+
+
+def _features(source):
+  x = normalize(source.dataset.images, source.normalization)
+  return np.asarray(objective.feature_fn(_NETWORK)(source.variables, x))
+
+
+def test_rows_are_features_rounded_to_float16(source):
+  bank = feature_bank.feature_rows(source)
+  assert bank.dtype == np.float16
+  np.testing.assert_allclose(bank, _features(source), rtol=1e-3, atol=1e-6)
+  rows = np.array([5, 59, 3])
+  some = feature_bank.feature_rows(source, rows)
+  np.testing.assert_allclose(some, bank[rows], rtol=2e-3, atol=1e-6)
+
+
+def test_class_sums_make_the_statistics_of_any_classes(source):
+  sums = feature_bank.class_sums(source)
+  classes, labels = np.array([2, 0, -1]), np.eye(3, dtype=np.float32)
+  found = feature_bank.statistics_of(sums, classes, labels)
+  of_column = {2: 0, 0: 1}
+  own = source.dataset.labels
+  keep = np.isin(own, [0, 2])
+  columns = [of_column[label] for label in own[keep]]
+  expected = krr.statistics(_features(source)[keep], labels[columns])
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+    found,
+    expected,
+  )
+
+
+def test_a_bank_is_read_again_and_named_by_what_it_was_made_of(source):
+  feature_bank.class_sums(source)
+  folder = feature_bank.folder_of(source, 'classes')
+  before = (folder / 'gram.npy').stat().st_mtime_ns
+  feature_bank.class_sums(source)
+  assert (folder / 'gram.npy').stat().st_mtime_ns == before
+  copy = {'strategy': 'dsa', 'seed': 0, 'copy': 1}
+  others = [
+    source._replace(facts={'seed': 1}),
+    source._replace(augmentation=copy),
+    source._replace(augmentation=copy | {'copy': 2}),
+    source._replace(network=networks.ConvNet(width=8)),
+  ]
+  folders = {feature_bank.folder_of(one, 'classes') for one in others}
+  folders |= {folder, feature_bank.folder_of(source, 'rows')}
+  folders |= {feature_bank.folder_of(source, 'rows', np.arange(3))}
+  assert len(folders) == len(others) + 3
+
+
+def test_augmented_copies_differ_and_come_back_the_same(source, tmp_path):
+  def copy(number, root):
+    augmentation = {'strategy': 'dsa', 'seed': 0, 'copy': number}
+    own = source._replace(augmentation=augmentation, root=tmp_path / root)
+    return np.asarray(feature_bank.feature_rows(own))
+
+  first = copy(0, 'a')
+  np.testing.assert_array_equal(first, copy(0, 'b'))
+  assert np.abs(first - copy(1, 'a')).max() > 0.01
+
+
+def test_class_major_rows_are_balanced_and_refuse_too_many(tiny_dataset):
+  rows = feature_bank.class_major_rows(tiny_dataset, 7)
+  labels = tiny_dataset.labels[rows]
+  np.testing.assert_array_equal(labels, np.repeat([[0], [1], [2]], 7, axis=1))
+  assert len(np.unique(rows)) == 21
+  with pytest.raises(ValueError, match='Class 0 has 20 images'):
+    feature_bank.class_major_rows(tiny_dataset, 21)

@@ -1,0 +1,134 @@
+"""Networks of pre-training that are kept with their features."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fsdd_jax import (
+  cache,
+  cache_batches,
+  caching,
+  krr,
+  networks,
+  objective,
+  pretraining_banks,
+)
+from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
+from fsdd_jax.normalization import normalize
+from fsdd_jax.pretraining_objectives import Problem
+
+_CONFIG = PretrainingConfig(
+  batch_size=2, bank_networks=3, bank_renewal=4, bank_images=6, ridge=1e-3
+)
+_NETWORK = networks.make(
+  'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='none'
+)
+
+
+def _problem(data, **changes):
+  config = dataclasses.replace(_CONFIG, **changes)
+  return Problem(_NETWORK, *data, jax.random.key(5), config)
+
+
+@pytest.fixture
+def data(tiny_dataset, tiny_normalization):
+  return tiny_dataset, tiny_normalization
+
+
+@pytest.fixture
+def batch(data, tmp_path):
+  config = CachingConfig(
+    num_subsets=4,
+    min_classes=2,
+    max_classes=3,
+    max_images=0,
+    max_synthetic=6,
+    num_steps=1,
+    augmentation='none',
+  )
+  caching.build_cache(_NETWORK, *data, config=config, folder=tmp_path / 'c')
+  source = cache.open_cache(tmp_path / 'c')
+  return cache_batches.read(
+    source, data[0], cache_batches.without_images, rows=[0, 1]
+  )
+
+
+def test_the_window_of_networks_moves_on():
+  key = jax.random.key(0)
+  numbers = [
+    [
+      pretraining_banks.network_number(key, s, p, pool=3, renew_every=4)
+      for p in (0, 1)
+    ]
+    for s in range(40)
+  ]
+  for step, own in enumerate(numbers):
+    assert all(step // 4 <= number < step // 4 + 3 for number in own)
+  offsets = np.asarray(numbers) - (np.arange(40) // 4)[:, None]
+  assert set(offsets.ravel()) == {0, 1, 2}
+  assert (offsets[:, 0] != offsets[:, 1]).any()
+  assert (
+    0
+    <= pretraining_banks.network_number(key, 10**6, 0, pool=3, renew_every=0)
+    < 3
+  )
+
+
+def test_the_loss_is_that_on_the_images_of_the_bank(data, batch, tmp_path):
+  dataset, transform = data
+  problem = _problem(data)
+  goal = pretraining_banks.translation_in_banks(problem, tmp_path)
+  variables, sets, targets = goal.inputs(0, batch)
+  assert sets.start.shape == sets.images.shape
+  for i in range(2):
+    own, labeled, target = jax.tree.map(
+      lambda x, i=i: x[i], (variables, sets, targets)
+    )
+    features_of = objective.feature_fn(_NETWORK)
+    classes = [c for c in batch.classes[i].tolist() if c >= 0]
+    labels = np.eye(len(classes), 3) - (np.arange(3) < len(classes)) / len(
+      classes
+    )
+    rows, columns = [], []
+    for column, c in enumerate(classes):
+      chosen = pretraining_banks.feature_bank.class_major_rows(dataset, 6)[c]
+      assert (dataset.labels[chosen] == c).all()
+      rows.extend(chosen)
+      columns.extend([column] * 6)
+    x = normalize(dataset.images[np.asarray(rows)], transform)
+    weights = krr.solve(
+      features_of(own, labeled.images),
+      labeled.labels,
+      ridge=1e-3,
+      mask=labeled.mask,
+    )
+    expected = krr.scale_free_error(
+      weights, features_of(own, x), labels[columns]
+    )
+    found = goal.loss_fn(own, labeled, target)
+    assert float(found) == pytest.approx(float(expected), rel=2e-3)
+
+
+def test_updates_see_other_networks_and_old_ones_are_deleted(
+  data, batch, tmp_path
+):
+  goal = pretraining_banks.translation_in_banks(_problem(data), tmp_path)
+  kernels = {
+    np.asarray(kernel).tobytes()
+    for step in range(24)
+    for kernel in goal.inputs(step, batch)[0]['params']['Conv_0']['kernel']
+  }
+  assert len(kernels) > 4
+  assert len(list(tmp_path.glob('*/pieces.json'))) <= 3
+  again = pretraining_banks.translation_in_banks(_problem(data), tmp_path)
+  resumed, straight = again.inputs(23, batch), goal.inputs(23, batch)
+  jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+
+
+def test_all_images_of_a_class_serve_where_none_is_asked_for(data, batch):
+  goal = pretraining_banks.translation_in_banks(_problem(data, bank_images=0))
+  assert goal.inputs(0, batch)[2].features.shape == (2, 60, 64)
+  with pytest.raises(ValueError, match='Class 0 has 20 images'):
+    pretraining_banks.translation_in_banks(_problem(data, bank_images=21))
