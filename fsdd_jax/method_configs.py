@@ -229,7 +229,7 @@ class PretrainingConfig(Config):
     least=0,
   )
   bank_images: int = option(
-    100, 'Images of each class in a bank; 0: all [ours].', least=0
+    100, 'Most images of each class in a bank; 0: all [ours].', least=0
   )
   heldout_subsets: int = option(
     32, 'Most held-out subsets that are scored.', least=1

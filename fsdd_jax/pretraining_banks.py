@@ -76,16 +76,14 @@ class NetworkBanks:
     """Chooses the images of the banks.
 
     Args:
-      problem: network, data set and config.
+      problem: network, data set and config; a bank has `bank_images` of each
+        class, or as many as the smallest class has.
       root: folder of the banks; None: as of `array_store.default_root`.
-
-    Raises:
-      ValueError: if a class has fewer images than `bank_images`.
     """
     config, dataset = problem.config, problem.dataset
     self._problem, self._root = problem, root
     least = int(np.bincount(dataset.labels).min())
-    per_class = config.bank_images or least
+    per_class = min(config.bank_images or least, least)
     self._rows = feature_bank.class_major_rows(dataset, per_class)
     self._open: dict[int, Network] = {}
     self._forgotten = 0

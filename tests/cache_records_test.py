@@ -109,7 +109,9 @@ def test_padding_in_between_moves_to_the_end():
   entry = make_entry(manifest, m=4, n=3)
   order = np.array([0, 3, 1, 2])  # Row 3 of the distilled set is padding.
   mixed = dataclasses.replace(
-    entry, synthetic=jax.tree.map(lambda x: x[order], entry.synthetic)
+    entry,
+    synthetic=jax.tree.map(lambda x: x[order], entry.synthetic),
+    start_rows=entry.start_rows[order],
   )
   assert mixed.synthetic.mask.tolist() == [1, 0, 1, 1]
   assert_same(from_record(to_record(mixed, manifest, 0), manifest, 0), entry)
