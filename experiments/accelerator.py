@@ -11,6 +11,7 @@ matrix products and copies. All on noise.
 
 from collections.abc import Mapping
 
+import flax.linen as nn
 import numpy as np
 from absl import flags
 
@@ -20,7 +21,6 @@ from fsdd_jax import roofline as roofline_lib
 from fsdd_jax.configs import NetworkConfig
 from fsdd_jax.method_configs import TranslatorConfig
 from fsdd_jax.programs import Problem
-from fsdd_jax.translator import Translator
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
@@ -43,11 +43,10 @@ _COPIED = flags.DEFINE_integer(
 CONFIGS = (NetworkConfig, TranslatorConfig)
 
 
-def _problem() -> tuple[Problem, Translator]:
+def _problem() -> tuple[Problem, nn.Module]:
   shape = _IMAGE_SIZE.value, _IMAGE_SIZE.value, 3
   network = cli.make_network(cli.from_flags(NetworkConfig), shape, 10)
-  fields = cli.from_flags(TranslatorConfig)
-  translator = Translator(fields.translator_width, fields.translator_blocks)
+  translator = cli.make_translator(cli.from_flags(TranslatorConfig))
   return Problem(network, shape, 10, num_real=1000), translator
 
 

@@ -37,7 +37,8 @@ _WORKDIR = flags.DEFINE_string(
 _TRANSLATOR = flags.DEFINE_string(
   'translator',
   None,
-  "A translator's file, or none for a random one (w/o Pre-Train).",
+  "A translator's file, the name of a shipped one (tiny_imagenet_32), or none "
+  'for a random one (w/o Pre-Train).',
   required=True,
 )
 _IPCS = flags.DEFINE_list(
@@ -59,16 +60,17 @@ def main(_: list[str]) -> None:
   `in_theta_ipcI` is before translation, `distilled_ipcI` after it, and
   `finished_ipcI` after direct steps beyond, if they were asked for.
   """
-  data, config = cli.from_flags(DataConfig), cli.from_flags(AdaptationConfig)
-  ipcs = cli.integers('ipcs') or config.adapt_ipcs
+  data = cli.from_flags(DataConfig)
   workdir = pathlib.Path(_WORKDIR.value)
   problem = cli.adaptation_problem(
     _TRANSLATOR.value,
     theta_seed=_THETA_SEED.value,
     theta_size=_THETA_SIZE.value,
-    seed=config.seed,
+    seed=cli.from_flags(AdaptationConfig).seed,
   )
   start = problem.start
+  config = cli.adaptation_config(start)
+  ipcs = cli.integers('ipcs') or config.adapt_ipcs
   clock = metrics.StageClock()
   common: dict[str, Any] = {
     'dataset': problem.dataset,

@@ -3,6 +3,8 @@ r"""Speed as ratios to a yardstick in the same process.
   python experiments/benchmark.py step --num_real=1000,50000 --ipc=10
   python experiments/benchmark.py adapt --width=32 --ipc=10 --batch_size=2
   python experiments/benchmark.py cache --width=32 --num_subsets=16
+  python experiments/benchmark.py bank --width=32 --dataset=tiny_imagenet_32 \
+      --max_images=400 --max_synthetic=60 --num_steps=30
   python experiments/benchmark.py bilevel --width=32 --ipc=1 --num_real=400
   XLA_FLAGS=--xla_force_host_platform_device_count=8 \
       python experiments/benchmark.py scaling --width=32
@@ -10,7 +12,9 @@ r"""Speed as ratios to a yardstick in the same process.
 `step`: one distillation step in a fixed network by statistics, over the forward
 and backward pass of the distilled images alone. `adapt`: one adaptation step in
 a pool of networks, over these passes through translator and networks. `cache`:
-subsets a second, distilled side by side, over one after another. `bilevel`:
+subsets a second, distilled side by side, over one after another. `bank`: four
+subsets, and an update of pre-training, by feature banks, over X_T passing the
+network. `bilevel`:
 memory of the gradient through unrolled steps, kept or computed again.
 `frepo`: a step of FRePo over forward and backward of X_S and forward of a real
 batch. `kernel`: pairs of images a second in infinitely wide networks.
@@ -19,12 +23,15 @@ batch. `kernel`: pairs of images a second in infinitely wide networks.
 
 import dataclasses
 import functools
+import pathlib
+import tempfile
 
 import jax
 import numpy as np
 from absl import flags
 
 from fsdd_jax import (
+  bank_benchmark,
   benchmarks,
   caching_benchmark,
   cli,
@@ -40,10 +47,10 @@ from fsdd_jax.devices import Devices
 from fsdd_jax.method_configs import (
   BilevelConfig,
   CachingConfig,
+  PretrainingConfig,
   TranslatorConfig,
 )
 from fsdd_jax.programs import Problem
-from fsdd_jax.translator import Translator
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _NUM_REAL = flags.DEFINE_list(
@@ -117,7 +124,7 @@ def adapt() -> report.Table:
   fields = cli.from_flags(TranslatorConfig)
   pairs = benchmarks.adaptation_step(
     network,
-    Translator(fields.translator_width, fields.translator_blocks),
+    cli.make_translator(fields),
     batch_size=_BATCH_SIZE.value,
     ipc=_IPC.value,
     image_size=size,
@@ -217,9 +224,56 @@ def cache() -> report.Table:
     rows,
     f'{config.num_subsets} subsets of {data.dataset}, {config.num_steps} '
     f'steps, {result.num_shapes} pairs (C, I). Padding: '
-    f'{result.padded_synthetic:.0%} of distilled rows, '
-    f'{result.padded_target:.0%} of target rows. Losses differ by at most '
-    f'{result.difference:.1e} (relative). {timing.conditions()}',
+    f'{result.padded_synthetic:.0%} of distilled rows. Losses differ by at '
+    f'most {result.difference:.1e} (relative). {timing.conditions()}',
+  )
+
+
+def bank() -> report.Table:
+  """Caching and pre-training by feature banks, against X_T passing f."""
+  data, caching_config = (
+    cli.from_flags(DataConfig),
+    cli.from_flags(CachingConfig),
+  )
+  train = cli.load_dataset(data, 'train')
+  transform = cli.fit_normalization(data, train)
+  network = cli.make_network(
+    cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+  )
+  translator = cli.make_translator(cli.from_flags(TranslatorConfig))
+  repeats = _REPEATS.value or 5
+  rows = []
+  for max_images in (caching_config.max_images, 0):
+    own = dataclasses.replace(
+      caching_config, max_images=max_images, augmentation='none'
+    )
+    name = f'M = {max_images or "all"}'
+    with tempfile.TemporaryDirectory() as folder:
+      root = pathlib.Path(folder)
+      pairs = bank_benchmark.caching_pairs(
+        network, train, transform, config=own, bank_root=root, repeats=repeats
+      )
+      rows.append(_row(f'4 subsets, {name}', pairs))
+      pairs = bank_benchmark.pretraining_pairs(
+        network,
+        translator,
+        train,
+        transform,
+        caching_config=dataclasses.replace(own, num_subsets=8, num_steps=1),
+        config=PretrainingConfig(
+          batch_size=_BATCH_SIZE.value, bank_images=100 if max_images else 0
+        ),
+        folder=root,
+        repeats=repeats,
+      )
+      rows.append(_row(f'an update, {name}', pairs))
+  return report.Table(
+    'Feature banks, over passing X_T through the network',
+    ['what', 'by banks, s', 'by passing, s', 'ratio'],
+    rows,
+    f'{data.dataset}, {caching_config.num_steps} steps a subset, B = '
+    f'{_BATCH_SIZE.value}; median [quartiles] of {repeats} pairs; '
+    f'{timing.conditions()}',
   )
 
 
@@ -269,7 +323,7 @@ def scaling() -> report.Table:
     devices = Devices(parallel.data_mesh(2**power) if power else None)
     steps = scaling_lib.steps(
       Problem(network, (size, size, 3), classes, num_real),
-      Translator(fields.translator_width, fields.translator_blocks),
+      cli.make_translator(fields),
       devices,
       batch_size=sets,
       num_distilled=num_distilled,
@@ -301,6 +355,7 @@ BENCHMARKS = {
   'kernel': kernel,
   'adapt': adapt,
   'cache': cache,
+  'bank': bank,
   'bilevel': bilevel,
   'scaling': scaling,
 }

@@ -47,7 +47,6 @@ class CachingComparison:
     num_shapes: pairs (C, I) among the subsets, each of which the loop compiles.
     padded_synthetic: share of the distilled images that passed the network and
       were padding, or in a subset that fills the last batch.
-    padded_target: the same of target images.
     difference: the largest difference of a loss between both, relative to the
       loss of the loop.
 
@@ -63,7 +62,6 @@ class CachingComparison:
   passes: tuple[Pass, ...]
   num_shapes: int
   padded_synthetic: float
-  padded_target: float
   difference: float
 
 
@@ -108,13 +106,10 @@ def compare(
   batches = [batched[i : i + size] for i in range(0, len(batched), size)]
   packed = sum(_num_packed(batch, size) for batch in batches)
   synthetic = sum(len(entry.synthetic.mask) for entry in alone)
-  target = sum(len(entry.target.mask) for entry in alone)
-  all_target = len(batches) * size * config.max_images
   return CachingComparison(
     passes=tuple(passes),
     num_shapes=len({(int(e.num_classes), int(e.ipc)) for e in alone}),
     padded_synthetic=1 - synthetic / packed,
-    padded_target=1 - target / all_target,
     difference=float(np.max(np.abs(np.divide(losses, expected) - 1))),
   )
 

@@ -28,10 +28,16 @@ from fsdd_jax import (
   pretrained,
   processes,
   resolution,
+  zoo,
 )
 from fsdd_jax import normalization as normalization_lib
-from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
-from fsdd_jax.method_configs import TranslatorConfig
+from fsdd_jax.configs import (
+  DataConfig,
+  DistillationConfig,
+  NetworkConfig,
+  UpdateConfig,
+)
+from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
 from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.translator import TRANSLATORS
 from fsdd_jax.types import LabeledSet, labeled_set
@@ -321,7 +327,7 @@ def translator_from_flags(
   `pretrained.check_pretrained` finds what contradicts it.
 
   Args:
-    path: its file; 'none' makes a random one.
+    path: its file, or the name of a shipped one; 'none' makes a random one.
     image_shape: `(h, w, c)` of the target set.
     num_classes: of the target set.
     theta_seed: of the fixed network; None: the file's, or 0.
@@ -347,7 +353,7 @@ def translator_from_flags(
         f'--{field.name} shapes a random translator alone (--translator=none); '
         f'leave it out with {path}.'
       )
-  found = pretrained.load_pretrained(path)
+  found = zoo.load_translator(path)
   shape = _resized(found.theta.image_shape, theta_size)
   described = networks.describe_network(found.theta.network)
   network = used = _network_like(described)
@@ -361,6 +367,32 @@ def translator_from_flags(
     shape,
   )
   return dataclasses.replace(found, theta=theta), network
+
+
+def adaptation_config(start: pretrained.Pretrained) -> AdaptationConfig:
+  """The adaptation that the flags ask for.
+
+  Sets are distilled in theta as the translator knows them: what the flags do
+  not say of the steps on images and labels, its file does.
+
+  Args:
+    start: the translator.
+
+  Returns:
+    The config.
+  """
+  config = from_flags(AdaptationConfig)
+  if start.metadata is None:
+    return config
+  known = start.metadata.get('caching', {})
+  return dataclasses.replace(
+    config,
+    **{
+      field.name: known[field.name]
+      for field in dataclasses.fields(UpdateConfig)
+      if field.name in known and not flags.FLAGS[field.name].present
+    },
+  )
 
 
 class AdaptationProblem(NamedTuple):

@@ -25,7 +25,6 @@ from fsdd_jax.method_configs import (
 )
 from fsdd_jax.programs import Problem, Program
 from fsdd_jax.tasks import Task
-from fsdd_jax.translator import Translator
 from fsdd_jax.types import LabeledSet
 
 _LARGE_DEFAULTS = {'dataset': 'fractals'}  # Of the binaries that read Z.
@@ -105,7 +104,7 @@ def _of_adapt(task: Task) -> Estimate:
     for ipc in config.adapt_ipcs
   ]
   if config.num_adaptation_steps:
-    parts.append(_adaptation(problem, _translator(own), config))
+    parts.append(_adaptation(problem, cli.make_translator(own), config))
   return NOTHING.then(*parts)
 
 
@@ -139,12 +138,6 @@ def _adaptation(
   )
 
 
-def _translator(config: TranslatorConfig) -> Translator:
-  return Translator(
-    config.translator_width, config.translator_blocks, config.head_scale
-  )
-
-
 def _large(
   task: Task, *config_classes: type
 ) -> tuple[Problem, NetworkConfig, tuple[Any, ...]]:
@@ -162,7 +155,7 @@ def _large(
 def _mean_subset(problem: Problem, config: SubsetConfig) -> tuple[Problem, int]:
   """A subset of Z of mean size, and its number of distilled images."""
   num_classes = (config.min_classes + config.max_classes) // 2
-  real = min(config.max_images, problem.num_real)
+  real = min(config.max_images or problem.num_real, problem.num_real)
   subset = dataclasses.replace(problem, num_classes=num_classes, num_real=real)
   # I is uniform up to I_max / C, so that C I is half of I_max at the mean.
   return subset, max(num_classes, config.max_synthetic // 2)
@@ -179,10 +172,13 @@ def _of_cache(task: Task) -> Estimate:
     ridge=config.ridge,
   )
   augmented = config.augmentation != 'none'
-  passes = real_pass(subset).times(config.num_steps if augmented else 1)
+  if augmented and not config.augmented_copies:
+    passes = real_pass(subset).times(config.num_steps * config.num_subsets)
+  else:
+    passes = real_pass(problem).times(config.augmented_copies * augmented or 1)
   # Memory grows with the subsets side by side, and by the largest of them.
   side_by_side = 2 * one.num_bytes * config.subsets_per_batch
-  whole = one.times(config.num_steps).then(passes).times(config.num_subsets)
+  whole = one.times(config.num_steps * config.num_subsets).then(passes)
   return whole._replace(num_bytes=max(side_by_side, whole.num_bytes))
 
 
@@ -193,17 +189,18 @@ def _of_pretrain(task: Task) -> Estimate:
   )
   subset, num_synthetic = _mean_subset(problem, subsets)
   is_copy = config.objective == 'reconstruction'
+  banks = 0 if is_copy else config.bank_networks
   loss_fn = programs.loss_in(
-    subset, config.loss, ridge=config.ridge, on_images=True
+    subset, config.loss, ridge=config.ridge, on_images=not banks
   )
   one = costs.of(
     programs.update,
     subset,
-    _translator(own),
+    cli.make_translator(own),
     _loss_of_copy if is_copy else loss_fn,
     num_synthetic,
     batch_size=config.batch_size,
-    num_target=num_synthetic if is_copy else subset.num_real,
+    num_target=num_synthetic if is_copy else 0 if banks else subset.num_real,
   )
   held = min(
     config.heldout_subsets,
@@ -211,7 +208,14 @@ def _of_pretrain(task: Task) -> Estimate:
   )
   scores = -(-config.num_steps // config.eval_every) * held
   # A score is a forward pass, a third of an update's work on one set.
-  return one.times(config.num_steps + scores / (3 * config.batch_size))
+  updates = one.times(config.num_steps + scores / (3 * config.batch_size))
+  if not banks:
+    return updates
+  renewals = config.num_steps // (config.bank_renewal or config.num_steps + 1)
+  kept = config.bank_images * problem.num_classes or problem.num_real
+  bank = dataclasses.replace(problem, num_real=kept)
+  networks = banks + renewals + config.heldout_networks
+  return updates.then(real_pass(bank).times(networks))
 
 
 def _loss_of_copy(

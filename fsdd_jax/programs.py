@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fsdd_jax import krr, objective, random_networks, translator_step
+from fsdd_jax import (
+  krr,
+  objective,
+  pretrained,
+  random_networks,
+  translator_step,
+)
+from fsdd_jax import translator as translator_lib
+from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
 # Of distilled images: a set that equals the real images has no error.
@@ -213,19 +221,24 @@ def update(
     >>> jax.eval_shape(program.work, *program.make_arguments())[0].shape
     ()
   """
+  theta = FixedNetwork(problem.network, 0, problem.image_shape)
+  maps_of = pretrained.Pretrained(translator, {}, theta).maps_of
   work = translator_step.mean_loss_and_gradient(
     translator,
     loss_fn,
     networks_per_call=networks_per_call,
+    maps_of=maps_of,
   )
 
   def make_arguments() -> tuple[Any, tuple[Any, LabeledSet, Any]]:
-    params = random_networks.sample(
-      jax.random.key(2), translator, problem.image_shape
+    params = translator_lib.init(
+      jax.random.key(2), translator, problem.image_shape, maps_of
     )['params']
+    distilled = problem.noise(num_synthetic, seed=_DISTILLED)
+    start = problem.noise(num_synthetic).images
     sample = (
       problem.variables(),
-      problem.noise(num_synthetic, seed=_DISTILLED),
+      dataclasses.replace(distilled, start=start),
       _target(problem, num_target),
     )
     return params, jax.tree.map(lambda x: jnp.stack([x] * batch_size), sample)

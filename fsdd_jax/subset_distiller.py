@@ -90,6 +90,7 @@ class SubsetDistiller:
     config: CachingConfig,
     on_step: Callable[[int, float], None] | None = None,
     bank_root: pathlib.Path | None = None,
+    targets: subset_targets.TargetsFn | None = None,
   ) -> None:
     """Draws theta and computes the features of Z that are not there yet.
 
@@ -102,6 +103,8 @@ class SubsetDistiller:
         the mean loss of the batch.
       bank_root: folder of feature banks; None: as of
         `array_store.default_root`.
+      targets: what drawn subsets are scored against; by default what
+        `subset_targets.choose` makes of the config.
 
     Raises:
       ValueError: if the data set cannot serve the config.
@@ -117,7 +120,7 @@ class SubsetDistiller:
     self._normalization = normalization
     self._config = config
     self._on_step = on_step
-    self._targets = subset_targets.choose(
+    self._targets = targets or subset_targets.choose(
       BankSource(
         network,
         self._variables,

@@ -23,11 +23,10 @@ from fsdd_jax.types import LABEL_CODINGS, Subset
 
 # The targets of each subset at a step.
 TargetsAt = Callable[[int], list[krr.Target]]
+TargetsFn = Callable[[Draws], TargetsAt]
 
 
-def choose(
-  source: BankSource, config: CachingConfig
-) -> Callable[[Draws], TargetsAt]:
+def choose(source: BankSource, config: CachingConfig) -> TargetsFn:
   """Where the targets of a cache come from, as its config asks.
 
   Args:

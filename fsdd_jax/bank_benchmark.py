@@ -1,0 +1,263 @@
+"""What feature banks save, side by side in one process.
+
+Caching and pre-training with features of X_T from a bank, against X_T passing
+the network each time.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fsdd_jax import (
+  cache,
+  cache_batches,
+  caching,
+  krr,
+  objective,
+  pretraining_banks,
+  pretraining_objectives,
+  pretraining_state,
+  random_networks,
+  subset_targets,
+  subsets,
+)
+from fsdd_jax.benchmarks import Pairs, time_pairs
+from fsdd_jax.cache_batches import Sample
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.devices import ALONE
+from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
+from fsdd_jax.normalization import Normalization, normalize
+from fsdd_jax.one_network import FixedNetwork
+from fsdd_jax.pretrained import random_translator
+from fsdd_jax.pretraining_objectives import Problem
+from fsdd_jax.subset_distiller import SubsetDistiller
+from fsdd_jax.subset_draws import Draws
+from fsdd_jax.types import LABEL_CODINGS, Subset
+
+_IMAGES_A_CALL = 1000
+
+
+def caching_pairs(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  config: CachingConfig,
+  bank_root: pathlib.Path,
+  repeats: int,
+) -> Pairs:
+  """Seconds of one batch of subsets, by a bank and by passing X_T once.
+
+  Args:
+    network: f.
+    dataset: the large set Z.
+    normalization: how its images become network inputs.
+    config: of caching; without augmentation, so that X_T passes once a subset.
+    bank_root: folder of the bank, which is made before the clock starts.
+    repeats: timed pairs.
+
+  Returns:
+    By the bank (measured) and by passing X_T (yardstick).
+  """
+  theta = random_networks.sample(
+    jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
+  )
+  table = subsets.class_table(dataset.labels, dataset.num_classes)
+
+  def passing(draws: Draws) -> subset_targets.TargetsAt:
+    targets: list[krr.Target] = [
+      _passed(network, theta, dataset, normalization, *part)
+      for part in _rows_and_labels(draws, table, config)
+    ]
+    return lambda step: targets
+
+  common = network, dataset, normalization
+  by_bank = SubsetDistiller(*common, config=config, bank_root=bank_root)
+  by_pass = SubsetDistiller(*common, config=config, targets=passing)
+  # The same subsets on both sides and in every round, so that sizes are
+  # compiled before the clock starts.
+  numbers = range(config.num_heldout, config.num_heldout + 4)
+  return time_pairs(
+    lambda: _images(by_bank(numbers)),
+    lambda: _images(by_pass(numbers)),
+    repeats=repeats,
+  )
+
+
+def pretraining_pairs(
+  network: nn.Module,
+  translator: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  caching_config: CachingConfig,
+  config: PretrainingConfig,
+  folder: pathlib.Path,
+  repeats: int,
+) -> Pairs:
+  """Seconds of an update, by banks and by passing X_T through fresh networks.
+
+  Args:
+    network: f.
+    translator: the module G.
+    dataset: the large set Z.
+    normalization: how its images become network inputs.
+    caching_config: of the cache that is made first.
+    config: of pre-training.
+    folder: of the cache and the banks.
+    repeats: timed pairs.
+
+  Returns:
+    By banks (measured) and by passing X_T (yardstick).
+  """
+  common = network, dataset, normalization
+  caching.build_cache(
+    *common, config=caching_config, folder=folder / 'cache', bank_root=folder
+  )
+  source = cache.open_cache(folder / 'cache')
+  problem = Problem(*common, jax.random.key(0), config)
+  banks = pretraining_banks.translation_in_banks(problem, folder)
+  literal = pretraining_objectives.translation(problem)
+  table = subsets.class_table(dataset.labels, dataset.num_classes)
+  # The same samples on both sides and in every round.
+  chosen = np.arange(config.batch_size) % len(source)
+  batch = cache_batches.read(
+    source, dataset, cache_batches.without_images, rows=chosen.tolist()
+  )
+
+  def literal_inputs(step: int, batch: Sample) -> Any:
+    whole = _with_target_images(batch, dataset, table, caching_config)
+    return literal.inputs(step, whole)
+
+  sides = [(banks.loss_fn, banks.inputs), (literal.loss_fn, literal_inputs)]
+  calls = [
+    _updates(problem, translator, batch, loss_fn, inputs)
+    for loss_fn, inputs in sides
+  ]
+  return time_pairs(*calls, repeats=repeats)
+
+
+def _updates(
+  problem: Problem,
+  translator: nn.Module,
+  batch: Sample,
+  loss_fn: random_networks.LossFn,
+  inputs: Callable[[int, Sample], Any],
+) -> Callable[[], Any]:
+  """One more update a call."""
+  image_shape = problem.dataset.images.shape[1:]
+  theta = FixedNetwork(problem.network, 0, image_shape)
+  maps_of = random_translator(0, translator, theta).maps_of
+  tx = optax.adam(problem.config.learning_rate)
+  update = pretraining_state.make_update(
+    translator, loss_fn, tx, networks_per_call=1, devices=ALONE, maps_of=maps_of
+  )
+  state = pretraining_state.init_state(
+    jax.random.key(1), translator, image_shape, tx, 1, maps_of
+  )
+  steps = itertools.count()
+
+  def call() -> Any:
+    nonlocal state
+    state, values = update(state, inputs(next(steps), batch))
+    return values
+
+  return call
+
+
+def _images(entries: Sequence[Any]) -> list[Any]:
+  return [entry.synthetic.images for entry in entries]
+
+
+def _rows_and_labels(
+  draws: Draws, table: subsets.ClassTable, config: CachingConfig
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Rows of X_T and their labels of each subset, unpadded."""
+  found = []
+  for i, num_classes in enumerate(np.asarray(draws.num_classes)):
+    if config.max_images:
+      keep = np.asarray(draws.target.mask[i]) > 0
+      rows = np.asarray(draws.target.rows[i])[keep]
+      found.append((rows, np.asarray(draws.target.labels[i])[keep]))
+      continue
+    coding = LABEL_CODINGS[config.label_coding]
+    of_class = subsets.class_labels(
+      int(num_classes), config.max_classes, coding
+    )
+    classes = np.asarray(draws.classes[i])[:num_classes]
+    counts = np.asarray(table.counts)[classes]
+    rows = np.concatenate(
+      [np.asarray(table.rows)[c][:n] for c, n in zip(classes, counts)]  # noqa: B905
+    )
+    labels = np.repeat(np.asarray(of_class)[:num_classes], counts, axis=0)
+    found.append((rows, labels))
+  return found
+
+
+def _passed(
+  network: nn.Module,
+  theta: Any,
+  dataset: Dataset,
+  normalization: Normalization,
+  rows: np.ndarray,
+  labels: np.ndarray,
+) -> krr.FeatureSet:
+  """Features of X_T that has just passed the network."""
+  parts = list(objective.batches(dataset.images[rows], labels, _IMAGES_A_CALL))
+  features = [
+    _features(objective.feature_fn(network), theta, images, normalization)
+    for images, _, _ in parts
+  ]
+  _, each_labels, each_mask = zip(*parts, strict=True)
+  return krr.FeatureSet(
+    jnp.concatenate(features),
+    jnp.concatenate(each_labels),
+    jnp.concatenate(each_mask),
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(
+  features_of: objective.FeatureFn,
+  theta: Any,
+  images: jax.Array,
+  normalization: Normalization,
+) -> jax.Array:
+  return features_of(theta, normalize(images, normalization))
+
+
+def _with_target_images(
+  batch: Sample,
+  dataset: Dataset,
+  table: subsets.ClassTable,
+  config: CachingConfig,
+) -> Sample:
+  """The batch with the images of X_T, those of all images padded alike."""
+  if config.max_images:
+    images: Any = dataset.images[np.asarray(batch.target.rows)]
+    return dataclasses.replace(batch, images=images)
+  draws: Any = batch
+  parts = _rows_and_labels(draws, table, config)
+  size = config.max_classes * int(np.asarray(table.counts).max())
+
+  def pad(x: np.ndarray) -> np.ndarray:
+    missing = size - len(x)
+    return np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+
+  rows = np.stack([pad(rows) for rows, _ in parts])
+  fields: dict[str, Any] = {
+    'rows': rows,
+    'labels': np.stack([pad(labels) for _, labels in parts]),
+    'mask': np.stack([pad(np.ones(len(r), np.float32)) for r, _ in parts]),
+  }
+  found: Any = dataset.images[rows]
+  return dataclasses.replace(batch, images=found, target=Subset(**fields))

@@ -1,0 +1,51 @@
+"""What the package ships: pre-trained translators, each with a card.
+
+A card `NAME.md` beside `NAME.safetensors` says of which data it was made, how,
+what it scores, and under which terms the data may be used.
+"""
+
+import pathlib
+
+from fsdd_jax.pretrained import Pretrained, load_pretrained
+
+_FOLDER = pathlib.Path(__file__).parent / 'translators'
+
+
+def translator_names() -> tuple[str, ...]:
+  """Names that `load_translator` takes."""
+  return tuple(sorted(path.stem for path in _FOLDER.glob('*.safetensors')))
+
+
+def load_translator(name: str, *, num_classes: int = 10) -> Pretrained:
+  """A pre-trained translator omega_0 with the fixed network theta it is for.
+
+  Args:
+    name: of a shipped one, see `translator_names`, or a file that
+      pre-training or adaptation wrote.
+    num_classes: logits of the network; its features do not depend on it.
+
+  Returns:
+    The translator, as `adapt` and `distill_dataset` take it.
+
+  Raises:
+    FileNotFoundError: if it is neither; the message lists the names.
+    ValueError: if the file is damaged.
+  """
+  if name in translator_names():
+    path = _FOLDER / f'{name}.safetensors'
+    return load_pretrained(path, num_classes=num_classes)
+  if not pathlib.Path(name).exists():
+    raise FileNotFoundError(
+      f'{name!r} is no file and no shipped translator; these are '
+      f'{", ".join(translator_names()) or "none"}.'
+    )
+  return load_pretrained(name, num_classes=num_classes)
+
+
+def card(name: str) -> str:
+  """The card of a shipped translator, Markdown.
+
+  Raises:
+    FileNotFoundError: if there is no such translator.
+  """
+  return (_FOLDER / f'{name}.md').read_text()
