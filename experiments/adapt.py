@@ -8,12 +8,18 @@ r"""Adapts a translator to a data set and distils it for any IPC (Alg. 3).
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 from absl import flags
 
-from fsdd_jax import adaptation, cli, metrics, pretrained, processes
+from fsdd_jax import (
+  adaptation,
+  cli,
+  files,
+  pretrained,
+  processes,
+  stage_loop,
+)
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
@@ -47,7 +53,8 @@ def main(_: list[str]) -> None:
   """Adapts, then writes a distilled set and its picture for each IPC."""
   data, config = cli.from_flags(DataConfig), cli.from_flags(AdaptationConfig)
   ipcs = cli.integers('ipcs') or config.adapt_ipcs
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = files.resolve(_WORKDIR.value)
+  cli.warn_without_test(data)
   problem = cli.adaptation_problem(
     _TRANSLATOR.value,
     theta_seed=_THETA_SEED.value,
@@ -55,12 +62,14 @@ def main(_: list[str]) -> None:
     seed=config.seed,
   )
   start = problem.start
-  clock = metrics.StageClock()
+  options, clock = stage_loop.with_clock(
+    LoopOptions(workdir, config.checkpoint_every, config.log_every)
+  )
   common: dict[str, Any] = {
     'dataset': problem.dataset,
     'normalization': problem.normalization,
     'config': config,
-    'options': LoopOptions(workdir, config.checkpoint_every, config.log_every),
+    'options': options,
     'clock': clock,
   }
   # All IPCs at once, so that they share the statistics.
@@ -98,7 +107,7 @@ def main(_: list[str]) -> None:
       theta_seed=start.theta.seed,
     )
     cli.write_result(workdir / f'distilled_ipc{ipc}.safetensors', distilled)
-  cli.report_seconds(workdir / 'seconds.jsonl', method, clock.seconds())
+  cli.report_seconds(method, clock.seconds())
 
 
 if __name__ == '__main__':

@@ -7,12 +7,17 @@ Give the data and the network of the cache. The column `w AE` is
       --width=32 --workdir=runs/pretrain
 """
 
-import pathlib
-import time
-
 from absl import flags
 
-from fsdd_jax import cache, cli, pretrained, pretraining, processes
+from fsdd_jax import (
+  cache,
+  cli,
+  files,
+  pretrained,
+  pretraining,
+  processes,
+  stage_loop,
+)
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import PretrainingConfig, TranslatorConfig
 from fsdd_jax.stage_loop import LoopOptions
@@ -37,7 +42,7 @@ def main(_: list[str]) -> None:
   data = cli.from_flags(DataConfig)
   fields = cli.from_flags(TranslatorConfig)
   config = cli.from_flags(PretrainingConfig)
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = files.resolve(_WORKDIR.value)
   source = cache.open_cache(_CACHE.value)
   train = cli.load_dataset(data, 'train')
   network = cli.make_network(
@@ -48,19 +53,22 @@ def main(_: list[str]) -> None:
     num_blocks=fields.translator_blocks,
     head_scale=fields.head_scale,
   )
-  start = time.perf_counter()
-  result = pretraining.pretrain(
-    network,
-    translator,
-    source,
-    train,
-    cli.fit_normalization(data, train),
-    config=config,
-    options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
+  options, clock = stage_loop.with_clock(
+    LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
+  with clock.part('pre-training'):
+    result = pretraining.pretrain(
+      network,
+      translator,
+      source,
+      train,
+      cli.fit_normalization(data, train),
+      config=config,
+      options=options,
+    )
   if not processes.is_first_process():
     return
-  seconds = time.perf_counter() - start
+  seconds = sum(clock.seconds().values())
   path = workdir / 'translator.safetensors'
   pretrained.save_pretrained(path, result)
   record = result.record

@@ -20,6 +20,7 @@ from fsdd_jax import (
   artifacts,
   containers,
   distill,
+  finite,
   inputs,
   metrics,
   random_networks,
@@ -32,12 +33,13 @@ from fsdd_jax.devices import devices_for, local
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.one_network import distill_in_theta, options_within
-from fsdd_jax.pretrained import Pretrained
+from fsdd_jax.pretrained import Pretrained, adapted
 from fsdd_jax.stage_loop import (
   LoopOptions,
   ProgressFn,
   StageLoop,
   claim_workdir,
+  with_clock,
   with_progress,
 )
 from fsdd_jax.translator import translate
@@ -141,8 +143,7 @@ def adapt(
     >>> list(adapted.distilled_in_theta), adapted.pretrained.theta.seed
     ([1], 0)
   """
-  options = with_progress(options, progress_fn)
-  clock = clock or metrics.StageClock()
+  options, clock = with_clock(with_progress(options, progress_fn), clock)
   if in_theta is None:
     in_theta = distill_in_theta(
       pretrained.theta,
@@ -189,7 +190,12 @@ def adapt(
           'normalization': artifacts.describe_normalization(normalization),
         },
       )
-    pretrained = dataclasses.replace(pretrained, variables={'params': params})
+    pretrained = adapted(
+      pretrained,
+      {'params': params},
+      normalization,
+      record={'adaptation': dataclasses.asdict(config)},
+    )
   return AdaptationResult(pretrained, sets, clock.seconds())
 
 
@@ -235,7 +241,7 @@ def distill_dataset(
     >>> distilled.images.shape
     (3, 8, 8, 3)
   """
-  clock = clock or metrics.StageClock()
+  options, clock = with_clock(with_progress(options, progress_fn), clock)
   if in_theta is None:
     in_theta = distill_in_theta(
       pretrained.theta,
@@ -243,7 +249,7 @@ def distill_dataset(
       normalization,
       ipcs=(ipc,),
       config=config,
-      options=with_progress(options, progress_fn),
+      options=options,
       clock=clock,
     )[ipc]
   with clock.part('translation'):
@@ -251,7 +257,12 @@ def distill_dataset(
     translated = _translate(
       pretrained.translator, pretrained.variables, labeled
     )
-    return jax.block_until_ready(translated)
+    finite.check(
+      translated,
+      'The translated set',
+      'Adapt with a smaller adaptation_learning_rate.',
+    )
+    return translated
 
 
 def _update(

@@ -67,7 +67,7 @@ def entries(
   """
   ipcs, key = list(sets), _keys(config)[0]
   shape = (config.num_adaptation_steps, config.batch_size)
-  drawn = np.asarray(jax.random.randint(key, shape, 0, len(ipcs)))
+  drawn = np.asarray(jax.random.randint(key, shape, 0, len(ipcs), jnp.int32))
   padded = functools.cache(lambda ipc, size: types.pad(sets[ipc], size))
 
   def entries_at(step: int) -> list[LabeledSet]:

@@ -5,8 +5,11 @@ import functools
 import hashlib
 import json
 import pathlib
+import typing
 from collections.abc import Mapping
 from typing import Any
+
+from fsdd_jax import files
 
 FORMAT_VERSION = 1
 FILE_NAME = 'manifest.json'
@@ -56,6 +59,14 @@ class Manifest:
   format_version: int = FORMAT_VERSION
 
   def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      kind = typing.get_origin(field.type) or field.type
+      if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+        raise ValueError(
+          f'{field.name} of a manifest must be a {kind.__name__}; '  # type: ignore[union-attr]
+          f'got {value!r}.'
+        )
     if not 1 <= self.num_shards <= self.num_subsets:
       raise ValueError(
         f'A cache of {self.num_subsets} subsets cannot have {self.num_shards} '
@@ -126,7 +137,7 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
   """
   path = folder / FILE_NAME
   try:
-    fields = json.loads(path.read_text())
+    fields = files.read_json(path)
     if (version := fields['format_version']) != FORMAT_VERSION:
       raise ValueError(
         f'format version {version}, but this fsdd_jax reads {FORMAT_VERSION}'

@@ -12,6 +12,7 @@ import jax
 from fsdd_jax import (
   artifacts,
   baselines,
+  configs,
   inputs,
   metrics,
   objective,
@@ -22,7 +23,7 @@ from fsdd_jax.datasets import Dataset
 from fsdd_jax.distill_loop import distill_from, in_features
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
-from fsdd_jax.stage_loop import LoopOptions, claim_workdir
+from fsdd_jax.stage_loop import LoopOptions, claim_workdir, with_clock
 from fsdd_jax.types import LabeledSet
 
 
@@ -47,6 +48,9 @@ class FixedNetwork:
   seed: int
   image_shape: tuple[int, ...]
 
+  def __post_init__(self) -> None:
+    configs.whole('theta_seed', self.seed, below=configs.SEEDS)
+
   def sample(self, image_shape: tuple[int, ...]) -> Any:
     """Its variables for images `(h, w, c)`; only the head depends on h, w."""
     key = jax.random.key(self.seed)
@@ -56,10 +60,14 @@ class FixedNetwork:
 def stage_keys(seed: int) -> jax.Array:
   """Keys `[3]` of the sets in theta, of adaptation, and of a random omega.
 
+  Raises:
+    ValueError: for a seed that JAX would wrap.
+
   Example:
     >>> stage_keys(0).shape
     (3,)
   """
+  seed = configs.whole('seed', seed, below=configs.SEEDS)
   return jax.random.split(jax.random.key(seed), 3)
 
 
@@ -163,7 +171,7 @@ def distill_in_theta(
     >>> sets[1].images.shape
     (3, 8, 8, 3)
   """
-  options, clock = options or LoopOptions(), clock or metrics.StageClock()
+  options, clock = with_clock(options or LoopOptions(), clock)
   _check_target(theta, dataset, normalization)
   dataset = resolution.reduce_resolution(dataset, theta.image_shape)
   features_of = objective.feature_fn(theta.network)
@@ -184,6 +192,7 @@ def distill_in_theta(
       normalization,
       ipc=ipc,
       label_coding=config.label_coding,
+      short_classes=config.short_classes,
     )
     for ipc in ipcs
   }

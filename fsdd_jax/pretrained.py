@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from fsdd_jax import artifacts, caching, networks, random_networks
 from fsdd_jax.method_configs import AdaptationConfig
@@ -101,16 +102,21 @@ def load_pretrained(
   """
   variables, metadata = artifacts.load_translator(path)
   fields = {k: v for k, v in metadata['translator'].items() if k != 'name'}
-  if 'image_shape' not in metadata:
-    raise ValueError(
-      f"{path}: its metadata lack 'image_shape'; write it with save_pretrained."
-    )
-  image_shape = tuple(metadata['image_shape'])
-  network = networks.make(
-    **metadata['network'], image_shape=image_shape, num_classes=num_classes
-  )
+  image_shape, network = artifacts.network_of(path, metadata, num_classes)
   theta = FixedNetwork(network, metadata['theta_seed'], image_shape)
-  return Pretrained(Translator(**fields), variables, theta, metadata)
+  try:
+    translator = Translator(**fields)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path}: this fsdd_jax has no such translator ({error}). Write the file '
+      'anew with save_pretrained.'
+    ) from error
+  expected = jax.eval_shape(
+    lambda key: random_networks.sample(key, translator, image_shape),
+    jax.random.key(0),
+  )
+  networks.check_variables(variables, expected, path)
+  return Pretrained(translator, variables, theta, metadata)
 
 
 def save_pretrained(
@@ -174,6 +180,31 @@ def save_adapted(
     >>> load_pretrained(path).is_adapted
     True
   """
+  own = adapted(pretrained, variables, normalization, record=record)
+  save_pretrained(path, own)
+
+
+def adapted(
+  pretrained: Pretrained,
+  variables: Mapping[str, Any],
+  normalization: Normalization,
+  *,
+  record: Mapping[str, Any],
+) -> Pretrained:
+  """A translator after adaptation, with metadata that say so.
+
+  Args:
+    pretrained: the translator before.
+    variables: its variables after.
+    normalization: of the target set.
+    record: how it was adapted, JSON values.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> start, transform = toy.translator(), toy.problem()[2]
+    >>> adapted(start, start.variables, transform, record={}).is_adapted
+    True
+  """
   theta = pretrained.theta
   before = pretrained.metadata or {'training': {'objective': 'none'}}
   metadata = {
@@ -185,7 +216,7 @@ def save_adapted(
     'normalization': artifacts.describe_normalization(normalization),
     'training': {**before['training'], 'adaptation': dict(record)},
   }
-  artifacts.save_translator(path, variables, metadata)
+  return dataclasses.replace(pretrained, variables=variables, metadata=metadata)
 
 
 def random_translator(

@@ -20,6 +20,7 @@ import optax
 from fsdd_jax import (
   augment,
   distill,
+  finite,
   krr,
   objective,
   random_networks,
@@ -166,6 +167,11 @@ class SubsetDistiller:
         _check_finite(np.asarray(curves), draws)
         if self._on_step is not None:
           self._on_step(done, float(np.mean(curves[-1])))
+    finite.check(
+      state[0],
+      f'Subsets {list(draws.numbers)} after the last step',
+      'Try a smaller learning rate, in a new folder.',
+    )
     curve: Any = np.asarray(curves).T
     batch = CacheEntry(target, state[0], draws.num_classes, draws.ipc, curve)
     batch = jax.device_get(batch)

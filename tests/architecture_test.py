@@ -18,7 +18,9 @@ _ROOT = pathlib.Path(fsdd_jax.__file__).parent
 _LAYERS = (
   (
     'files',
+    'finite',
     'preemption',
+    'terminal',
     'timing',
     'types',
     'normalization',
@@ -49,10 +51,10 @@ _LAYERS = (
     'resolution',
     'cache_manifest',
     'cache_records',
+    'metrics',
+    'checkpoints',
     'cache',
     'artifacts',
-    'checkpoints',
-    'metrics',
     'pictures',
     'report',
     'exports',
