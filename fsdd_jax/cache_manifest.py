@@ -59,14 +59,6 @@ class Manifest:
   format_version: int = FORMAT_VERSION
 
   def __post_init__(self) -> None:
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      kind = typing.get_origin(field.type) or field.type
-      if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
-        raise ValueError(
-          f'{field.name} of a manifest must be a {kind.__name__}; '  # type: ignore[union-attr]
-          f'got {value!r}.'
-        )
     if not 1 <= self.num_shards <= self.num_subsets:
       raise ValueError(
         f'A cache of {self.num_subsets} subsets cannot have {self.num_shards} '
@@ -142,7 +134,11 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
       raise ValueError(
         f'format version {version}, but this fsdd_jax reads {FORMAT_VERSION}'
       )
-    return Manifest(**fields | {'image_shape': tuple(fields['image_shape'])})
+    manifest = Manifest(
+      **fields | {'image_shape': tuple(fields['image_shape'])}
+    )
+    _check_types(manifest)
+    return manifest
   except FileNotFoundError as error:
     raise FileNotFoundError(
       f'{path}: no such file. Give the folder of a cache, or make one with the '
@@ -153,6 +149,15 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
       f'{path}: not a manifest of a cache: {error!r}. Restore it, or make the '
       'cache anew in another folder.'
     ) from error
+
+
+def _check_types(manifest: Manifest) -> None:
+  """Raises a ValueError for a field of another type."""
+  for field in dataclasses.fields(manifest):
+    value = getattr(manifest, field.name)
+    kind: Any = typing.get_origin(field.type) or field.type
+    if not isinstance(value, kind) or isinstance(value, bool):
+      raise ValueError(f'{field.name} is {value!r}, no {kind.__name__}')
 
 
 def check_manifest(

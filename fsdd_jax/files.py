@@ -133,12 +133,13 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     [{'a': 1}]
   """
   rows = []
-  lines = resolve(path).read_bytes().splitlines()
+  data = resolve(path).read_bytes()
+  lines = data.splitlines()
   for number, line in enumerate(lines, 1):
     try:
       rows.append(parse_json(line, f'Line {number} of {path}'))
     except ValueError:
-      if number < len(lines) or line.endswith(b'}'):
+      if number < len(lines) or data.endswith(b'\n'):
         raise
   return rows
 
