@@ -8,7 +8,6 @@ r"""Adapts a translator to a data set and distils it for any IPC (Alg. 3).
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -17,10 +16,12 @@ from fsdd_jax import (
   adaptation,
   adaptation_samples,
   cli,
+  files,
   inputs,
   metrics,
   pretrained,
   processes,
+  stage_loop,
 )
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
@@ -61,7 +62,8 @@ def main(_: list[str]) -> None:
   `finished_ipcI` after direct steps beyond, if they were asked for.
   """
   data = cli.from_flags(DataConfig)
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = files.resolve(_WORKDIR.value)
+  cli.warn_without_test(data)
   problem = cli.adaptation_problem(
     _TRANSLATOR.value,
     theta_seed=_THETA_SEED.value,
@@ -71,12 +73,14 @@ def main(_: list[str]) -> None:
   start = problem.start
   config = cli.adaptation_config(start)
   ipcs = cli.integers('ipcs') or config.adapt_ipcs
-  clock = metrics.StageClock()
+  options, clock = stage_loop.with_clock(
+    LoopOptions(workdir, config.checkpoint_every, config.log_every)
+  )
   common: dict[str, Any] = {
     'dataset': problem.dataset,
     'normalization': problem.normalization,
     'config': config,
-    'options': LoopOptions(workdir, config.checkpoint_every, config.log_every),
+    'options': options,
     'clock': clock,
   }
   # All IPCs at once, so that they share the statistics.
@@ -142,7 +146,7 @@ def main(_: list[str]) -> None:
         f'{method}, then Pool({config.network_pool})',
         adapted_on=seen,
       )
-  cli.report_seconds(workdir / 'seconds.jsonl', method, clock.seconds())
+  cli.report_seconds(method, clock.seconds())
 
 
 def _pool(

@@ -10,13 +10,11 @@ Then 1 Net's procedure in it distils a target set:
 """
 
 import dataclasses
-import pathlib
-import time
 
 import numpy as np
 from absl import flags
 
-from fsdd_jax import bilevel, cli
+from fsdd_jax import bilevel, cli, files, stage_loop
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import BilevelConfig
 from fsdd_jax.stage_loop import LoopOptions
@@ -35,21 +33,20 @@ DEFAULTS = {'dataset': 'fractals'}
 def main(_: list[str]) -> None:
   """Parses flags, learns and writes the network."""
   data, config = cli.from_flags(DataConfig), cli.from_flags(BilevelConfig)
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = files.resolve(_WORKDIR.value)
   train = cli.load_dataset(data, 'train')
   transform = cli.fit_normalization(data, train)
   network = cli.make_network(
     cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
   )
-  start = time.perf_counter()
-  result = bilevel.learn_network(
-    network,
-    train,
-    transform,
-    config=config,
-    options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
+  options, clock = stage_loop.with_clock(
+    LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
-  seconds = time.perf_counter() - start
+  with clock.part('bi-level'):
+    result = bilevel.learn_network(
+      network, train, transform, config=config, options=options
+    )
+  seconds = sum(clock.seconds().values())
   path = workdir / 'network.safetensors'
   record = {'config': dataclasses.asdict(config), 'dataset': data.dataset}
   bilevel.save_learned(path, result.theta, transform, record=record)

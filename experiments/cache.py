@@ -45,7 +45,7 @@ _SHOWN = 8  # Subsets in the picture, and images of each.
 def main(_: list[str]) -> None:
   """Parses flags, then builds a cache or inspects one."""
   if _INSPECT.value:
-    return inspect(pathlib.Path(_FOLDER.value))
+    return inspect(files.resolve(_FOLDER.value))
   data = cli.from_flags(DataConfig)
   config = cli.from_flags(CachingConfig)
   train = cli.load_dataset(data, 'train')
@@ -58,13 +58,16 @@ def main(_: list[str]) -> None:
     train,
     cli.fit_normalization(data, train),
     config=config,
-    folder=_FOLDER.value,
+    folder=files.resolve(_FOLDER.value),
     dataset_name=data.dataset,
     process_index=_or_else(_PROCESS_INDEX.value, jax.process_index()),
     process_count=_or_else(_PROCESS_COUNT.value, jax.process_count()),
   )
   seconds = time.perf_counter() - start
-  print(f'Cache in {_FOLDER.value} after {seconds:.1f} s with compilation.')
+  print(
+    f'Cache in {_FOLDER.value}; this run took {seconds:.1f} s, compilation '
+    'included.'
+  )
   print(f'Look at it: python {__file__} --folder={_FOLDER.value} --inspect')
 
 

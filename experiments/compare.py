@@ -209,7 +209,7 @@ def _runner(
   """The method that an entry of --methods asks for."""
   name, *changes = text.split()
   file = 'adapt' if name == 'adapt_then_pool' else name
-  path = pathlib.Path(_RECIPES.value) / f'{_SCALE.value}_{file}.flags'
+  path = files.resolve(_RECIPES.value) / f'{_SCALE.value}_{file}.flags'
   arguments = [*changes]
   if path.exists():
     arguments.insert(0, f'--flagfile={path}')
@@ -257,7 +257,7 @@ def main(_: list[str]) -> None:
       start.translator, {'params': params}, labeled, start.maps_of
     )
 
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = files.resolve(_WORKDIR.value)
   tables = []
   for ipc in cli.integers('ipcs'):
     points, steps = {}, {}

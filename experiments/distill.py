@@ -13,12 +13,18 @@ images.
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 from absl import flags
 
-from fsdd_jax import baselines, cli, one_network, processes, resolution
+from fsdd_jax import (
+  baselines,
+  cli,
+  files,
+  one_network,
+  processes,
+  resolution,
+)
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
 from fsdd_jax.methods import METHODS
 from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
@@ -57,7 +63,8 @@ def main(_: list[str]) -> None:
   data = cli.from_flags(DataConfig)
   network_config = cli.from_flags(NetworkConfig)
   config = cli.from_flags(DistillationConfig)
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = files.resolve(_WORKDIR.value)
+  cli.warn_without_test(data)
   train = target = cli.load_dataset(data, 'train')
   transform = cli.fit_normalization(data, train)
   network = cli.make_network(
@@ -115,8 +122,8 @@ def main(_: list[str]) -> None:
     further=further or None,
   )
   path = workdir / 'distilled.safetensors'
-  cli.report_seconds(workdir / 'seconds.jsonl', title, result.seconds)
   cli.write_result(path, distilled)
+  cli.report_seconds(title, result.seconds)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 
 

@@ -7,6 +7,7 @@ python experiments/evaluate.py runs/pool16/distilled.safetensors \
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,18 +37,41 @@ _RANDOM_REAL = flags.DEFINE_bool(
 _WRITE_SCORES = flags.DEFINE_bool(
   'write_scores', False, "Add the scores to the distilled set's own file."
 )
+_DATASET = flags.DEFINE_string(
+  'dataset', None, 'The data set where it is now, such as a folder that moved.'
+)
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'TFDS data directory, if not that of the distillation.'
 )
 
 
-def _data_config(distilled: artifacts.DistilledSet) -> DataConfig:
-  """The data that the set was distilled from, as its file tells."""
-  fields = dict(distilled.metadata.recipe['data'])
-  fields['classes'] = tuple(fields['classes'])
-  if _DATA_DIR.value is not None:
-    fields['data_dir'] = _DATA_DIR.value
-  return DataConfig(**fields)
+def _data_config(path: str, distilled: artifacts.DistilledSet) -> DataConfig:
+  """The data that the set was distilled from, as its file or a flag tells."""
+  fields = distilled.metadata.recipe.get('data')
+  if not isinstance(fields, dict):
+    fields = None
+  if fields is None and _DATASET.value is None:
+    raise ValueError(
+      f'{path} does not tell how its data were loaded, as experiments/ write '
+      f'it; its data set is named {distilled.metadata.dataset!r}. Give '
+      '--dataset.'
+    )
+  changed = {'dataset': _DATASET.value, 'data_dir': _DATA_DIR.value}
+  fields = {
+    **(fields or {'image_size': distilled.images.shape[1]}),
+    **{name: value for name, value in changed.items() if value is not None},
+  }
+  return _config(DataConfig, fields, path)
+
+
+def _config(kind: Any, fields: Any, path: str) -> Any:
+  """A config of what a file tells."""
+  try:
+    return kind(**fields)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path}: its metadata make no {kind.__name__}: {error}'
+    ) from error
 
 
 def _load(
@@ -55,6 +79,12 @@ def _load(
 ) -> datasets.Dataset:
   """A split, with grey images repeated where they were distilled as RGB."""
   dataset = cli.load_dataset(data, split)
+  names = distilled.metadata.class_names
+  if dataset.class_names != names:
+    raise ValueError(
+      f'{data.dataset} has the classes {dataset.class_names[:10]}, the set was '
+      f'distilled for {names[:10]}; give the --dataset that has these.'
+    )
   return resolution.repeat_channels(dataset, distilled.images.shape[-1])
 
 
@@ -69,6 +99,7 @@ def _rows(
       _load(data, 'train', distilled),
       distilled.normalization,
       ipc=distilled.metadata.ipc,
+      short_classes='repeat',
     )
   name = distilled.metadata.recipe.get('method', pathlib.Path(path).stem)
   rows[name] = labeled_set(
@@ -78,12 +109,13 @@ def _rows(
 
 
 def _networks(
+  path: str,
   distilled: artifacts.DistilledSet,
   dataset: datasets.Dataset,
   names: Sequence[str],
 ) -> list[nn.Module]:
   """Architectures by name; that of the distillation as it was there."""
-  own = NetworkConfig(**distilled.metadata.network)
+  own = _config(NetworkConfig, distilled.metadata.network, path)
   return [
     cli.make_network(
       own
@@ -103,12 +135,13 @@ def main(arguments: list[str]) -> None:
       f'Give one file to score, not {len(arguments) - 1}; options need two '
       'dashes, as in --repeats=5.'
     )
-  path = arguments[1]
+  path = str(files.resolve(arguments[1]))
+  output = files.resolve(_OUTPUT.value or f'{path}.scores.json')
   config = cli.from_flags(EvaluationConfig)
   distilled = artifacts.load_distilled(path)
-  data = _data_config(distilled)
+  data = _data_config(path, distilled)
   dataset = _load(data, config.split, distilled)
-  networks = _networks(distilled, dataset, config.networks)
+  networks = _networks(path, distilled, dataset, config.networks)
   seed = config.evaluation_seed
   scores, table = {}, []
   for row, synthetic in _rows(path, distilled, data, seed).items():
@@ -143,15 +176,15 @@ def main(arguments: list[str]) -> None:
   )
   columns = ['set', 'protocol', 'network', 'accuracy', 'seconds']
   result = report.Table('Scores', columns, table, caption)
-  print(report.to_markdown(result))
-  output = pathlib.Path(_OUTPUT.value or f'{path}.scores.json')
   rows = {row: [s.as_dict() for s in found] for row, found in scores.items()}
   text = json.dumps({'file': path, 'scores': rows}, indent=2, sort_keys=True)
   files.write_bytes_atomic(output, text.encode() + b'\n')
-  print(f'Wrote {output}.')
   if _WRITE_SCORES.value:
     own = [row for row in rows if row != 'random real']
     artifacts.add_scores(path, rows[own[0]])
+  print(report.to_markdown(result))
+  print(f'Wrote {output}.')
+  if _WRITE_SCORES.value:
     print(f'Added the scores to {path}.')
 
 

@@ -7,7 +7,6 @@ Three curves: the translator adapted on some IPCs, without adaptation, and
 adapted on each IPC alone. Tasks are kept as those of table1.py.
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +53,7 @@ def main(_: list[str]) -> None:
   if unseen := set(seen) - set(recipe.ipcs):
     raise ValueError(f'--seen has {sorted(unseen)}, which are not in --ipcs.')
   wanted = _curves(recipe, _ROW.value, seen)
-  workdir = pathlib.Path(flags.FLAGS.workdir)
+  workdir = files.resolve(flags.FLAGS.workdir)
   root = workdir / 'tasks'
   tasks.run([t for curve in wanted.values() for t in curve.values()], root)
   protocol = recipe.protocols[0]

@@ -9,7 +9,6 @@ each translation changed. Figure 4 is `--row=imagenette_128`.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -79,7 +78,7 @@ def main(_: list[str]) -> None:
     )
     for name, made in sets.items()
   }
-  workdir = pathlib.Path(flags.FLAGS.workdir)
+  workdir = files.resolve(flags.FLAGS.workdir)
   root = workdir / 'tasks'
   tasks.run(list(scored.values()), root)
   rows, records, shown, pixels = [], {}, [], {}

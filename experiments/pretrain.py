@@ -7,19 +7,17 @@ Give the data and the network of the cache. The column `w AE` is
       --width=32 --workdir=runs/pretrain
 """
 
-import pathlib
-import time
-
 from absl import flags
 
 from fsdd_jax import (
-  artifacts,
   cache,
   cache_manifest,
   cli,
+  files,
   pretrained,
   pretraining,
   processes,
+  stage_loop,
 )
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.method_configs import PretrainingConfig, TranslatorConfig
@@ -47,10 +45,11 @@ def main(_: list[str]) -> None:
   """Parses flags, pre-trains and writes omega_0."""
   data = cli.from_flags(DataConfig)
   config = cli.from_flags(PretrainingConfig)
-  workdir = pathlib.Path(_WORKDIR.value)
-  held = cache_manifest.read_manifest(pathlib.Path(_CACHE.value)).num_heldout
+  workdir = files.resolve(_WORKDIR.value)
+  folder = files.resolve(_CACHE.value)
+  held = cache_manifest.read_manifest(folder).num_heldout
   source = cache.open_cache(
-    _CACHE.value,
+    folder,
     num_subsets=held + config.num_subsets if config.num_subsets else None,
   )
   train = cli.load_dataset(data, 'train')
@@ -58,20 +57,25 @@ def main(_: list[str]) -> None:
     cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
   )
   translator = cli.make_translator(cli.from_flags(TranslatorConfig))
-  start = time.perf_counter()
-  result = pretraining.pretrain(
-    network,
-    translator,
-    source,
-    train,
-    cli.fit_normalization(data, train),
-    config=config,
-    options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
-    start=artifacts.load_translator(_START.value)[0] if _START.value else None,
+  options, clock = stage_loop.with_clock(
+    LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
+  with clock.part('pre-training'):
+    result = pretraining.pretrain(
+      network,
+      translator,
+      source,
+      train,
+      cli.fit_normalization(data, train),
+      config=config,
+      options=options,
+      start=(
+        artifacts.load_translator(_START.value)[0] if _START.value else None
+      ),
+    )
   if not processes.is_first_process():
     return
-  seconds = time.perf_counter() - start
+  seconds = sum(clock.seconds().values())
   path = workdir / 'translator.safetensors'
   pretrained.save_pretrained(path, result)
   record = result.record

@@ -20,6 +20,7 @@ from fsdd_jax import (
   baselines,
   cli,
   datasets,
+  files,
   pictures,
   pretrained,
   protocols,
@@ -134,7 +135,7 @@ def _rival_rows(problem: Problem) -> Rows:
 
 def main(_: list[str]) -> None:
   """Makes, scores and reports each row."""
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = files.resolve(_WORKDIR.value)
   train, test = (
     resolution.repeat_channels(cli.load_dataset(_TARGET, split), _SHAPE[2])
     for split in ('train', 'test')
@@ -185,7 +186,6 @@ def _write_report(
   table = report.Table(
     'Digits, one image a class', list(_COLUMNS), rows, caption
   )
-  print(report.to_markdown(table))
   shown = []
   for name, (synthetic, _) in sets.items():
     pixels = np.asarray(denormalize(synthetic.images, transform))
@@ -203,6 +203,7 @@ def _write_report(
       'translator': str(_TRANSLATOR),
     },
   )
+  print(report.to_markdown(table))
   print(f'Wrote {workdir}/report.html with a picture of each set.')
 
 

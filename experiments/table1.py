@@ -11,7 +11,6 @@ time and memory of each cell on this device and ends.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,7 +18,16 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from fsdd_jax import cli, columns, costs, estimates, recipe_cli, report, tasks
+from fsdd_jax import (
+  cli,
+  columns,
+  costs,
+  estimates,
+  files,
+  recipe_cli,
+  report,
+  tasks,
+)
 from fsdd_jax.columns import RANDOM_REAL, Cell, Recipe
 
 _PUBLISHED = pathlib.Path(__file__).parent / 'recipes' / 'paper_table1.json'
@@ -80,7 +88,7 @@ def _places() -> list[Place]:
 def main(_: list[str]) -> None:
   """Runs what is missing, and writes the table."""
   places = _places()
-  workdir = pathlib.Path(flags.FLAGS.workdir)
+  workdir = files.resolve(flags.FLAGS.workdir)
   if _DRY_RUN.value:
     print(report.to_markdown(estimate(places, workdir / 'tasks')))
     return
@@ -157,7 +165,7 @@ def _estimated(
 def to_table(cells: Sequence[Cell], recipe: Recipe) -> report.Table:
   """Accuracy, seconds and acceleration a row, IPC and protocol."""
   names = list(dict.fromkeys(cell.column for cell in cells))
-  published = json.loads(_PUBLISHED.read_text())
+  published = files.read_json(_PUBLISHED, list)
   rows = []
   for row, ipc in dict.fromkeys((cell.row, cell.ipc) for cell in cells):
     own = {c.column: c for c in cells if (c.row, c.ipc) == (row, ipc)}

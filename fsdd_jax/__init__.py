@@ -57,7 +57,10 @@ from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator, translate
 from fsdd_jax.types import LabeledSet, labeled_set, pad, unpad
 
-__version__ = importlib.metadata.version('fsdd-jax')
+try:
+  __version__ = importlib.metadata.version('fsdd-jax')
+except importlib.metadata.PackageNotFoundError:  # A source tree on the path.
+  __version__ = 'not installed'
 
 __all__ = (
   'PROTOCOLS',

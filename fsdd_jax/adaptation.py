@@ -21,6 +21,7 @@ from fsdd_jax import (
   baselines,
   containers,
   distill,
+  finite,
   inputs,
   metrics,
   random_networks,
@@ -38,12 +39,13 @@ from fsdd_jax.one_network import (
   distill_sets,
   options_within,
 )
-from fsdd_jax.pretrained import Pretrained
+from fsdd_jax.pretrained import Pretrained, adapted
 from fsdd_jax.stage_loop import (
   LoopOptions,
   ProgressFn,
   StageLoop,
   claim_workdir,
+  with_clock,
   with_progress,
 )
 from fsdd_jax.translator import translate
@@ -147,8 +149,7 @@ def adapt(
     >>> list(adapted.distilled_in_theta), adapted.pretrained.theta.seed
     ([1], 0)
   """
-  options = with_progress(options, progress_fn)
-  clock = clock or metrics.StageClock()
+  options, clock = with_clock(with_progress(options, progress_fn), clock)
   if in_theta is None:
     in_theta = distill_in_theta(
       pretrained.theta,
@@ -209,7 +210,12 @@ def adapt(
           'normalization': artifacts.describe_normalization(normalization),
         },
       )
-    pretrained = dataclasses.replace(pretrained, variables={'params': params})
+    pretrained = adapted(
+      pretrained,
+      {'params': params},
+      normalization,
+      record={'adaptation': dataclasses.asdict(config)},
+    )
   adapted_on = {ipc: in_theta[ipc] for ipc in config.adapt_ipcs}
   return AdaptationResult(pretrained, adapted_on, clock.seconds())
 
@@ -263,7 +269,7 @@ def distill_dataset(
     >>> distilled.images.shape
     (3, 8, 8, 3)
   """
-  clock = clock or metrics.StageClock()
+  options, clock = with_clock(with_progress(options, progress_fn), clock)
   if in_theta is None:
     in_theta = distill_in_theta(
       pretrained.theta,
@@ -271,13 +277,18 @@ def distill_dataset(
       normalization,
       ipcs=(ipc,),
       config=config,
-      options=with_progress(options, progress_fn),
+      options=options,
       clock=clock,
     )[ipc]
   with clock.part('translation'):
     labeled = resolution.upsample(in_theta, dataset.images.shape[1:])
     translated = _translate(pretrained, labeled)
-    return jax.block_until_ready(translated)
+    finite.check(
+      translated,
+      'The translated set',
+      'Adapt with a smaller adaptation_learning_rate.',
+    )
+    return translated
 
 
 def finish(

@@ -69,9 +69,9 @@ def entries(
   """
   names, key = list(sets), _keys(config)[0]
   shape = (config.num_adaptation_steps, config.batch_size)
-  drawn = np.asarray(jax.random.randint(key, shape, 0, len(names)))
+  drawn = np.asarray(jax.random.randint(key, shape, 0, len(names), jnp.int32))
   thin_key = jax.random.fold_in(key, 1)
-  shares = np.asarray(jax.random.uniform(thin_key, (*shape, 2)))
+  shares = np.asarray(jax.random.uniform(thin_key, (*shape, 2), jnp.float32))
   smallest = min(len(sets[name].mask) // name[0] for name in names)
   sizes = sorted(
     {smallest * 2**power for power in range(max(names)[0].bit_length())}

@@ -9,15 +9,17 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from fsdd_jax import containers
+from fsdd_jax import containers, networks
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.types import LABEL_CODINGS
 
@@ -175,7 +177,8 @@ def load_distilled(path: Path) -> DistilledSet:
       'missing or unknown. Write the file anew with save_distilled.'
     )
   for name in ('class_names', 'scores'):
-    fields[name] = tuple(fields[name])
+    if isinstance(fields[name], list):
+      fields[name] = tuple(fields[name])
   metadata = Metadata(**fields)
   _check_distilled(path, arrays, metadata)
   images, labels = arrays.pop('images'), arrays.pop('labels')
@@ -318,6 +321,46 @@ def load_network(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
   return _load_variables(path, 'network', NETWORK_KEYS)
 
 
+def network_of(
+  path: Path, metadata: Mapping[str, Any], num_classes: int
+) -> tuple[tuple[int, ...], nn.Module]:
+  """The image shape `(h, w, c)` and the network that a file tells of.
+
+  Args:
+    path: of the file, for messages.
+    metadata: of a translator or a learned network.
+    num_classes: logits of the network.
+
+  Raises:
+    ValueError: if they tell of none, or of one that is not registered here.
+
+  Example:
+    >>> metadata = {'image_shape': [8, 8, 3], 'network': {'name': 'mlp'}}
+    >>> network_of('a.safetensors', metadata, 10)[0]
+    (8, 8, 3)
+  """
+  shape = metadata.get('image_shape')
+  if not (
+    isinstance(shape, list)
+    and len(shape) == 3
+    and all(type(size) is int and size > 0 for size in shape)
+  ):
+    raise ValueError(
+      f"{path}: its metadata lack an 'image_shape' [h, w, c]; got {shape!r}. "
+      'Write the file anew.'
+    )
+  try:
+    network = networks.make(
+      **metadata['network'], image_shape=tuple(shape), num_classes=num_classes
+    )
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path}: its network cannot be made ({error}). Register it, or write '
+      'the file anew.'
+    ) from error
+  return tuple(shape), network
+
+
 def _save_variables(
   path: Path,
   kind: str,
@@ -357,6 +400,7 @@ def _check_distilled(
 ) -> None:
   """Raises ValueError unless tensors and metadata fit each other."""
   _check_names(path, arrays)
+  _check_types(path, metadata)
   images, labels = arrays['images'], arrays['labels']
   num_classes, num_images = len(metadata.class_names), len(images)
   if images.ndim != 4 or labels.shape != (num_images, num_classes):
@@ -396,6 +440,29 @@ def _check_distilled(
     )
   for score in metadata.scores:
     _check_score(path, score)
+
+
+def _check_types(path: Path, metadata: Metadata) -> None:
+  """Raises ValueError unless each field of the metadata has its type."""
+  for field in dataclasses.fields(metadata):
+    value = getattr(metadata, field.name)
+    kind = typing.get_origin(field.type) or field.type
+    parts: tuple[Any, ...] = typing.get_args(field.type)
+    inner = value.values() if isinstance(value, dict) else value
+    part = typing.get_origin(parts[0]) or parts[0] if parts else None
+    if kind is dict and parts:
+      part = parts[1]
+    wrong = not isinstance(value, kind) or isinstance(value, bool)  # type: ignore[arg-type]
+    if not wrong and part not in (None, Any):
+      wrong = not all(
+        isinstance(x, part) and not isinstance(x, bool)  # type: ignore[arg-type]
+        for x in inner
+      )
+    if wrong:
+      raise ValueError(
+        f'{path}: {field.name} of the metadata must be a {field.type}; got '
+        f'{value!r}. Write the file anew with save_distilled.'
+      )
 
 
 def _check_names(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

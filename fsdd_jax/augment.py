@@ -40,7 +40,9 @@ class Operation(NamedTuple):
 
 
 def _uniform(low: float, high: float) -> Sampler:
-  return lambda key, n: jax.random.uniform(key, (n,), minval=low, maxval=high)
+  return lambda key, n: jax.random.uniform(
+    key, (n,), jnp.float32, minval=low, maxval=high
+  )
 
 
 def _log_uniform(log_low: float, log_high: float) -> Sampler:
@@ -72,27 +74,31 @@ def _draw_color(*samplers: Sampler) -> Draw:
 
 
 def _draw_shift(key: jax.Array, n: int, size: Size) -> jax.Array:
-  limit = jnp.array(_pixels(0.125, size))
-  return jax.random.randint(key, (n, 2), -limit, limit + 1)
+  limit = jnp.array(_pixels(0.125, size), jnp.int32)
+  return jax.random.randint(key, (n, 2), -limit, limit + 1, jnp.int32)
 
 
 def _draw_translation(key: jax.Array, n: int, size: Size) -> jax.Array:
-  limit = 0.125 * jnp.array(size)
-  return jax.random.uniform(key, (n, 2), minval=-limit, maxval=limit)
+  limit = 0.125 * jnp.array(size, jnp.float32)
+  return jax.random.uniform(
+    key, (n, 2), jnp.float32, minval=-limit, maxval=limit
+  )
 
 
 def _draw_box(key: jax.Array, n: int, size: Size) -> jax.Array:
   """Half a side, centered anywhere."""
-  sides = jnp.array(_pixels(0.5, size))
-  center = jax.random.randint(key, (n, 2), 0, jnp.array(size) + 1 - sides % 2)
+  sides = jnp.array(_pixels(0.5, size), jnp.int32)
+  end = jnp.array(size, jnp.int32) + 1 - sides % 2
+  center = jax.random.randint(key, (n, 2), 0, end, jnp.int32)
   corner = center - sides // 2
   return jnp.concatenate([corner, corner + sides], axis=1)
 
 
 def _draw_inner_box(key: jax.Array, n: int, size: Size) -> jax.Array:
   """A quarter of a side, fully inside."""
-  sides = jnp.array(size) // 4
-  corner = jax.random.randint(key, (n, 2), 0, jnp.array(size) - sides + 1)
+  whole = jnp.array(size, jnp.int32)
+  sides = whole // 4
+  corner = jax.random.randint(key, (n, 2), 0, whole - sides + 1, jnp.int32)
   return jnp.concatenate([corner, corner + sides], axis=1)
 
 
@@ -105,7 +111,7 @@ def _draw_zoom(key: jax.Array, n: int, size: Size) -> image_ops.Zoom:
 
 def _draw_flipped(key: jax.Array, n: int, size: Size) -> jax.Array:
   del size
-  return jax.random.bernoulli(key, 0.5, (n,))
+  return jax.random.bernoulli(key, jnp.float32(0.5), (n,))
 
 
 _draw_angle = _any_size(_uniform(-math.radians(15), math.radians(15)))
@@ -207,7 +213,7 @@ def one_of(
     (2, 8, 8, 3)
   """
   index_key, draw_key = jax.random.split(key)
-  index = jax.random.randint(index_key, (), 0, len(operations))
+  index = jax.random.randint(index_key, (), 0, len(operations), jnp.int32)
 
   branches = [
     functools.partial(_apply, operation, n) for operation in operations

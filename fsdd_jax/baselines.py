@@ -23,7 +23,7 @@ from fsdd_jax import (
   random_networks,
   subsets,
 )
-from fsdd_jax.configs import DistillationConfig
+from fsdd_jax.configs import DistillationConfig, whole
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.distill_loop import LossFn, distill_from, in_features
 from fsdd_jax.normalization import Normalization, normalize
@@ -31,6 +31,7 @@ from fsdd_jax.stage_loop import (
   LoopOptions,
   ProgressFn,
   claim_workdir,
+  with_clock,
   with_progress,
 )
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
@@ -87,6 +88,7 @@ def random_real(
   *,
   ipc: int,
   label_coding: str = 'centered',
+  short_classes: str = 'error',
 ) -> LabeledSet:
   """Random images of each class: the start of Alg. 4 (lines 1-6), and a row.
 
@@ -96,12 +98,14 @@ def random_real(
     normalization: how its images become network inputs.
     ipc: images per class, I.
     label_coding: a name in `LABEL_CODINGS`.
+    short_classes: of a class with fewer than `ipc` images: `error`, `repeat`
+      (they recur in turn), or `noise` (normal pixels in their place).
 
   Returns:
     `ipc * k` images, class by class.
 
   Raises:
-    ValueError: if a class has fewer than `ipc` images.
+    ValueError: naming the class that has fewer than `ipc` images.
 
   Example:
     >>> import jax
@@ -111,12 +115,27 @@ def random_real(
     (6, 8, 8, 3)
   """
   num_classes = dataset.num_classes
+  ipc = whole('ipc', ipc, least=1)
   table = subsets.class_table(dataset.labels, num_classes)
-  rows = np.asarray(subsets.sample_ipc(key, table, ipc))
+  counts = np.asarray(table.counts)
+  if short_classes == 'error' and counts.min() < ipc:
+    raise ValueError(
+      f'Class {dataset.class_names[int(counts.argmin())]!r} has {counts.min()} '
+      f'images, fewer than ipc = {ipc}; take a smaller ipc, or set '
+      'short_classes to repeat or noise.'
+    )
+  rows = np.asarray(subsets.sample_ipc_in_turn(key, table, ipc))
   labels = LABEL_CODINGS[label_coding](
     jnp.asarray(dataset.labels[rows]), num_classes
   )
-  return labeled_set(normalize(dataset.images[rows], normalization), labels)
+  images = normalize(dataset.images[rows], normalization)
+  if short_classes == 'noise' and counts.min() < ipc:
+    missing = np.tile(np.arange(ipc), num_classes) >= np.repeat(counts, ipc)
+    noise = jax.random.normal(
+      jax.random.fold_in(key, 1), images.shape, jnp.float32
+    )
+    images = jnp.where(missing[:, None, None, None], noise, images)
+  return labeled_set(images, labels)
 
 
 def network_order(
@@ -191,8 +210,7 @@ def distill_over_networks(
     >>> result.synthetic.images.shape, len(result.seen)
     ((3, 8, 8, 3), 2)
   """
-  options = with_progress(options, progress_fn)
-  clock = metrics.StageClock()
+  options, clock = with_clock(with_progress(options, progress_fn))
   initial_key, network_key, order_key, batch_key = jax.random.split(
     jax.random.key(config.seed), 4
   )
@@ -220,6 +238,7 @@ def distill_over_networks(
       normalization,
       ipc=config.ipc,
       label_coding=config.label_coding,
+      short_classes=config.short_classes,
     )
   else:
     check_start(start, dataset, config)

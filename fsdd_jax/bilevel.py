@@ -66,10 +66,18 @@ class LearnedNetwork(FixedNetwork):
   variables: Any = dataclasses.field(repr=False)
 
   def sample(self, image_shape: tuple[int, ...]) -> Any:
-    """Its variables; of another resolution, the head alone is drawn anew."""
+    """Its variables; of another resolution, the head alone is drawn anew.
+
+    Raises:
+      ValueError: if another part has another shape.
+    """
+    drawn = super().sample(image_shape)
+    networks.check_variables(
+      self.variables, drawn, 'The learned network', besides=networks.HEAD
+    )
     return jax.tree.map(
       lambda drawn, own: own if own.shape == drawn.shape else drawn,
-      super().sample(image_shape),
+      drawn,
       self.variables,
     )
 
@@ -154,10 +162,12 @@ def load_learned(
     (3, (8, 8, 3))
   """
   variables, metadata = artifacts.load_network(path)
-  image_shape = tuple(metadata['image_shape'])
-  network = networks.make(
-    **metadata['network'], image_shape=image_shape, num_classes=num_classes
+  image_shape, network = artifacts.network_of(path, metadata, num_classes)
+  expected = jax.eval_shape(
+    lambda key: random_networks.sample(key, network, image_shape),
+    jax.random.key(0),
   )
+  networks.check_variables(variables, expected, path, besides=networks.HEAD)
   return learned_network(
     network, metadata['theta_seed'], image_shape, variables
   )

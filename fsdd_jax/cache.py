@@ -8,9 +8,10 @@ carries its own number and the manifest's hash, and ArrayRecord checks the hash
 of each record's bytes, so that a damaged, moved or foreign shard is noticed.
 """
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
 import grain
@@ -57,8 +58,9 @@ class CacheWriter:
         with another manifest.
       OSError: if the folder cannot be written.
     """
-    self._folder = pathlib.Path(folder)
+    self._folder = files.resolve(folder)
     self._manifest = manifest
+    self._claimed: set[int] = set()
     path = self._folder / cache_manifest.FILE_NAME
     if path.exists():
       cache_manifest.check_manifest(self._folder, manifest)
@@ -86,6 +88,24 @@ class CacheWriter:
       if not (self._folder / self._manifest.shard_name(shard)).exists()
     ]
 
+  @contextlib.contextmanager
+  def claim(self, shard: int) -> Iterator[None]:
+    """Keeps a shard for this program, while its entries are made.
+
+    Raises:
+      OSError: if another program makes it.
+    """
+    if shard in self._claimed:
+      yield
+      return
+    name = f'.{self._manifest.shard_name(shard)}.lock'
+    with files.lock(self._folder, name):
+      self._claimed.add(shard)
+      try:
+        yield
+      finally:
+        self._claimed.discard(shard)
+
   def write_shard(self, shard: int, entries: Iterable[CacheEntry]) -> None:
     """Writes one shard, whole or not at all.
 
@@ -97,8 +117,12 @@ class CacheWriter:
     Raises:
       ValueError: if number or shapes of entries differ from the manifest, or a
         value is NaN or infinite. Nothing is written then.
-      OSError: if the file cannot be written.
+      OSError: if the file cannot be written, or another program writes it.
     """
+    with self.claim(shard):
+      self._write_shard(shard, entries)
+
+  def _write_shard(self, shard: int, entries: Iterable[CacheEntry]) -> None:
     path = self._folder / self._manifest.shard_name(shard)
     subsets = self._manifest.shard_range(shard)
     for leftover in self._folder.glob(f'.{path.name}.*.tmp'):
@@ -154,7 +178,7 @@ class CacheSource:
   ) -> None:
     """Opens the shards of the first so many subsets; use `open_cache`."""
     self.manifest = manifest
-    self._folder = pathlib.Path(folder)
+    self._folder = files.resolve(folder)
     self._length = num_subsets
     paths = []
     for shard in range(manifest.num_shards):
@@ -228,7 +252,7 @@ def open_cache(
     4
   """
   expected = {} if expected_manifest is None else expected_manifest
-  manifest = cache_manifest.check_manifest(pathlib.Path(folder), expected)
+  manifest = cache_manifest.check_manifest(files.resolve(folder), expected)
   count = manifest.num_subsets if num_subsets is None else num_subsets
   if not 1 <= count <= manifest.num_subsets:
     raise ValueError(

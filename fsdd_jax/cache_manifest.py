@@ -5,8 +5,11 @@ import functools
 import hashlib
 import json
 import pathlib
+import typing
 from collections.abc import Mapping
 from typing import Any
+
+from fsdd_jax import files
 
 FORMAT_VERSION = 2
 FILE_NAME = 'manifest.json'
@@ -129,12 +132,16 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
   """
   path = folder / FILE_NAME
   try:
-    fields = json.loads(path.read_text())
+    fields = files.read_json(path)
     if (version := fields['format_version']) != FORMAT_VERSION:
       raise ValueError(
         f'format version {version}, but this fsdd_jax reads {FORMAT_VERSION}'
       )
-    return Manifest(**fields | {'image_shape': tuple(fields['image_shape'])})
+    manifest = Manifest(
+      **fields | {'image_shape': tuple(fields['image_shape'])}
+    )
+    _check_types(manifest)
+    return manifest
   except FileNotFoundError as error:
     raise FileNotFoundError(
       f'{path}: no such file. Give the folder of a cache, or make one with the '
@@ -145,6 +152,15 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
       f'{path}: not a manifest of a cache: {error!r}. Restore it, or make the '
       'cache anew in another folder.'
     ) from error
+
+
+def _check_types(manifest: Manifest) -> None:
+  """Raises a ValueError for a field of another type."""
+  for field in dataclasses.fields(manifest):
+    value = getattr(manifest, field.name)
+    kind: Any = typing.get_origin(field.type) or field.type
+    if not isinstance(value, kind) or isinstance(value, bool):
+      raise ValueError(f'{field.name} is {value!r}, no {kind.__name__}')
 
 
 def check_manifest(

@@ -164,8 +164,9 @@ def build_cache(
 
   def make(shard: int) -> np.ndarray:
     distil = distiller_on(default_device())
-    entries = distil(manifest.shard_range(shard))
-    writer.write_shard(shard, entries)
+    with writer.claim(shard):
+      entries = distil(manifest.shard_range(shard))
+      writer.write_shard(shard, entries)
     return np.stack([entry.losses for entry in entries])
 
   sizes = {shard: len(manifest.shard_range(shard)) for shard in ours}

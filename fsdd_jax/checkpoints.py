@@ -2,12 +2,12 @@
 
 A stage keeps its state as one pytree of arrays, derives every random draw from
 its step, and so continues after a kill to the same bytes. Checkpoints hold
-host arrays, so that another number of devices or processes may go on.
+host arrays, so that another number of devices or processes may go on, and their
+SHA-256, without which a flipped bit would pass.
 """
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fsdd_jax import processes
+from fsdd_jax import containers, files, processes
 from fsdd_jax.devices import local
 
 State = TypeVar('State')
@@ -50,7 +50,7 @@ class Checkpointer:
     Raises:
       OSError: if the folder cannot be created.
     """
-    self._folder = pathlib.Path(folder).absolute()
+    self._folder = files.resolve(folder).absolute()
     self._manager: ocp.CheckpointManager | None = None
     if not processes.is_first_process():
       return
@@ -96,7 +96,12 @@ class Checkpointer:
     self, manager: ocp.CheckpointManager, step: int, like: State
   ) -> State:
     try:
-      return manager.restore(step, args=ocp.args.StandardRestore(like))
+      found = manager.restore(
+        step, args=ocp.args.StandardRestore(_with_digest(like))
+      )
+      if not np.array_equal(found['sha256'], _digest(found['state'])):
+        raise ValueError('its values are not those of its SHA-256')
+      return found['state']
     except Exception as error:  # Orbax raises many kinds; one message for all.
       raise ValueError(
         f'The checkpoint {self._folder / str(step)} cannot be read '
@@ -114,7 +119,9 @@ class Checkpointer:
     if self._manager is not None:
       values = jax.device_get(local(state))
       with self._writing(f'The checkpoint of step {step}'):
-        self._manager.save(step, args=ocp.args.StandardSave(values))
+        self._manager.save(
+          step, args=ocp.args.StandardSave(_with_digest(values))
+        )
 
   def finish(self) -> None:
     """Waits until everything is on disk.
@@ -148,6 +155,15 @@ class Checkpointer:
 
   def __exit__(self, *_: object) -> None:
     self.close()
+
+
+def _digest(state: Any) -> np.ndarray:
+  return np.frombuffer(bytes.fromhex(containers.hash_tree(state)), np.uint8)
+
+
+def _with_digest(state: Any) -> dict[str, Any]:
+  """A state and its SHA-256 in one tree, which is on disk whole or not."""
+  return {'state': state, 'sha256': _digest(state)}
 
 
 def _place(value: np.ndarray, like: jax.Array) -> jax.Array:

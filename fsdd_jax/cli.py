@@ -1,7 +1,6 @@
 """What the experiment binaries share: flags of configs, loading, one error."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -21,13 +20,14 @@ from fsdd_jax import (
   baselines,
   bilevel,
   datasets,
-  files,
   networks,
   pictures,
   preemption,
   pretrained,
   processes,
   resolution,
+  sources,
+  terminal,
   zoo,
 )
 from fsdd_jax import normalization as normalization_lib
@@ -163,19 +163,23 @@ def chosen(arguments: Sequence[str], parts: Mapping[str, Any]) -> Any:
 def run(main: Callable[[list[str]], None]) -> None:
   """Runs a binary; a known error ends it with one line and status 1.
 
-  SIGTERM ends it with a word and status 0, see `preemption`.
+  SIGTERM and Ctrl-C end it with a word and status 0, see `preemption`. Output
+  that cannot be written or encoded does not end it, see `terminal`.
   """
 
   def guarded(arguments: list[str]) -> None:
     if not flags.FLAGS['verbosity'].present:
       logging.set_verbosity(logging.WARNING)
     preemption.install()
+    terminal.protect()
     try:
       main(arguments)
     except _KNOWN as error:
       if flags.FLAGS.traceback:
         raise
       sys.exit(f'error: {error}')
+    finally:
+      terminal.flush()
 
   flags.DEFINE_bool('traceback', False, 'Show where an error arose.')
   app.run(guarded)
@@ -255,6 +259,21 @@ def load_dataset(config: DataConfig, split: str) -> datasets.Dataset:
     limit=config.limit or None if split == 'train' else None,
     holdout=config.holdout,
   )
+
+
+def warn_without_test(config: DataConfig) -> None:
+  """Says before the work, not after it, that there is nothing to score on.
+
+  Example:
+    >>> warn_without_test(DataConfig(dataset='digits'))
+  """
+  if not sources.has_test_split(config.dataset):
+    print(
+      f'{config.dataset} has train but no test images: before '
+      'experiments/evaluate.py, add a folder test; or keep some apart now, by '
+      '--holdout=0.1, and score with --split=holdout.',
+      file=sys.stderr,
+    )
 
 
 def fit_normalization(
@@ -647,29 +666,16 @@ def write_result(path: pathlib.Path, distilled: artifacts.DistilledSet) -> None:
   print(f'Score it: python experiments/evaluate.py {path}')
 
 
-def report_seconds(
-  path: pathlib.Path, title: str, seconds: Mapping[str, float]
-) -> None:
-  r"""Adds a line for this run to a file, and prints it.
-
-  Apart from the distilled sets, whose files are the same after a kill.
+def report_seconds(title: str, seconds: Mapping[str, float]) -> None:
+  """Prints the seconds of a stage, over all its runs.
 
   Args:
-    path: of JSON lines, one a run.
     title: what ran.
-    seconds: of each part.
+    seconds: of each part, as of `metrics.StageClock`.
 
   Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / 'seconds.jsonl'
-    >>> report_seconds(path, '1 Net', {'statistics': 1.5})
+    >>> report_seconds('1 Net', {'statistics': 1.5})
     1 Net: statistics 1.5 s
-    >>> path.read_text()
-    '{"statistics": 1.5}\n'
   """
-  earlier = path.read_text() if path.exists() else ''
-  line = json.dumps(dict(seconds))
-  files.write_bytes_atomic(path, f'{earlier}{line}\n'.encode())
   parts = ', '.join(f'{part} {spent:.1f} s' for part, spent in seconds.items())
   print(f'{title}: {parts}')

@@ -5,11 +5,11 @@ target set and its networks, `<scale>_<stage>.flags` says how a stage runs.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fsdd_jax import files, metrics
 from fsdd_jax.tasks import Task
 
 RANDOM_REAL = 'random real'
@@ -295,8 +295,8 @@ def read_cell(
 ) -> Cell:
   """Reads the files of a cell whose tasks are done.
 
-  Seconds of a run that was killed and started again are those of its parts
-  together, without what the kill lost.
+  Seconds of a run that was killed and started again are those of all its runs
+  together, without what a kill lost.
 
   Args:
     recipe: of the table.
@@ -324,8 +324,7 @@ def read_cell(
   seconds: dict[str, float] = {}
   if column != RANDOM_REAL:
     made = task.needs['made'].folder(root)
-    lines = (made / 'seconds.jsonl').read_text().splitlines()
-    seconds = _of_ipc(list(map(json.loads, lines)), ipc)
+    seconds = _of_ipc(metrics.read_seconds(made / 'seconds.jsonl'), ipc)
   return Cell(row, ipc, column, tuple(scores[name]), seconds)
 
 
@@ -342,7 +341,11 @@ def read_scores(
     >>> read_scores(task, root)
     {}
   """
-  return json.loads((task.folder(root) / 'scores.json').read_text())['scores']
+  path = task.folder(root) / 'scores.json'
+  scores = files.read_json(path).get('scores')
+  if not isinstance(scores, dict):
+    raise ValueError(f'{path} holds no scores; delete it and start again.')
+  return scores
 
 
 def _of_ipc(runs: Sequence[Mapping[str, float]], ipc: int) -> dict[str, float]:

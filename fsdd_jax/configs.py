@@ -5,10 +5,15 @@ the supplement does not give and that we chose on held-out training images.
 """
 
 import dataclasses
+import typing
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from fsdd_jax import distill, krr, types
+
+SEEDS = 2**32  # Seeds that JAX tells apart, from 0.
 
 
 def option(
@@ -78,6 +83,8 @@ class Config:
     """Raises a ValueError that names the first bad value and the remedy."""
     for field in dataclasses.fields(self):
       value, limits = getattr(self, field.name), field.metadata
+      value = _typed(field.name, value, field.type)
+      object.__setattr__(self, field.name, value)
       if limits['choices'] is not None and value not in limits['choices']:
         raise ValueError(
           f'Unknown {field.name} {value!r}; choose one of '
@@ -96,6 +103,78 @@ class Config:
             'most': f'{limit} or less',
           }.get(name, f'{name} {limit}')
           raise out_of_range(field.name, value, words)
+
+
+def whole(
+  name: str, value: Any, *, least: int = 0, below: int | None = None
+) -> int:
+  """A whole number of Python, of an argument that has to be one.
+
+  Args:
+    name: of the argument.
+    value: what was given; NumPy's integers are taken as well.
+    least: the smallest value allowed.
+    below: values must be smaller than this.
+
+  Raises:
+    ValueError: if it is none, or out of range.
+
+  Example:
+    >>> whole('ipc', 10, least=1)
+    10
+    >>> whole('ipc', 1.5)
+    Traceback (most recent call last):
+    ValueError: ipc = 1.5 must be of type int.
+  """
+  number = _typed(name, value, int)
+  if number < least or (below is not None and number >= below):
+    limit = '' if below is None else f' and less than {below}'
+    raise out_of_range(name, value, f'{least} or more{limit}')
+  return number
+
+
+def short_classes_option() -> Any:
+  """What a set starts from where a class has fewer images than IPC.
+
+  Example:
+    >>> short_classes_option().default
+    'error'
+  """
+  return option(
+    'error',
+    'Start of a class with fewer images than ipc: error, repeat (its images '
+    'recur) or noise (normal pixels beyond them).',
+    choices=('error', 'repeat', 'noise'),
+  )
+
+
+def seed_option(help_text: str) -> Any:
+  """A seed; JAX would wrap others to 32 bits without a word.
+
+  Example:
+    >>> seed_option('Seed of all.').default
+    0
+  """
+  return option(0, help_text, least=0, below=SEEDS)
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+  """The value as of a field's type, where nothing is lost by it."""
+  if isinstance(value, np.generic):
+    value = value.item()
+  if typing.get_origin(kind) is tuple:
+    if not isinstance(value, tuple | list):
+      raise ValueError(f'{name} = {value!r} must be a tuple.')
+    part = typing.get_args(kind)[0]
+    parts = (str, int) if name == 'classes' else part
+    return tuple(_typed(name, x, parts) for x in value)
+  if kind is float and type(value) is int:
+    return float(value)
+  kinds = kind if isinstance(kind, tuple) else (kind,)
+  if type(value) not in kinds:  # A bool is an int, but no number of images.
+    names = ' or '.join(x.__name__ for x in kinds)
+    raise ValueError(f'{name} = {value!r} must be of type {names}.')
+  return value
 
 
 def out_of_range(name: str, value: Any, remedy: str) -> ValueError:
@@ -245,7 +324,10 @@ class DistillationConfig(UpdateConfig):
     'RFAD and KIP cannot.',
     least=0,
   )
-  seed: int = option(0, 'Seed of every draw: initial images, networks, order.')
+  short_classes: str = short_classes_option()
+  seed: int = seed_option(
+    'Seed of every draw: initial images, networks, order.'
+  )
   checkpoint_every: int = option(50, 'Steps between checkpoints.', least=1)
   log_every: int = option(10, 'Steps between log lines.', least=1)
 
@@ -280,7 +362,9 @@ class EvaluationConfig(Config):
     'test, or holdout for choices (needs a held-out share).',
     choices=('test', 'holdout'),
   )
-  evaluation_seed: int = option(1000, 'Seed of the fresh networks.')
+  evaluation_seed: int = option(
+    1000, 'Seed of the fresh networks.', least=0, below=SEEDS
+  )
   learning_rate: float = option(
     0.0,
     "Of frepo and dc; 0: the protocol's own.",

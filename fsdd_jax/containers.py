@@ -129,13 +129,14 @@ def read_container(
     >>> arrays['x'].tolist(), metadata
     ([0.0, 1.0, 2.0], {'unit': 'm'})
   """
-  if not os.path.isfile(path):
+  file_path = files.resolve(path)
+  if not file_path.is_file():
     raise FileNotFoundError(
       f'{path}: no such file. Give the path of a file that fsdd_jax wrote '
       f'({kind}).'
     )
   try:
-    with safetensors.safe_open(path, framework='numpy') as file:
+    with safetensors.safe_open(file_path, framework='numpy') as file:
       entry = _parse_entry(path, kind, file.metadata())
       # `file` is no mapping: it offers keys() but no iteration.
       arrays = {name: file.get_tensor(name) for name in file.keys()}
@@ -176,7 +177,7 @@ def _parse_entry(
 ) -> dict[str, Any]:
   """The header's `fsdd_jax` entry, once its format and version are right."""
   try:
-    entry = json.loads((header or {})['fsdd_jax'])
+    entry = files.parse_json((header or {})['fsdd_jax'], path)
     found, version = str(entry['format']), int(entry['version'])
     dict(entry['sha256'])
     dict(entry['metadata'])

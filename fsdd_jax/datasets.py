@@ -75,7 +75,9 @@ def load(
 
   Non-square pictures are scaled to cover a square and cropped to its centre.
   Scaling uses PIL's antialiased Lanczos filter. Grey pictures keep one channel,
-  all others become RGB. Fractals are drawn at `image_size` (default 32).
+  all others become RGB. They are turned by their EXIF orientation, and lie on
+  white where they are transparent. Fractals are drawn at `image_size` (default
+  32).
 
   Args:
     name: `digits`, `fractals`, `fractals:NUM_CLASSES`, `folder:PATH`, a TFDS
@@ -87,7 +89,7 @@ def load(
     data_dir: where TFDS data lies; None: the environment's FSDD_DATA_DIR
       first, then TFDS's own default.
     classes: names or numbers of the classes to keep, which are numbered anew
-      in this order; None keeps all.
+      in this order; text that is no name but a number is one. None keeps all.
     limit: at most that many images, drawn after `holdout` and `classes`, one
       of each class in turn; a smaller limit gives a part of a larger one's.
     holdout: share of each class, in [0, 1), that goes from `train` to
@@ -121,13 +123,19 @@ def load(
   )
   old_labels = _check_labels(source.labels, source.class_names, name)
   kept = _class_indices(classes, source.class_names)
+  _check_several(len(kept), name)
   new_class = np.full(len(source.class_names), -1, np.int32)
   new_class[kept] = np.arange(len(kept))
   in_split, ranks = _split_rows(old_labels, split, holdout)
   rows = np.flatnonzero(in_split & (new_class[old_labels] >= 0))
   labels = new_class[old_labels[rows]]
   class_names = tuple(source.class_names[i] for i in kept)
-  _check_classes_filled(labels, class_names, f'{split!r} of {name!r}')
+  _check_classes_filled(
+    labels,
+    class_names,
+    f'{split!r} of {name!r}',
+    'leave it out (the classes argument of load), lower holdout, or add images',
+  )
   if limit is not None:
     chosen = _balanced_prefix(labels, ranks[rows], len(kept), limit)
     rows, labels = rows[chosen], labels[chosen]
@@ -146,7 +154,7 @@ def from_arrays(
     images: `[n, h, w]` or `[n, h, w, c]` uint8 in [0, 255], c in {1, 3}.
     labels: `[n]` integers in [0, k).
     class_names: k names; None names the classes `0`, `1`, ... up to the
-      largest label.
+      largest label; other names are made text.
 
   Returns:
     A data set that shares the memory of `images`.
@@ -182,9 +190,18 @@ def from_arrays(
     )
   if class_names is None:
     class_names = [str(i) for i in range(max(int(labels.max()), 0) + 1)]
-  names = tuple(class_names)
+  names = tuple(map(str, class_names))
+  if len(set(names)) < len(names):
+    raise ValueError(f'Two classes have the same name among {names}.')
   labels = _check_labels(labels, names, 'the arrays')
-  _check_classes_filled(labels, names, 'the arrays')
+  _check_several(len(names), 'The arrays')
+  _check_classes_filled(
+    labels,
+    names,
+    'the arrays',
+    'number the classes from 0 without gaps, by names, labels = '
+    'np.unique(labels, return_inverse=True)',
+  )
   return Dataset(images, labels, names)
 
 
@@ -202,16 +219,24 @@ def _check_labels(
   return labels.astype(np.int32)
 
 
+def _check_several(num_classes: int, name: str) -> None:
+  """One class has nothing to be told from: its centred labels are all 0."""
+  if num_classes < 2:
+    raise ValueError(
+      f'{name} has {num_classes} class; at least 2 are needed. Add images of '
+      'another class, or keep more classes.'
+    )
+
+
 def _check_classes_filled(
-  labels: np.ndarray, class_names: Sequence[str], where: str
+  labels: np.ndarray, class_names: Sequence[str], where: str, remedy: str
 ) -> None:
   """Makes sure that each class has an image."""
   counts = np.bincount(labels, minlength=len(class_names))
   if not counts.all():
     raise ValueError(
       f'Class {class_names[int(counts.argmin())]!r} has no image in {where}; '
-      'leave it out (the classes argument of load), lower holdout, or add '
-      'images.'
+      f'{remedy}.'
     )
 
 
@@ -223,10 +248,11 @@ def _class_indices(
     return list(range(len(class_names)))
   kept = []
   for wanted in classes:
+    number = int(wanted) if str(wanted).isdecimal() else -1
     if isinstance(wanted, str) and wanted in class_names:
       kept.append(class_names.index(wanted))
-    elif not isinstance(wanted, str) and 0 <= wanted < len(class_names):
-      kept.append(int(wanted))
+    elif 0 <= number < len(class_names):
+      kept.append(number)
     else:
       close = difflib.get_close_matches(str(wanted), class_names, cutoff=0.4)
       raise ValueError(
@@ -303,7 +329,7 @@ def _pixels(
 ) -> np.ndarray:
   """Decodes and scales one picture to `[h, w, channels]` uint8."""
   with sources.opened(picture) as image:
-    converted = image.convert('L' if channels == 1 else 'RGB')
+    converted = sources.as_shown(image).convert('L' if channels == 1 else 'RGB')
   if image_size is not None and converted.size != (image_size, image_size):
     converted = ImageOps.fit(
       converted, (image_size, image_size), Image.Resampling.LANCZOS

@@ -14,7 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import kernels, krr, metrics, networks, objective, processes
+from fsdd_jax import (
+  finite,
+  kernels,
+  krr,
+  metrics,
+  networks,
+  objective,
+  processes,
+)
+from fsdd_jax.configs import whole
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.devices import map_devices
 from fsdd_jax.normalization import Normalization, normalize
@@ -86,8 +95,11 @@ def _count_hits(
   mask: jax.Array,
   normalization: Normalization,
 ) -> jax.Array:
+  """Adds `[2]` hits, and images with a score that is not finite."""
   scores = score(model, normalize(images, normalization))
-  return total + jnp.sum((jnp.argmax(scores, axis=1) == classes) * mask)
+  hits = jnp.sum((jnp.argmax(scores, axis=1) == classes) * mask)
+  bad = jnp.sum(~jnp.isfinite(scores).all(axis=1) * mask)
+  return total + jnp.stack([hits, bad])
 
 
 def accuracy(
@@ -99,6 +111,9 @@ def accuracy(
   batch_size: int | None = None,
 ) -> float:
   """Share of a data set's images that a fitted model gets right, percent.
+
+  Raises:
+    FloatingPointError: if a score is not finite.
 
   Example:
     >>> import jax
@@ -112,10 +127,22 @@ def accuracy(
     100.0
   """
   # Each batch waits for the one before it, so that only one is in flight.
-  hits = jnp.zeros(())
+  total = jnp.zeros(2)
   for batch in objective.batches(dataset.images, dataset.labels, batch_size):
-    hits = _count_hits(hits, score, model, *batch, normalization)
-  return 100.0 * float(hits) / len(dataset.labels)
+    total = _count_hits(total, score, model, *batch, normalization)
+  hits, bad = map(float, total)
+  _check_scores(bad, len(dataset.labels))
+  return 100.0 * hits / len(dataset.labels)
+
+
+def _check_scores(bad: float, count: int) -> None:
+  if bad:
+    raise FloatingPointError(
+      f'The scores of {bad:.0f} of {count} images are NaN or infinite. '
+      'A set whose images are all constant has no features under instance '
+      'norm; distil it with a smaller learning rate, or score it in another '
+      'network.'
+    )
 
 
 _DEFAULTS = Settings()
@@ -159,6 +186,7 @@ def kernel_accuracy(
       ridge=ridge,
     )
     found = krr.predict(jnp.asarray(gram(images, own)), coefficients)
+  _check_scores(float((~np.isfinite(found)).any(axis=1).sum()), len(found))
   hits = np.argmax(found, axis=1) == dataset.labels
   return 100.0 * float(hits.mean())
 
@@ -242,7 +270,9 @@ def evaluate(
     One accuracy a network, with mean and standard deviation.
 
   Raises:
-    ValueError: if the protocol is unknown, or images do not fit each other.
+    ValueError: if the protocol is unknown, `repeats` is no whole number above
+      0, or images do not fit each other.
+    FloatingPointError: if the set or a score is not finite.
 
   Example:
     >>> import jax
@@ -266,6 +296,8 @@ def evaluate(
       f'of the {split} set {dataset.images.shape[1:]}; load the data set with '
       'the image_size of the distilled set.'
     )
+  whole('repeats', repeats, least=1)
+  finite.check(synthetic, 'The distilled set', 'Distil it anew.')
   chosen = PROTOCOLS[protocol]
   network = chosen.network_of(network)
   repeats = repeats if chosen.is_random else 1

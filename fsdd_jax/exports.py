@@ -247,7 +247,7 @@ def export(
     raise ValueError(f'No export format; use some of {tuple(FORMATS)}.')
   if 'pt' in formats:
     _require_torch()
-  path = pathlib.Path(folder)
+  path = files.resolve(folder)
   # `FORMATS` has PNG first: what it refuses, it refuses before other files.
   chosen = [name for name in FORMATS if name in formats]
   for name in chosen:

@@ -1,12 +1,180 @@
-"""Files that are written whole or not at all, and folders of one program."""
+"""Paths, files written whole or not at all, checked JSON, and locked folders.
+
+Whatever a flag, a variable or an argument says of a path goes through
+`resolve`, and whatever is read as JSON through `parse_json`.
+"""
 
 import contextlib
 import errno
-import fcntl
+import hashlib
+import json
 import os
 import pathlib
+import re
 import secrets
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+try:
+  import fcntl
+except ImportError:  # Not on Windows.
+  fcntl = None  # type: ignore[assignment]
+
+# Read of each end of a file by `fingerprint`.
+_SEEN_BYTES = 2**20
+
+
+def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
+  """A local path, with `~` as the home folder.
+
+  Shells leave the `~` of `--workdir=~/runs` and of a quoted variable as it is.
+
+  Args:
+    path: as a user gave it.
+
+  Returns:
+    The path, not made absolute.
+
+  Raises:
+    ValueError: for a remote address such as gs://bucket/runs, or an empty one.
+
+  Example:
+    >>> resolve('runs/mine').as_posix()
+    'runs/mine'
+    >>> resolve('~/runs') == pathlib.Path.home() / 'runs'
+    True
+    >>> resolve('gs://bucket/runs')
+    Traceback (most recent call last):
+    ValueError: 'gs://bucket/runs' is no local path. Give a folder of this \
+machine, or one that is mounted here.
+  """
+  text = os.fspath(path)
+  # pathlib makes one slash of two.
+  if re.match(r'[A-Za-z][A-Za-z0-9+.-]+:/', text):
+    raise ValueError(
+      f'{text!r} is no local path. Give a folder of this machine, or one that '
+      'is mounted here.'
+    )
+  if not text or '\0' in text:
+    raise ValueError(f'{text!r} is no path; give a folder or a file.')
+  try:
+    return pathlib.Path(text).expanduser()
+  except RuntimeError as error:  # No home folder, or no such user.
+    raise ValueError(f'{text!r}: {error} Write the path in full.') from error
+
+
+def parse_json(text: str | bytes, path: Any, kind: type = dict) -> Any:
+  """Reads JSON text, and makes sure of the type of its value.
+
+  Args:
+    text: what stands in a file, or a line of it.
+    path: of the file, for messages.
+    kind: the type that the value must have.
+
+  Returns:
+    The value.
+
+  Raises:
+    ValueError: naming the file, if it is damaged or holds another type.
+
+  Example:
+    >>> parse_json('{"step": 1}', 'config.json')
+    {'step': 1}
+    >>> parse_json('[]', 'config.json')
+    Traceback (most recent call last):
+    ValueError: config.json is not JSON of this program: it holds a list, not \
+a dict. Restore it, delete it, or choose another folder.
+  """
+  remedy = 'Restore it, delete it, or choose another folder.'
+  try:
+    value = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is not JSON ({error}). {remedy}') from error
+  if not isinstance(value, kind):
+    raise ValueError(
+      f'{path} is not JSON of this program: it holds a {type(value).__name__}, '
+      f'not a {kind.__name__}. {remedy}'
+    )
+  return value
+
+
+def read_json(path: str | os.PathLike[str], kind: type = dict) -> Any:
+  """Reads a JSON file by `parse_json`.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: as of `parse_json`.
+
+  Example:
+    >>> import tempfile
+    >>> path = f'{tempfile.mkdtemp()}/a.json'
+    >>> write_bytes_atomic(path, b'{"a": 1}')
+    >>> read_json(path)
+    {'a': 1}
+  """
+  return parse_json(resolve(path).read_bytes(), path, kind)
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  r"""Reads a file of JSON objects, one a line.
+
+  A last line that a kill cut short is left out.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: naming the file and the line that is not a JSON object.
+
+  Example:
+    >>> import tempfile
+    >>> path = f'{tempfile.mkdtemp()}/a.jsonl'
+    >>> write_bytes_atomic(path, b'{"a": 1}\n{"a": 2')
+    >>> read_json_lines(path)
+    [{'a': 1}]
+  """
+  rows = []
+  data = resolve(path).read_bytes()
+  lines = data.splitlines()
+  for number, line in enumerate(lines, 1):
+    try:
+      rows.append(parse_json(line, f'Line {number} of {path}'))
+    except ValueError:
+      if number < len(lines) or data.endswith(b'\n'):
+        raise
+  return rows
+
+
+def fingerprint(paths: Iterable[str | os.PathLike[str]]) -> str:
+  """SHA-256 of names, sizes, and the first and last MiB of files.
+
+  It tells files of other content apart in a moment, however large they are;
+  damage amid a large one is for its reader to notice.
+
+  Args:
+    paths: existing files.
+
+  Returns:
+    Hexadecimal digits.
+
+  Example:
+    >>> import tempfile
+    >>> path = f'{tempfile.mkdtemp()}/a.txt'
+    >>> write_bytes_atomic(path, b'one')
+    >>> before = fingerprint([path])
+    >>> write_bytes_atomic(path, b'two')
+    >>> fingerprint([path]) == before
+    False
+  """
+  digest = hashlib.sha256()
+  for path in map(pathlib.Path, paths):
+    size = path.stat().st_size
+    digest.update(f'{path.name} {size}\n'.encode())
+    with path.open('rb') as file:
+      digest.update(file.read(_SEEN_BYTES))
+      if size > _SEEN_BYTES:
+        file.seek(max(_SEEN_BYTES, size - _SEEN_BYTES))
+        digest.update(file.read(_SEEN_BYTES))
+  return digest.hexdigest()
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -31,7 +199,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     >>> (folder / 'new' / 'note.txt').read_bytes()
     b'whole'
   """
-  target = pathlib.Path(os.path.realpath(path))
+  target = pathlib.Path(os.path.realpath(resolve(path)))
   temporary = target.parent / f'.{secrets.token_hex(8)}.tmp'
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,11 +223,33 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Lets an OSError that names no file name this one.
+
+  Example:
+    >>> with named('a.txt'):
+    ...   raise OSError(28, 'No space left on device')
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'a.txt'
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.filename is not None or error.errno is None:
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def lock(folder: str | os.PathLike[str], name: str = '.lock') -> Iterator[None]:
   """Keeps a folder for this program; the end of it, however sudden, frees it.
+
+  Where the file system or the machine knows no locks, it warns and goes on.
 
   Args:
     folder: made where it is missing.
+    name: of the file that is locked in it; another one keeps a part of the
+      folder alone, and is removed in the end.
 
   Raises:
     OSError: if another program keeps it, or it cannot be made.
@@ -72,16 +262,36 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     Traceback (most recent call last):
     BlockingIOError: ...
   """
-  path = pathlib.Path(folder) / '.lock'
+  path = resolve(folder) / name
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
+    _take(file, path)
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise BlockingIOError(
-        errno.EAGAIN,
-        'Another program works in this folder. Wait for it, end it, or choose '
-        'another workdir',
-        str(folder),
-      ) from error
-    yield
+      yield
+    finally:
+      if name != '.lock':
+        path.unlink(missing_ok=True)
+
+
+def _take(file: Any, path: pathlib.Path) -> None:
+  refused = BlockingIOError(
+    errno.EAGAIN,
+    'Another program works in this folder. Wait for it, end it, or choose '
+    'another one',
+    str(path.parent),
+  )
+  try:
+    if fcntl is None:
+      raise OSError(errno.ENOSYS, 'this machine knows no flock')
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not path.exists():  # Who kept it until now has just removed it.
+      raise refused
+  except BlockingIOError as error:
+    raise refused from error
+  except OSError as error:  # As on some cluster file systems.
+    warnings.warn(
+      f'{path.parent} cannot be locked ({error.strerror}): let no other '
+      'program work in it at the same time.',
+      RuntimeWarning,
+      stacklevel=4,
+    )

@@ -21,7 +21,7 @@ from fsdd_jax import (
   distill,
   distill_loop,
   krr,
-  metrics,
+  networks,
   objective,
   peers,
   random_networks,
@@ -30,7 +30,12 @@ from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.peer_configs import FrepoConfig
-from fsdd_jax.stage_loop import LoopOptions, ProgressFn, with_progress
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  with_clock,
+  with_progress,
+)
 from fsdd_jax.types import LabeledSet
 
 _MAX_TRAINED = 1000  # Images of X_S in an update of a network, at most.
@@ -131,7 +136,9 @@ def pool_order(
     >>> places.tolist(), uses.tolist()
     ([1, 0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 3])
   """
-  places = np.asarray(jax.random.randint(key, (num_steps,), 0, own.pool_size))
+  places = np.asarray(
+    jax.random.randint(key, (num_steps,), 0, own.pool_size, jnp.int32)
+  )
   uses = np.zeros(num_steps, int)
   for place in range(own.pool_size):
     uses[places == place] = np.arange(np.sum(places == place))
@@ -188,12 +195,13 @@ def make_update(
     return loss_fn(variables, seen(synthetic), target)
 
   def online_loss(params: Any, variables: Any, batch: LabeledSet) -> jax.Array:
-    (logits, _), _ = network.apply(
+    found, _ = network.apply(
       {**variables, 'params': params},
       batch.images,
       train=True,
       mutable=['batch_stats'],
     )
+    logits, _ = networks.outputs(found, batch.images)
     return 0.5 * jnp.sum((logits - batch.labels) ** 2, axis=1).mean()
 
   distill_step = distill.make_step(loss, tx)
@@ -294,8 +302,7 @@ def distill_in_pool(
     >>> result.synthetic.images.shape
     (3, 8, 8, 3)
   """
-  options = with_progress(options, progress_fn)
-  clock = metrics.StageClock()
+  options, clock = with_clock(with_progress(options, progress_fn))
   prepared = peers.prepare(
     'FRePo',
     dataset,

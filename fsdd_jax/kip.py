@@ -6,14 +6,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from fsdd_jax import baselines, kernels, krr, metrics, peers
+from fsdd_jax import baselines, kernels, krr, peers
 from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.distill_loop import distill_from
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.objective import ErrorFn
 from fsdd_jax.peer_configs import KipConfig
-from fsdd_jax.stage_loop import LoopOptions, ProgressFn, with_progress
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  with_clock,
+  with_progress,
+)
 from fsdd_jax.types import LabeledSet
 
 
@@ -110,8 +115,7 @@ def distill(
     >>> result.synthetic.images.shape
     (3, 8, 8, 3)
   """
-  options = with_progress(options, progress_fn)
-  clock = metrics.StageClock()
+  options, clock = with_clock(with_progress(options, progress_fn))
   kernel = kernels.kernel_fn(network, own.kernel)
   prepared = peers.prepare(
     'KIP',

@@ -10,6 +10,8 @@ from fsdd_jax.configs import (
   loss_option,
   option,
   out_of_range,
+  seed_option,
+  short_classes_option,
 )
 
 
@@ -43,8 +45,8 @@ class SubsetConfig(UpdateConfig):
     'Most distilled images, I_max: the supplement tests up to 50 x 10.',
     least=1,
   )
-  seed: int = option(0, 'Seed of every draw but theta.')
-  theta_seed: int = option(0, 'Seed of the arbitrary network, theta.')
+  seed: int = seed_option('Seed of every draw but theta.')
+  theta_seed: int = seed_option('Seed of the arbitrary network, theta.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,8 +254,8 @@ class PretrainingConfig(Config):
     'Networks that run side by side (measured on CPU: 1 is fastest).',
     least=1,
   )
-  theta_seed: int = option(0, "Seed of the cache's network, theta.")
-  seed: int = option(0, 'Seed of omega, of networks and of the order.')
+  theta_seed: int = seed_option("Seed of the cache's network, theta.")
+  seed: int = seed_option('Seed of omega, of networks and of the order.')
   checkpoint_every: int = option(100, 'Steps between checkpoints.', least=1)
   log_every: int = option(10, 'Steps between log lines.', least=1)
 
@@ -316,7 +318,8 @@ class AdaptationConfig(UpdateConfig):
     'Networks that run side by side (measured on CPU: 1 is fastest).',
     least=1,
   )
-  seed: int = option(0, 'Seed of every draw but theta.')
+  short_classes: str = short_classes_option()
+  seed: int = seed_option('Seed of every draw but theta.')
   checkpoint_every: int = option(50, 'Steps between checkpoints.', least=1)
   log_every: int = option(10, 'Steps between log lines.', least=1)
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from fsdd_jax import baselines, frepo, kip, metrics, rfad, selection
+from fsdd_jax import baselines, frepo, kip, rfad, selection
 from fsdd_jax.configs import Config, DistillationConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.stage_loop import LoopOptions, with_clock
 from fsdd_jax.types import LabeledSet
 
 
@@ -61,10 +61,10 @@ def _chosen(choose: Callable[..., LabeledSet]) -> Callable[..., Any]:
     options: LoopOptions,
     start: LabeledSet | None,
   ) -> baselines.DistillationResult:
-    del own, options
+    del own
     if start is not None:
       raise ValueError('Real images are chosen, not improved: leave start out.')
-    clock = metrics.StageClock()
+    _, clock = with_clock(options)
     with clock.part('selection'):
       chosen = choose(
         jax.random.key(config.seed),

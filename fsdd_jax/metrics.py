@@ -4,7 +4,6 @@ import collections
 import contextlib
 import json
 import os
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 
@@ -43,7 +42,7 @@ class MetricWriter:
       resume_step: steps after this one, written before a kill, are dropped,
         as the resumed run writes them again.
     """
-    folder = pathlib.Path(workdir)
+    folder = files.resolve(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / 'metrics.jsonl'
     kept = [
@@ -59,8 +58,9 @@ class MetricWriter:
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds one line and one point a scalar."""
-    self._file.write(json.dumps({'step': step, **scalars}) + '\n')
-    self._file.flush()
+    with files.named(self._file.name):
+      self._file.write(json.dumps({'step': step, **scalars}) + '\n')
+      self._file.flush()
     for name, value in scalars.items():
       self._board.add_scalar(name, value, step)
 
@@ -79,6 +79,9 @@ class MetricWriter:
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   """Rows of a `metrics.jsonl`; a last line cut short by a kill is left out.
 
+  Raises:
+    ValueError: naming the file and the line that is damaged.
+
   Example:
     >>> import pathlib
     >>> import tempfile
@@ -88,22 +91,21 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     >>> read_metrics(path)  # The last line was cut short.
     [{'step': 1, 'loss': 0.5}]
   """
-  rows = []
-  lines = pathlib.Path(path).read_text().splitlines()
-  for number, line in enumerate(lines, 1):
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      if number < len(lines):
-        raise ValueError(
-          f'Line {number} of {path} is not JSON: {line[:80]!r}. Repair or '
-          'delete that line.'
-        ) from error
+  rows = files.read_json_lines(path)
+  for number, row in enumerate(rows, 1):
+    if not isinstance(row.get('step'), int):
+      raise ValueError(
+        f'Line {number} of {path} names no step; repair or delete that line.'
+      )
   return rows
 
 
 class StageClock:
   """Seconds a part of a stage, with compilation apart.
+
+  With a file they add up over the runs of a stage that was killed and started
+  again. The file has a line a run; a kill loses what passed since the last
+  `save`, as it loses the work that was done then.
 
   Example:
     >>> clock = StageClock()
@@ -113,14 +115,24 @@ class StageClock:
     ['sum']
   """
 
-  def __init__(self) -> None:
-    """Starts with no parts."""
+  def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    """Starts with the parts of earlier runs.
+
+    Args:
+      path: of the file; the first process alone writes it.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
     self._seconds: collections.defaultdict[str, float] = (
       collections.defaultdict(float)
     )
-    # Seconds that the running part spent in other parts or in compilation.
-    self._elsewhere = 0.0
-    self._depth = 0
+    self._parts: list[str] = []  # Those running, the innermost last.
+    self._since = 0.0
+    self._path = None if path is None else files.resolve(path)
+    self._earlier: list[dict[str, float]] = []
+    if self._path is not None and self._path.exists():
+      self._earlier = read_seconds(self._path)
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
@@ -129,29 +141,69 @@ class StageClock:
     The caller waits for its results within the block, as JAX returns before
     they are computed.
     """
-    outer, self._elsewhere = self._elsewhere, 0.0
-    self._depth += 1
-    if self._depth == 1:
+    self._settle()
+    if not self._parts:
       jax.monitoring.register_event_duration_secs_listener(self._listen)
-    start = time.perf_counter()
+    self._parts.append(name)
     try:
       yield
     finally:
-      elapsed = time.perf_counter() - start
-      self._seconds[name] += elapsed - self._elsewhere
-      self._elsewhere = outer + elapsed
-      self._depth -= 1
-      if not self._depth:
+      self._settle()
+      self._parts.pop()
+      if not self._parts:
         jax.monitoring.unregister_event_duration_listener(self._listen)
+    if not self._parts:
+      self.save()
+
+  def _settle(self) -> None:
+    """Gives what passed since the last call to the innermost part."""
+    now = time.perf_counter()
+    if self._parts:
+      self._seconds[self._parts[-1]] += now - self._since
+    self._since = now
 
   def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
-    if event in _COMPILE_EVENTS:
+    if event in _COMPILE_EVENTS and self._parts:
       self._seconds['compilation'] += duration_secs
-      self._elsewhere += duration_secs
+      self._seconds[self._parts[-1]] -= duration_secs
 
   def seconds(self) -> dict[str, float]:
     """Seconds a part, and `compilation` for all parts together."""
-    return dict(self._seconds)
+    self._settle()
+    total = collections.Counter(self._seconds)
+    for run in self._earlier:
+      total.update(run)
+    return dict(total)
+
+  def save(self) -> None:
+    """Writes the seconds until now to the file, if there is one."""
+    if self._path is None or not processes.is_first_process():
+      return
+    self._settle()
+    lines = [json.dumps(run) for run in (*self._earlier, self._seconds)]
+    text = ''.join(f'{line}\n' for line in lines)
+    files.write_bytes_atomic(self._path, text.encode())
+
+
+def read_seconds(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+  """Seconds a part of each run, as a `StageClock` wrote them.
+
+  Raises:
+    ValueError: if the file is damaged.
+
+  Example:
+    >>> import tempfile
+    >>> path = f'{tempfile.mkdtemp()}/seconds.jsonl'
+    >>> with StageClock(path).part('sum'):
+    ...   total = sum(range(10))
+    >>> [list(run) for run in read_seconds(path)]
+    [['sum']]
+  """
+  runs = files.read_json_lines(path)
+  for run in runs:
+    if not all(isinstance(value, int | float) for value in run.values()):
+      raise ValueError(f'{path}: {run} are no seconds; repair or delete it.')
+  return runs
 
 
 def start_at(bar: tqdm.tqdm, done: int, total: int) -> None:

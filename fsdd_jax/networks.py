@@ -13,8 +13,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from fsdd_jax.layers import Network, choose, max_pool, pad_to_multiple
+
+HEAD = 'classifier'  # What takes features; no feature depends on it.
 
 FieldsFor = Callable[[tuple[int, ...]], dict[str, Any]]
 
@@ -123,6 +126,85 @@ def make(
       f'{", ".join(known)}.'
     )
   return module(**{**fields_for(shape), **fields, 'num_classes': num_classes})
+
+
+def check_variables(
+  variables: Any, expected: Any, where: Any, *, besides: str = ''
+) -> None:
+  """Makes sure that variables are those of a module, by names and shapes.
+
+  Args:
+    variables: nested mappings of arrays.
+    expected: what the module draws, or its shapes.
+    where: they come from, the beginning of the message.
+    besides: a part whose shapes may differ, as a head of other classes.
+
+  Raises:
+    ValueError: naming the first variables that differ.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> check_variables({'x': jnp.ones(2)}, {'x': jnp.zeros(2)}, 'The file')
+    >>> check_variables({}, {'x': jnp.zeros(2)}, 'The file')
+    Traceback (most recent call last):
+    ValueError: The file: its variables are not those of the module: x is \
+missing, (2,) is needed. Give the file of that module, or write it anew.
+  """
+  found, needed = (
+    {
+      '/'.join(str(getattr(part, 'key', part)) for part in path): leaf.shape
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (variables, expected)
+  )
+  wrong = [
+    f'{name} is {found.get(name, "missing")}, {needed.get(name, "none")} is '
+    'needed'
+    for name in sorted(found.keys() | needed.keys())
+    if name not in found
+    or name not in needed
+    or (found[name] != needed[name] and besides not in name.split('/'))
+  ]
+  if wrong:
+    raise ValueError(
+      f'{where}: its variables are not those of the module: '
+      f'{"; ".join(wrong[:3])}. Give the file of that module, or write it anew.'
+    )
+
+
+def outputs(found: Any, images: Any) -> tuple[jax.Array, jax.Array]:
+  """What a network returned, once it is what all stages need.
+
+  Args:
+    found: of `network.apply`.
+    images: `[n, h, w, c]` that it was applied to.
+
+  Returns:
+    Logits `[n, k]` and features `[n, d]`.
+
+  Raises:
+    ValueError: if it is something else; at tracing, before anything runs.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> outputs(jnp.ones((2, 3)), jnp.ones((2, 8, 8, 3)))
+    Traceback (most recent call last):
+    ValueError: A network must return (logits [n, k], features [n, d]); got \
+float32[2,3] for 2 images.
+  """
+  is_pair = isinstance(found, tuple | list) and len(found) == 2
+  if not is_pair or any(
+    jnp.ndim(part) != 2 or len(part) != len(images) for part in found
+  ):
+    parts = [
+      f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+      for leaf in jax.tree.leaves(found)
+    ]
+    raise ValueError(
+      'A network must return (logits [n, k], features [n, d]); got '
+      f'{", ".join(parts)} for {len(images)} images.'
+    )
+  return found[0], found[1]
 
 
 def describe(network: nn.Module) -> str:

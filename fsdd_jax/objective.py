@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import krr
+from fsdd_jax import krr, networks
 from fsdd_jax.devices import ALONE, Devices, local
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.types import LabeledSet
@@ -42,7 +42,7 @@ def feature_fn(network: nn.Module) -> FeatureFn:
   """
 
   def extract(variables: Any, images: jax.Array) -> jax.Array:
-    _, features = network.apply(variables, images)
+    _, features = networks.outputs(network.apply(variables, images), images)
     return jnp.asarray(features)
 
   return extract

@@ -12,6 +12,7 @@ import jax
 from fsdd_jax import (
   artifacts,
   baselines,
+  configs,
   inputs,
   metrics,
   networks,
@@ -23,7 +24,7 @@ from fsdd_jax.datasets import Dataset
 from fsdd_jax.distill_loop import distill_from, in_features
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
-from fsdd_jax.stage_loop import LoopOptions, claim_workdir
+from fsdd_jax.stage_loop import LoopOptions, claim_workdir, with_clock
 from fsdd_jax.types import LabeledSet
 
 SetName = tuple[int, int]  # Images a class, and number of the start.
@@ -49,6 +50,9 @@ class FixedNetwork:
   network: nn.Module
   seed: int
   image_shape: tuple[int, ...]
+
+  def __post_init__(self) -> None:
+    configs.whole('theta_seed', self.seed, below=configs.SEEDS)
 
   def sample(self, image_shape: tuple[int, ...]) -> Any:
     """Its variables for images `(h, w, c)`; only the head depends on h, w."""
@@ -84,10 +88,14 @@ def _maps_of(
 def stage_keys(seed: int) -> jax.Array:
   """Keys `[3]` of the sets in theta, of adaptation, and of a random omega.
 
+  Raises:
+    ValueError: for a seed that JAX would wrap.
+
   Example:
     >>> stage_keys(0).shape
     (3,)
   """
+  seed = configs.whole('seed', seed, below=configs.SEEDS)
   return jax.random.split(jax.random.key(seed), 3)
 
 
@@ -234,7 +242,7 @@ def distill_sets(
     ValueError: as `distill_in_theta`.
     FloatingPointError: when a loss is not finite.
   """
-  options, clock = options or LoopOptions(), clock or metrics.StageClock()
+  options, clock = with_clock(options or LoopOptions(), clock)
   _check_target(theta, dataset, normalization)
   dataset = resolution.reduce_resolution(dataset, theta.image_shape)
   features_of = objective.feature_fn(theta.network)
@@ -253,6 +261,7 @@ def distill_sets(
       normalization,
       ipc=ipc,
       label_coding=config.label_coding,
+      short_classes=config.short_classes,
     )
     for ipc, number in names
   }

@@ -116,6 +116,7 @@ batch of real images a step.
       normalization,
       ipc=config.ipc,
       label_coding=config.label_coding,
+      short_classes=config.short_classes,
     )
   else:
     baselines.check_start(start, dataset, config)

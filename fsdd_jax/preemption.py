@@ -1,8 +1,9 @@
-"""SIGTERM, which pre-emptible machines send: a stage saves, the program ends.
+"""SIGTERM and Ctrl-C: a stage saves its state, and the program ends.
 
-A binary calls `install`. From then on SIGTERM ends it, at once or, while a
-stage `defers` it, after the step under way. The status is 0, for nothing went
-wrong, unless who started the program asks for another by `STATUS_VARIABLE`.
+Pre-emptible machines send SIGTERM. A binary calls `install`. From then on
+either ends it, at once or, while a stage `defers` it, after the step under way;
+further ones change nothing. The status is 0, for nothing went wrong, unless who
+started the program asks for another by `STATUS_VARIABLE`.
 """
 
 import contextlib
@@ -16,31 +17,42 @@ from typing import NoReturn
 STATUS_VARIABLE = 'FSDD_STOPPED_STATUS'
 
 
+_NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
+
+
 class _Signals:
   """What has arrived, and how many stages wait for a good moment."""
 
   deferring = 0
   arrived = False
+  ending = False
+  name = 'SIGTERM'
 
 
 def install() -> None:
-  """Makes SIGTERM end this program with a word; call it in the main thread.
+  """Makes both end this program with a word; call it in the main thread.
 
   Example:
-    >>> before = signal.getsignal(signal.SIGTERM)
+    >>> kinds = signal.SIGTERM, signal.SIGINT
+    >>> before = [signal.getsignal(kind) for kind in kinds]
     >>> install()
     >>> with defer():
     ...   signal.raise_signal(signal.SIGTERM)
     ...   print(requested())
     Traceback (most recent call last):
     SystemExit: 0
-    >>> _ = signal.signal(signal.SIGTERM, before)
+    >>> _ = list(map(signal.signal, kinds, before))
   """
-  signal.signal(signal.SIGTERM, _on_signal)
+  _Signals.ending = False
+  for kind in _NAMES:
+    signal.signal(kind, _on_signal)
 
 
 def _on_signal(number: int, frame: types.FrameType | None) -> None:
-  del number, frame
+  del frame
+  if _Signals.ending:  # An error now would break what is being saved.
+    return
+  _Signals.name = _NAMES[signal.Signals(number)]
   if _Signals.deferring:
     _Signals.arrived = True
   else:
@@ -49,7 +61,7 @@ def _on_signal(number: int, frame: types.FrameType | None) -> None:
 
 @contextlib.contextmanager
 def defer() -> Iterator[None]:
-  """While it lasts, SIGTERM is noted for `requested`; at the end, it is obeyed.
+  """While it lasts, both are noted for `requested`; at the end, obeyed.
 
   Example:
     >>> with defer():
@@ -70,7 +82,7 @@ def defer() -> Iterator[None]:
 
 
 def requested() -> bool:
-  """Whether SIGTERM arrived while it was deferred.
+  """Whether one arrived while it was deferred.
 
   Example:
     >>> requested()
@@ -80,7 +92,7 @@ def requested() -> bool:
 
 
 def stop(state: str) -> NoReturn:
-  """Ends the program for SIGTERM.
+  """Ends the program for SIGTERM or Ctrl-C.
 
   Args:
     state: what of the work is safe.
@@ -93,8 +105,9 @@ def stop(state: str) -> NoReturn:
     Traceback (most recent call last):
     SystemExit: 0
   """
+  _Signals.ending = signal.getsignal(signal.SIGTERM) is _on_signal
   print(
-    f'Stopped by SIGTERM. {state}; give the same command to go on.',
+    f'Stopped by {_Signals.name}. {state}; give the same command to go on.',
     file=sys.stderr,
     flush=True,
   )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from fsdd_jax import artifacts, networks
 from fsdd_jax.layers import choose
@@ -124,18 +125,23 @@ def load_pretrained(
   """
   variables, metadata = artifacts.load_translator(path)
   fields = {k: v for k, v in metadata['translator'].items() if k != 'name'}
-  if 'image_shape' not in metadata:
-    raise ValueError(
-      f"{path}: its metadata lack 'image_shape'; write it with save_pretrained."
-    )
-  image_shape = tuple(metadata['image_shape'])
-  network = networks.make(
-    **metadata['network'], image_shape=image_shape, num_classes=num_classes
-  )
+  image_shape, network = artifacts.network_of(path, metadata, num_classes)
   theta = FixedNetwork(network, metadata['theta_seed'], image_shape)
   kinds = {kind.__name__: kind for kind in TRANSLATORS.values()}
-  kind = choose(kinds, metadata['translator']['name'], 'translator')
-  return Pretrained(kind(**fields), variables, theta, metadata)
+  try:
+    kind = choose(kinds, metadata['translator']['name'], 'translator')
+    start = Pretrained(kind(**fields), variables, theta, metadata)
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path}: this fsdd_jax has no such translator ({error}). Write the file '
+      'anew with save_pretrained.'
+    ) from error
+  expected = jax.eval_shape(
+    lambda key: init(key, start.translator, image_shape, start.maps_of),
+    jax.random.key(0),
+  )
+  networks.check_variables(variables, expected, path)
+  return start
 
 
 def save_pretrained(
@@ -199,6 +205,31 @@ def save_adapted(
     >>> load_pretrained(path).is_adapted
     True
   """
+  own = adapted(pretrained, variables, normalization, record=record)
+  save_pretrained(path, own)
+
+
+def adapted(
+  pretrained: Pretrained,
+  variables: Mapping[str, Any],
+  normalization: Normalization,
+  *,
+  record: Mapping[str, Any],
+) -> Pretrained:
+  """A translator after adaptation, with metadata that say so.
+
+  Args:
+    pretrained: the translator before.
+    variables: its variables after.
+    normalization: of the target set.
+    record: how it was adapted, JSON values.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> start, transform = toy.translator(), toy.problem()[2]
+    >>> adapted(start, start.variables, transform, record={}).is_adapted
+    True
+  """
   theta = pretrained.theta
   before = pretrained.metadata or {'training': {'objective': 'none'}}
   metadata = {
@@ -210,7 +241,7 @@ def save_adapted(
     'normalization': artifacts.describe_normalization(normalization),
     'training': {**before['training'], 'adaptation': dict(record)},
   }
-  artifacts.save_translator(path, variables, metadata)
+  return dataclasses.replace(pretrained, variables=variables, metadata=metadata)
 
 
 def random_translator(

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax import augment, krr, metrics, objective, random_networks
+from fsdd_jax import (
+  augment,
+  krr,
+  metrics,
+  networks,
+  objective,
+  random_networks,
+)
 from fsdd_jax.types import LabeledSet
 
 # Maps a fitted model and normalised images [n, h, w, c] to scores [n, k].
@@ -230,7 +237,9 @@ def fit_krr(
 
 @functools.cache
 def _logits(network: nn.Module) -> ScoreFn:
-  return lambda variables, images: network.apply(variables, images)[0]
+  return lambda variables, images: networks.outputs(
+    network.apply(variables, images), images
+  )[0]
 
 
 @functools.cache
@@ -255,12 +264,13 @@ def _training_step(
     images = recipe.augment(augment_key, images)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
-      (logits, _), changed = network.apply(
+      found, changed = network.apply(
         {**variables, 'params': params},
         images,
         train=True,
         mutable=['batch_stats'],
       )
+      logits, _ = networks.outputs(found, images)
       return recipe.loss(logits, targets), changed
 
     params = variables['params']

@@ -45,7 +45,7 @@ def recipe_from_flags(binary: str) -> Recipe:
   folder, values = pathlib.Path(binary).parent, flags.FLAGS
   return Recipe(
     binaries=str(folder),
-    folder=values.recipes or str(folder / 'recipes'),
+    folder=str(files.resolve(values.recipes or folder / 'recipes')),
     scale=values.scale,
     ipcs=cli.integers('ipcs'),
     protocols=tuple(values.protocols),

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from fsdd_jax import (
   baselines,
   krr,
-  metrics,
   objective,
   peers,
   random_networks,
@@ -24,7 +23,12 @@ from fsdd_jax.datasets import Dataset
 from fsdd_jax.distill_loop import distill_from, in_features
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.peer_configs import RfadConfig
-from fsdd_jax.stage_loop import LoopOptions, ProgressFn, with_progress
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  with_clock,
+  with_progress,
+)
 from fsdd_jax.types import LabeledSet
 
 # K = 2 F F' + 0.01, RFAD's kernel of features F.
@@ -154,8 +158,7 @@ def distill(
     >>> result.synthetic.images.shape, len(result.seen)
     ((3, 8, 8, 3), 2)
   """
-  options = with_progress(options, progress_fn)
-  clock = metrics.StageClock()
+  options, clock = with_clock(with_progress(options, progress_fn))
   prepared = peers.prepare(
     'RFAD',
     dataset,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import objective, random_networks
+from fsdd_jax import finite, objective, random_networks
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.inputs import coded_labels
 from fsdd_jax.normalization import Normalization, normalize
@@ -128,7 +128,13 @@ def select(
       np.asarray(features_of(variables, normalize(images, normalization)))
       for images, _, _ in objective.batches(dataset.images[own], own)
     ]
-    rows.append(own[select_fn(np.concatenate(found)[: len(own)], ipc)])
+    features = np.concatenate(found)[: len(own)]
+    finite.check(
+      features,
+      f'Features of class {dataset.class_names[label]!r}',
+      'Choose another network.',
+    )
+    rows.append(own[select_fn(features, ipc)])
   chosen = np.concatenate(rows)
   labels = coded_labels(dataset, label_coding)[chosen]
   images = normalize(dataset.images[chosen], normalization)

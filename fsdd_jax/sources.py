@@ -4,21 +4,25 @@ The only file that touches TFDS, scikit-learn and image folders. TensorFlow is
 not imported: TFDS reads array_record files through its data sources.
 """
 
+import collections
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, ImageOps
 
-from fsdd_jax import fractals, subsets
+from fsdd_jax import files, fractals, subsets
 
-_DATA_DIR_VARIABLE = 'FSDD_DATA_DIR'
+DATA_DIR_VARIABLE = 'FSDD_DATA_DIR'
 _ACCEPTED = (
   "'digits', 'fractals', 'fractals:NUM_CLASSES', 'folder:PATH', TFDS names "
   "such as 'cifar10', and TFDS directories with a dataset_info.json"
@@ -27,7 +31,11 @@ _FRACTAL_CLASSES = 100
 _FRACTAL_IMAGES = {'train': 100, 'test': 20}  # Images a class.
 _FRACTAL_SIZE = 32
 _RECORDS_AT_ONCE = 1000
-_SUFFIXES = frozenset({'.png', '.jpg', '.jpeg', '.bmp', '.webp'})
+# Formats that Pillow names without reading them, or by another program.
+_UNREADABLE = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'})
+# Copies that a Mac leaves beside folders; hidden ones begin with a dot.
+_NO_FOLDERS = frozenset({'__MACOSX', '@eaDir'})
+_ANNOTATIONS = 'val_annotations.txt'  # Of Tiny-ImageNet.
 _TEST_SHARE = 0.2  # Of sources that come without a test split.
 
 # A picture not yet decoded: pixels, an encoded file in memory, or its path.
@@ -87,7 +95,7 @@ def open_source(
   if name == 'fractals' or name.startswith('fractals:'):
     return _open_fractals(name, split, image_size or _FRACTAL_SIZE)
   if name.startswith('folder:'):
-    return _open_folder(pathlib.Path(name.removeprefix('folder:')), split)
+    return _open_folder(_folder(name), split)
   return _open_tfds(name, split, data_dir)
 
 
@@ -136,7 +144,7 @@ def size(
   if found is None or (image_size is None and None in found.image_shape):
     source = open_source(name, split, image_size=image_size, data_dir=data_dir)
     with opened(source.read(np.arange(1))[0]) as picture:
-      shape = (*picture.size[::-1], source.channels)
+      shape = (*as_shown(picture).size[::-1], source.channels)
     found = Size(len(source.labels), len(source.class_names), shape)
   if image_size is not None:
     shape = (image_size, image_size, found.image_shape[2])
@@ -166,11 +174,68 @@ def opened(picture: Picture) -> Iterator[Image.Image]:
       if image.mode[0] in 'IF':
         raise OSError(f'its mode {image.mode} is not of 8 bits a channel')
       yield image
-  except OSError as error:
+  except Exception as error:  # Pillow raises many kinds for damaged files.
     name = picture if isinstance(picture, pathlib.Path) else 'a record'
+    reason = str(error) or type(error).__name__
     raise ValueError(
-      f'Cannot read the image in {name} ({error}); repair or remove it.'
+      f'Cannot read the image in {name} ({reason}); repair or remove it.'
     ) from error
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+  """A picture as a viewer shows it: upright, on white where it is transparent.
+
+  Args:
+    image: as of `opened`.
+
+  Returns:
+    The picture turned by its EXIF orientation, without transparency.
+
+  Example:
+    >>> as_shown(Image.new('RGBA', (1, 1), (0, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255, 255)
+  """
+  image = ImageOps.exif_transpose(image)
+  if not image.has_transparency_data:
+    return image
+  layer = image.convert('RGBA')
+  white = Image.new('RGBA', layer.size, (255, 255, 255, 255))
+  return Image.alpha_composite(white, layer)
+
+
+def fingerprint(name: str, data_dir: PathLike | None = None) -> str:
+  """Tells data apart without reading it all, for what depends on it.
+
+  Args:
+    name: as in `datasets.load`.
+    data_dir: as in `datasets.load`.
+
+  Returns:
+    Hexadecimal digits of the files of a folder or TFDS data set; the name of
+    what this library makes itself, and of what is not on disk yet.
+
+  Example:
+    >>> fingerprint('digits')
+    'digits'
+  """
+  if name.startswith('folder:'):
+    root = _folder(name)
+  elif _is_tfds(name):
+    builder, _ = _find_builder(name, data_dir)
+    if not builder.is_prepared():
+      return name
+    root = pathlib.Path(builder.data_dir)
+  else:
+    return name
+  found = sorted(p for p in root.rglob('*') if p.is_file())
+  names = '\n'.join(str(p.relative_to(root)) for p in found)
+  digest = hashlib.sha256(names.encode(errors='surrogateescape'))
+  digest.update(files.fingerprint(found).encode())
+  return digest.hexdigest()
+
+
+def _folder(name: str) -> pathlib.Path:
+  return files.resolve(name.removeprefix('folder:'))
 
 
 def _test_rows(labels: np.ndarray, split: str) -> np.ndarray:
@@ -219,36 +284,100 @@ def _open_fractals(name: str, split: str, image_size: int) -> Source:
 
 
 def _open_folder(root: pathlib.Path, split: str) -> Source:
-  """`root/train/CLASS/*` and `root/test` or `root/val`, or `root/CLASS/*`."""
-  root = root.expanduser()
+  """`root/train/CLASS/*` and `root/test` or `root/val`, or `root/CLASS/*`.
+
+  Pictures may lie in `CLASS/images`, and those of a test split beside a
+  `val_annotations.txt`, as in the tree of Tiny-ImageNet.
+  """
   train = root / 'train' if (root / 'train').is_dir() else root
-  folder = train
-  if split == 'test' and train != root:
-    parts = (root / part for part in ('test', 'val', 'validation'))
-    found = [path for path in parts if path.is_dir()]
-    if not found:
-      raise FileNotFoundError(
-        f'{root} has train but none of test, val and validation; add one.'
-      )
-    folder = found[0]
   names = _class_folders(train)
-  unknown = sorted(set(_class_folders(folder)) - set(names))
-  if unknown:
-    raise ValueError(
-      f'{folder} has the class {unknown[0]!r}, which {train} lacks; move it.'
-    )
+  pictures = {name: _images(train / name) for name in names}
   # Channels follow the training images, so that splits agree.
-  is_grey = all(_is_grey(p) for name in names for p in _images(train / name))
-  files = [(p, c) for c, n in enumerate(names) for p in _images(folder / n)]
-  labels = np.asarray([c for _, c in files], np.int32)
-  rows = np.arange(len(files))
+  is_grey = all(_is_grey(p) for paths in pictures.values() for p in paths)
+  if split == 'test' and train != root:
+    pictures = _test_pictures(root, names)
+  listed = [(p, c) for c, n in enumerate(names) for p in pictures.get(n, [])]
+  labels = np.asarray([c for _, c in listed], np.int32)
+  rows = np.arange(len(listed))
   if train == root:
     rows = _test_rows(labels, split)
   return Source(
     labels=labels[rows],
     class_names=tuple(names),
     channels=1 if is_grey else 3,
-    read=lambda chosen: [files[row][0] for row in rows[chosen]],
+    read=lambda chosen: [listed[row][0] for row in rows[chosen]],
+  )
+
+
+def has_test_split(name: str) -> bool:
+  """Whether a folder of images has test images; others have, or say so.
+
+  Example:
+    >>> has_test_split('digits')
+    True
+  """
+  if not name.startswith('folder:'):
+    return True
+  root = _folder(name)
+  return not (root / 'train').is_dir() or bool(_test_folders(root))
+
+
+def _test_folders(root: pathlib.Path) -> list[pathlib.Path]:
+  """Those of test pictures; one whose labels are not known comes last."""
+  parts = (root / part for part in ('test', 'val', 'validation'))
+  found = [path for path in parts if path.is_dir()]
+  return sorted(found, key=lambda path: _names_in(path) == ['images'])
+
+
+def _test_pictures(
+  root: pathlib.Path, names: Sequence[str]
+) -> dict[str, list[pathlib.Path]]:
+  """Test pictures of a folder with `train`, by class."""
+  found = _test_folders(root)
+  # As Tiny-ImageNet: test without labels, val with a list of them.
+  listed = [path for path in found if (path / _ANNOTATIONS).is_file()]
+  if not found:
+    raise FileNotFoundError(
+      f'{root} has train but none of test, val and validation; add one.'
+    )
+  if listed and _names_in(found[0]) == ['images']:
+    folder = listed[0]
+    pictures = _annotated(folder)
+  else:
+    folder = found[0]
+    pictures = {name: _images(folder / name) for name in _class_folders(folder)}
+  if unknown := sorted(pictures.keys() - set(names)):
+    raise ValueError(
+      f'{folder} has the class {unknown[0]!r}, which {root / "train"} lacks; '
+      'move it.'
+    )
+  return pictures
+
+
+def _annotated(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+  """Pictures by class, as a tab-separated list of files and classes tells."""
+  pictures: dict[str, list[pathlib.Path]] = {}
+  path = folder / _ANNOTATIONS
+  for number, line in enumerate(path.read_text().splitlines(), 1):
+    name, _, rest = line.partition('\t')
+    picture = folder / 'images' / name
+    label = rest.partition('\t')[0]
+    if not label or not picture.is_file():
+      raise ValueError(
+        f'Line {number} of {path} names no picture in images/ and its class: '
+        f'{line[:80]!r}. Repair or delete that line.'
+      )
+    pictures.setdefault(label, []).append(picture)
+  return pictures
+
+
+def _names_in(folder: pathlib.Path) -> list[str]:
+  """Sorted names of the folders in a folder, hidden ones left out."""
+  found = [path.name for path in folder.iterdir() if path.is_dir()]
+  return sorted(
+    name
+    for name in found
+    if not name.startswith('.') and name not in _NO_FOLDERS
   )
 
 
@@ -259,17 +388,39 @@ def _class_folders(folder: pathlib.Path) -> list[str]:
       f'There is no folder {folder}; folder:PATH needs PATH/train/CLASS/*.png '
       'and PATH/test/CLASS/*.png, or PATH/CLASS/*.png.'
     )
-  found = [path.name for path in folder.iterdir() if path.is_dir()]
-  names = sorted(name for name in found if not name.startswith('.'))
+  names = _names_in(folder)
   if not names:
     raise ValueError(f'{folder} holds no class folders; add CLASS/*.png.')
   return names
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Sorted image files in a folder; none if it is not there."""
-  paths = sorted(folder.iterdir()) if folder.is_dir() else []
-  return [path for path in paths if path.suffix.lower() in _SUFFIXES]
+  """Sorted image files of a class; warns of files that are none."""
+  if (folder / 'images').is_dir():
+    folder = folder / 'images'
+  found = sorted(folder.iterdir()) if folder.is_dir() else []
+  paths = [p for p in found if not p.name.startswith('.') and p.is_file()]
+  images = [path for path in paths if path.suffix.lower() in _suffixes()]
+  other = collections.Counter(
+    path.suffix.lower() or path.name for path in paths if path not in images
+  )
+  if other:
+    counts = ', '.join(f'{count} {name}' for name, count in other.items())
+    warnings.warn(
+      f'{folder}: passed over {counts}, which Pillow does not open as images.',
+      stacklevel=2,
+    )
+  return images
+
+
+@functools.cache
+def _suffixes() -> frozenset[str]:
+  """What names of pictures that Pillow reads end with."""
+  return frozenset(
+    suffix
+    for suffix, kind in Image.registered_extensions().items()
+    if kind in Image.OPEN and kind not in _UNREADABLE
+  )
 
 
 def _is_grey(path: pathlib.Path) -> bool:
@@ -366,11 +517,12 @@ def _feature_keys(info: Any, name: str) -> tuple[str, str]:
 
 def _find_builder(name: str, data_dir: PathLike | None) -> tuple[Any, str]:
   """The builder of a data set, prepared or not, and where it was sought."""
-  path = pathlib.Path(name).expanduser()
+  path = files.resolve(name)
   if (path / 'dataset_info.json').is_file():
     return tfds.builder_from_directory(path), name
-  default = os.environ.get(_DATA_DIR_VARIABLE)
-  folders = [data_dir] if data_dir else [default, None]
+  given = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+  resolved = files.resolve(given) if given else None
+  folders = [resolved] if data_dir else [resolved, None]
   builder: Any = None
   reason: Any = None
   where = ' or '.join(str(f) for f in folders if f) or "TFDS's default folder"
@@ -401,6 +553,6 @@ def _prepared_builder(name: str, data_dir: PathLike | None) -> Any:
     raise FileNotFoundError(
       f'{name!r} is not on disk in {where}, and preparing it in '
       f'{builder.data_dir} failed ({type(error).__name__}: {error}). Set '
-      f'data_dir or {_DATA_DIR_VARIABLE} to a folder with an array_record copy.'
+      f'data_dir or {DATA_DIR_VARIABLE} to a folder with an array_record copy.'
     ) from error
   return builder

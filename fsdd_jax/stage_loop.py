@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from fsdd_jax import files, metrics, preemption, processes
+from fsdd_jax import files, finite, metrics, preemption, processes
 from fsdd_jax.checkpoints import Checkpointer
+from fsdd_jax.devices import local
 
 State = TypeVar('State')
 ProgressFn = Callable[[int, dict[str, float]], None]
@@ -30,6 +31,7 @@ class LoopOptions:
     progress_fn: called at each log line with the steps done and the metrics.
     state_fn: called there with the steps done and the stage's state, for
       curves; it must copy what it keeps, as the next step donates the state.
+    clock: writes its seconds with each checkpoint; as of `with_clock`.
 
   Example:
     >>> options = LoopOptions('runs/mine', log_every=1, progress_fn=print)
@@ -42,6 +44,35 @@ class LoopOptions:
   log_every: int = 10
   progress_fn: ProgressFn | None = None
   state_fn: Callable[[int, Any], None] | None = None
+  clock: metrics.StageClock | None = None
+
+  def __post_init__(self) -> None:
+    if self.workdir is not None:
+      object.__setattr__(self, 'workdir', files.resolve(self.workdir))
+
+
+def with_clock(
+  options: LoopOptions, clock: metrics.StageClock | None = None
+) -> tuple[LoopOptions, metrics.StageClock]:
+  """Options with a clock, and the clock.
+
+  Args:
+    options: of a stage.
+    clock: by default that of the options, else one that goes on from
+      `seconds.jsonl` in the work directory.
+
+  Example:
+    >>> options, clock = with_clock(LoopOptions())
+    >>> options.clock is clock
+    True
+  """
+  if clock is None:
+    clock = options.clock
+  if clock is None:
+    workdir = options.workdir
+    path = None if workdir is None else f'{workdir}/seconds.jsonl'
+    clock = metrics.StageClock(path)
+  return dataclasses.replace(options, clock=clock), clock
 
 
 def with_progress(
@@ -92,12 +123,13 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
     text = json.dumps(settings, indent=2, sort_keys=True) + '\n'
     files.write_bytes_atomic(path, text.encode())
     return
-  try:
-    theirs = json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f'{path} is not JSON. Choose a new workdir, or delete this one.'
-    ) from error
+  # A setting that is newer than the folder was at its default there.
+  defaults = {
+    field.name: field.default
+    for field in dataclasses.fields(config)
+    if field.name in ours
+  }
+  theirs = json.loads(json.dumps(defaults)) | files.read_json(path)
   different = [
     f'{name}: {theirs.get(name)!r} there, {ours.get(name)!r} now'
     for name in sorted(ours.keys() | theirs.keys())
@@ -155,6 +187,7 @@ class StageLoop:
     self._options = options
     self._diagnose = diagnose
     self._pending: list[tuple[int, Any]] = []
+    self._unknown: set[str] = set()  # Leaves not finite before any step.
     self._checkpointer: Checkpointer | None = None
     self._writer: metrics.MetricWriter | None = None
     self._stack = contextlib.ExitStack()
@@ -169,6 +202,7 @@ class StageLoop:
 
   def restore_or(self, state: State) -> State:
     """The last saved state, or the given one; call it once, before steps."""
+    self._unknown = set(finite.bad_leaves(local(state)))
     if self._checkpointer is None or self._options.workdir is None:
       return state
     state = self._checkpointer.restore_or(state)
@@ -197,10 +231,27 @@ class StageLoop:
     save = last or stop or done % self._options.checkpoint_every == 0
     if save or log:
       self._flush(state)
-    if save and self._checkpointer is not None:
-      self._checkpointer.save(done, state)
+    if save:
+      self._check_finite(done, state)
+      self._save(done, state)
     if stop:
       self._stop(done)
+
+  def _save(self, done: int, state: Any) -> None:
+    if self._checkpointer is not None:
+      self._checkpointer.save(done, state)
+    if self._options.clock is not None:
+      self._options.clock.save()
+
+  def _check_finite(self, done: int, state: Any) -> None:
+    """Of what was finite at the start; losses still to come are infinite."""
+    bad = set(finite.bad_leaves(local(state))) - self._unknown
+    if bad:
+      raise FloatingPointError(
+        f'{self._description}: after step {done} values of '
+        f'{", ".join(sorted(bad)[:5])} are NaN or infinite. Try a smaller '
+        'learning rate or a larger ridge; saved checkpoints are intact.'
+      )
 
   def _stop(self, done: int) -> None:
     kept = 'not saved, without a workdir'

@@ -20,6 +20,7 @@ import optax
 
 from fsdd_jax import (
   distill,
+  finite,
   krr,
   objective,
   random_networks,
@@ -184,6 +185,11 @@ class SubsetDistiller:
         _check_finite(np.asarray(curves), draws)
         if self._on_step is not None:
           self._on_step(done, float(np.mean(curves[-1])))
+    finite.check(
+      state[0],
+      f'Subsets {list(draws.numbers)} after the last step',
+      'Try a smaller learning rate, in a new folder.',
+    )
     curve: Any = np.asarray(curves).T
     batch = CacheEntry(
       target=draws.target,

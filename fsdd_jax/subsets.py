@@ -109,7 +109,8 @@ def _random_rows(key: jax.Array, table: ClassTable, size: int) -> jax.Array:
   valid = jnp.arange(table.rows.shape[1]) < table.counts[:, None]
   # The order of random numbers is a random order; padding comes last. Seeking
   # the largest few takes a tenth of the time of sorting all, or less.
-  noise = jnp.where(valid, jax.random.uniform(key, table.rows.shape), -1.0)
+  noise = jax.random.uniform(key, table.rows.shape, jnp.float32)
+  noise = jnp.where(valid, noise, -1.0)
   _, order = jax.lax.top_k(noise, size)
   return jnp.take_along_axis(table.rows, order, axis=1)
 
@@ -168,6 +169,23 @@ def sample_ipc(key: jax.Array, table: ClassTable, ipc: int) -> jax.Array:
   """
   check_counts(table, ipc)
   return _random_rows(key, table, ipc).reshape(-1)
+
+
+def sample_ipc_in_turn(
+  key: jax.Array, table: ClassTable, ipc: int
+) -> jax.Array:
+  """As `sample_ipc`; the images of a class that has too few recur in turn.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> table = class_table(np.array([0, 0, 1]), 2)
+    >>> sample_ipc_in_turn(jax.random.key(0), table, 2)[2:].tolist()
+    [2, 2]
+  """
+  rows = _random_rows(key, table, min(ipc, table.rows.shape[1]))
+  columns = jnp.arange(ipc) % table.counts[:, None]
+  return jnp.take_along_axis(rows, columns, axis=1).reshape(-1)
 
 
 def balanced_batch(key: jax.Array, table: ClassTable, size: int) -> jax.Array:
@@ -384,11 +402,14 @@ def sample_subset(
   count_key, class_key, ipc_key, row_key = jax.random.split(key, 4)
   if allowed is None:
     allowed = jnp.ones(len(table.counts), bool)
-  most = jnp.minimum(max_classes, allowed.sum())
-  num_classes = jax.random.randint(count_key, (), min_classes, most + 1)
-  noise = jax.random.uniform(class_key, allowed.shape)
+  fewest = jnp.minimum(max_classes, allowed.sum())
+  num_classes = jax.random.randint(
+    count_key, (), min_classes, fewest + 1, jnp.int32
+  )
+  noise = jax.random.uniform(class_key, allowed.shape, jnp.float32)
   _, chosen = jax.lax.top_k(jnp.where(allowed, noise, -1.0), max_classes)
-  ipc = jax.random.randint(ipc_key, (), 1, max_synthetic // num_classes + 1)
+  most = max_synthetic // num_classes
+  ipc = jax.random.randint(ipc_key, (), 1, most + 1, jnp.int32)
   drawn = ClassTable(table.rows[chosen], table.counts[chosen])
   rows = _random_rows(
     row_key, drawn, (max_images or max_synthetic) // min_classes

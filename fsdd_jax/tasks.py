@@ -1,12 +1,15 @@
 """Commands that need each other's files, each run once and never twice.
 
 A table or a figure is many runs of the binaries. Each is a `Task`, known by a
-digest of its command, of the flagfiles it reads and of the tasks it needs. A
-finished task is found again by its digest; one that was killed goes on, as the
-binaries do; a changed one alone, and what needs it, runs anew.
+digest of its command, of the flagfiles and data it reads, of the tasks it needs
+and of the code and packages that it runs. A finished task is found again by its
+digest, and by its files being as it left them; one that was killed goes on, as
+the binaries do; a changed one alone, and what needs it, runs anew.
 """
 
+import ast
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -17,9 +20,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fsdd_jax import files, preemption
+from absl import flags
+
+from fsdd_jax import artifacts, files, preemption, sources
 
 _DONE = 'done.json'
+# What a task keeps for itself, to go on after a kill.
+_OWN = {'checkpoints', 'tensorboard'}
 _STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later.
 
 
@@ -56,6 +63,8 @@ class Task:
       pathlib.Path(self.binary).name,
       [_expanded(argument) for argument in self.arguments],
       {name: task.digest for name, task in self.needs.items()},
+      _data(self.arguments),
+      _code(self.binary),
     ]
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -75,8 +84,71 @@ class Task:
     return [sys.executable, self.binary, *filled]
 
   def is_done(self, root: str | pathlib.Path) -> bool:
-    """Whether it ran to its end."""
-    return (self.folder(root) / _DONE).exists()
+    """Whether it ran to its end, and its files are as they were then."""
+    path = self.folder(root) / _DONE
+    if not path.exists():
+      return False
+    try:
+      return files.read_json(path).get('outputs') == _outputs(path.parent)
+    except ValueError:  # Cut short, or of another program.
+      return False
+
+
+def _outputs(folder: pathlib.Path) -> dict[str, str]:
+  """Fingerprints of the files that a task leaves for others."""
+  return {
+    str(path.relative_to(folder)): files.fingerprint([path])
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
+    and path.name != _DONE
+    and not path.name.startswith('.')
+    and not _OWN.intersection(path.relative_to(folder).parts)
+  }
+
+
+def _data(arguments: Sequence[str]) -> str:
+  """The fingerprint of the data set that a command names, if it names one."""
+  values = flags.FlagValues()
+  for name in ('dataset', 'data_dir'):
+    flags.DEFINE_string(name, None, name, flag_values=values)
+  values(['', *arguments], known_only=True)
+  if values.dataset is None:
+    return ''
+  return _fingerprint(
+    values.dataset, values.data_dir, os.environ.get(sources.DATA_DIR_VARIABLE)
+  )
+
+
+@functools.cache
+def _fingerprint(name: str, data_dir: str | None, _: str | None) -> str:
+  return sources.fingerprint(name, data_dir)
+
+
+def _code(binary: str) -> list[Any]:
+  """What a binary, this package and those it rests on are."""
+  return [_parsed(pathlib.Path(binary)), _package()]
+
+
+@functools.cache
+def _package() -> list[Any]:
+  own = sorted(pathlib.Path(__file__).parent.glob('*.py'))
+  return [artifacts.library_versions(), *map(_parsed, own)]
+
+
+def _parsed(path: pathlib.Path) -> str:
+  """A digest of a program, to which comments and docstrings do not count."""
+  if not path.exists():
+    return ''
+  tree = ast.parse(path.read_bytes())
+  for node in ast.walk(tree):
+    body = getattr(node, 'body', None)
+    if isinstance(body, list) and body and _is_text(body[0]):
+      del body[0]
+  return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(node: ast.AST) -> bool:
+  return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _expanded(argument: str) -> Any:
@@ -167,7 +239,11 @@ def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
         f'The command was: {" ".join(command)}. What is done stays done; start '
         'again to go on.'
       )
-    facts = {'command': command, 'seconds_of_last_run': time.time() - start}
+    facts = {
+      'command': command,
+      'seconds_of_last_run': time.time() - start,
+      'outputs': _outputs(folder),
+    }
     text = json.dumps(facts, indent=2)
     files.write_bytes_atomic(folder / _DONE, f'{text}\n'.encode())
   return missing

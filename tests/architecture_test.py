@@ -18,7 +18,9 @@ _ROOT = pathlib.Path(fsdd_jax.__file__).parent
 _LAYERS = (
   (
     'files',
+    'finite',
     'preemption',
+    'terminal',
     'timing',
     'types',
     'normalization',
@@ -49,11 +51,11 @@ _LAYERS = (
     'resolution',
     'cache_manifest',
     'cache_records',
+    'metrics',
+    'checkpoints',
     'cache',
     'artifacts',
     'array_store',
-    'checkpoints',
-    'metrics',
     'pictures',
     'report',
     'exports',

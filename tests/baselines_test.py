@@ -141,7 +141,7 @@ def test_another_config_on_the_workdir_is_refused(
 def test_too_many_images_per_class_is_refused(
   tiny_dataset, tiny_normalization, tiny_network
 ):
-  with pytest.raises(ValueError, match='Class 0 has 20 images'):
+  with pytest.raises(ValueError, match="Class 'red' has 20 images"):
     _distill(tiny_dataset, tiny_normalization, tiny_network, ipc=21)
 
 

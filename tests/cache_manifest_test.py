@@ -132,3 +132,20 @@ def test_a_damaged_or_newer_manifest_is_refused(tmp_path):
     path.write_text(text)
     with pytest.raises(ValueError, match=match):
       cache_manifest.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('network', 'convnet'),
+    ('configuration', None),
+    ('num_subsets', '7'),
+    ('num_subsets', True),
+    ('dataset', 3),
+  ],
+)
+def test_a_manifest_of_other_types_is_named(tmp_path, name, value):
+  fields = json.loads(make_manifest().to_json()) | {name: value}
+  (tmp_path / 'manifest.json').write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match=r'manifest\.json: not a manifest'):
+    cache_manifest.read_manifest(tmp_path)

@@ -52,3 +52,44 @@ def test_another_structure_is_refused(tmp_path):
     pytest.raises(ValueError, match='another configuration'),
   ):
     checkpointer.restore_or({'b': jnp.zeros(3)})
+
+
+@pytest.mark.parametrize('bit', range(6))
+def test_a_flipped_bit_is_an_error_that_names_the_checkpoint(tmp_path, bit):
+  rng = np.random.default_rng(0)
+  state = {'x': jnp.asarray(rng.normal(size=3000), jnp.float32)}
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(38, state)
+  files = [p for p in (tmp_path / '38').rglob('*') if p.is_file()]
+  path = max(files, key=lambda path: path.stat().st_size)
+  data = bytearray(path.read_bytes())
+  data[(bit + 1) * len(data) // 7] ^= 1 << bit
+  path.write_bytes(data)
+  with (
+    Checkpointer(tmp_path) as checkpointer,
+    pytest.raises(ValueError, match=r'checkpoint .*38 cannot be read'),
+  ):
+    checkpointer.restore_or(jax.tree.map(jnp.zeros_like, state))
+
+
+def test_a_bit_flipped_anywhere_never_gives_another_state(tmp_path):
+  state = _state(2.0)
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, state)
+  rng = np.random.default_rng(0)
+  refused = 0
+  for path in sorted(p for p in (tmp_path / '1').rglob('*') if p.is_file()):
+    whole = path.read_bytes()
+    for place in rng.integers(0, len(whole), 2) if whole else []:
+      data = bytearray(whole)
+      data[place] ^= 1 << int(rng.integers(8))
+      path.write_bytes(data)
+      with Checkpointer(tmp_path) as checkpointer:
+        try:
+          found = checkpointer.restore_or(_state(0.0))
+        except ValueError:
+          refused += 1
+        else:
+          jax.tree.map(np.testing.assert_array_equal, found, state)
+    path.write_bytes(whole)
+  assert refused

@@ -147,9 +147,9 @@ def test_fractals_need_a_number(name):
 def test_non_square_images_are_cut_to_their_centre(tmp_path):
   pixels = np.zeros((8, 24, 3), np.uint8)
   pixels[:, 8:16] = 200  # The middle third is bright.
-  (tmp_path / 'a').mkdir()
-  Image.fromarray(pixels).save(tmp_path / 'a' / 'wide.png')
-  Image.fromarray(pixels.swapaxes(0, 1)).save(tmp_path / 'a' / 'tall.png')
+  for name, turned in (('wide', pixels), ('tall', pixels.swapaxes(0, 1))):
+    (tmp_path / name).mkdir()
+    Image.fromarray(turned).save(tmp_path / name / 'a.png')
   images = _load(f'folder:{tmp_path}', image_size=8).images
   np.testing.assert_array_equal(images, np.full_like(images, 200))
   # Scaling lets a little of the dark sides in.
@@ -159,8 +159,9 @@ def test_non_square_images_are_cut_to_their_centre(tmp_path):
 
 def test_scaling_is_antialiased(tmp_path):
   board = np.indices((32, 32)).sum(0) % 2 * 255
-  (tmp_path / 'a').mkdir()
-  Image.fromarray(board.astype(np.uint8)).save(tmp_path / 'a' / 'board.png')
+  for name in 'ab':
+    (tmp_path / name).mkdir()
+    Image.fromarray(board.astype(np.uint8)).save(tmp_path / name / 'board.png')
   images = _load(f'folder:{tmp_path}', image_size=8).images[:, 1:-1, 1:-1]
   np.testing.assert_allclose(images, 127.5, atol=3)
 

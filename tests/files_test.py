@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -73,3 +75,100 @@ def test_file_is_readable_as_the_umask_says(tmp_path):
   finally:
     os.umask(before)
   assert (tmp_path / 'x.bin').stat().st_mode & 0o777 == 0o644
+
+
+def test_two_programs_in_a_folder_are_refused_and_the_lock_is_freed(tmp_path):
+  with (
+    files.lock(tmp_path),
+    pytest.raises(BlockingIOError, match='Another program works'),
+    files.lock(tmp_path),
+  ):
+    pass
+  with files.lock(tmp_path):
+    pass
+
+
+def test_a_lock_of_a_part_is_removed_but_not_by_who_was_refused(tmp_path):
+  with files.lock(tmp_path, '.part.lock'):
+    with pytest.raises(BlockingIOError), files.lock(tmp_path, '.part.lock'):
+      pass
+    assert (tmp_path / '.part.lock').exists()
+    with files.lock(tmp_path, '.other.lock'):
+      pass
+  assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, None])
+def test_where_there_are_no_locks_it_warns_and_goes_on(
+  tmp_path, monkeypatch, number
+):
+  def flock(*args):
+    raise OSError(number, os.strerror(number))
+
+  if number is None:
+    monkeypatch.setattr(files, 'fcntl', None)
+  else:
+    monkeypatch.setattr(files.fcntl, 'flock', flock)
+  with (
+    pytest.warns(RuntimeWarning, match='cannot be locked') as warned,
+    files.lock(tmp_path),
+  ):
+    pass
+  assert str(tmp_path) in str(warned[0].message)
+
+
+def test_it_imports_where_there_is_no_fcntl():
+  code = (
+    'import sys; sys.modules["fcntl"] = None\n'
+    'from fsdd_jax import files; print(files.fcntl)'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert result.stdout == 'None\n', result.stderr
+
+
+@pytest.mark.parametrize(
+  'path', ['gs://b/run', 's3://b/x', 'gs:/b', 'file:///tmp/x', '', 'a\0b']
+)
+def test_what_is_no_local_path_is_refused(path):
+  with pytest.raises(ValueError, match=r'no local path|no path'):
+    files.resolve(path)
+
+
+def test_paths_of_homes(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  files.write_bytes_atomic('~/x/note', b'x')
+  assert (tmp_path / 'x' / 'note').read_bytes() == b'x'
+  assert files.read_json_lines(_written(tmp_path / 'a', b'{}\n{"b')) == [{}]
+  with pytest.raises(ValueError, match='no_such_user'):
+    files.resolve('~no_such_user/x')
+
+
+def _written(path, data):
+  path.write_bytes(data)
+  return path
+
+
+@pytest.mark.parametrize(
+  'data', [b'', b'{', b'[]', b'\xff', b'[' * 100_000, b'NaN x']
+)
+def test_json_that_is_none_is_named(tmp_path, data):
+  path = _written(tmp_path / 'a.json', data)
+  with pytest.raises(ValueError, match=r'a\.json is not JSON'):
+    files.read_json(path)
+  lines = _written(tmp_path / 'a.jsonl', data + b'\n{}\n')
+  with pytest.raises(ValueError, match=r'Line 1 of .*a\.jsonl'):
+    files.read_json_lines(lines)
+
+
+def test_fingerprints_see_both_ends_and_the_size(tmp_path):
+  whole = bytearray(3 * 2**20)
+  path = _written(tmp_path / 'a', whole)
+  before = files.fingerprint([path])
+  assert files.fingerprint([path]) == before
+  for place in (0, len(whole) - 1):
+    changed = bytearray(whole)
+    changed[place] = 1
+    assert files.fingerprint([_written(path, changed)]) != before
+  assert files.fingerprint([_written(path, whole + b'0')]) != before

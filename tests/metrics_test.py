@@ -51,3 +51,55 @@ def test_a_part_counts_when_its_block_raises():
   with pytest.raises(KeyError), clock.part('broken'):
     raise KeyError
   assert list(clock.seconds()) == ['broken']
+
+
+def _run_for(path, seconds, part='distillation'):
+  clock = metrics.StageClock(path)
+  with clock.part(part):
+    time.sleep(seconds)
+    clock.save()
+  return clock
+
+
+def test_seconds_add_up_over_runs(tmp_path):
+  path = tmp_path / 'seconds.jsonl'
+  _run_for(path, 0.2)
+  clock = _run_for(path, 0.1)
+  assert 0.3 <= clock.seconds()['distillation'] < 0.6
+  runs = metrics.read_seconds(path)
+  assert len(runs) == 2
+  assert sum(run['distillation'] for run in runs) == pytest.approx(
+    clock.seconds()['distillation'], abs=0.05
+  )
+
+
+def test_a_killed_run_leaves_the_seconds_of_what_it_saved(tmp_path):
+  path = tmp_path / 'seconds.jsonl'
+  clock = metrics.StageClock(path)
+
+  def killed():
+    with clock.part('distillation'):
+      time.sleep(0.2)
+      clock.save()  # As with a checkpoint; then comes the kill.
+      time.sleep(0.2)
+      raise KeyError
+
+  with pytest.raises(KeyError):
+    killed()
+  assert 0.2 <= metrics.StageClock(path).seconds()['distillation'] < 0.39
+
+
+def test_damaged_seconds_are_named(tmp_path):
+  path = tmp_path / 'seconds.jsonl'
+  for text in ('[1]\n{}\n', '{"a": "1"}\n', '\xff\n{}\n'):
+    path.write_text(text, encoding='latin-1')
+    with pytest.raises(ValueError, match=r'seconds\.jsonl'):
+      metrics.StageClock(path)
+
+
+def test_rows_without_a_step_are_named(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  for text in ('{"loss": 1}\n', '[]\n', '{"step": "1"}\n'):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r'Line 1 of .*metrics\.jsonl'):
+      metrics.read_metrics(path)

@@ -222,7 +222,7 @@ def test_folder_with_images_of_different_sizes(tmp_path):
 
 @pytest.mark.parametrize('content', [b'', b'not a picture', b'truncated'])
 def test_unreadable_image_is_named(tmp_path, content):
-  _write_folder(tmp_path / 'train', {'a': 3})
+  _write_folder(tmp_path / 'train', {'a': 3, 'b': 1})
   path = tmp_path / 'train' / 'a' / '001.png'
   data = path.read_bytes()[:60] if content == b'truncated' else content
   path.write_bytes(data)

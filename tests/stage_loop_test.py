@@ -1,7 +1,9 @@
 """Work directories, logs and the stop on NaN."""
 
 import contextlib
+import json
 import resource
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,12 @@ import pytest
 
 from fsdd_jax import checkpoints, distill, metrics
 from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.stage_loop import LoopOptions, StageLoop, claim_workdir
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  StageLoop,
+  claim_workdir,
+  with_clock,
+)
 from fsdd_jax.types import labeled_set
 
 
@@ -127,3 +134,48 @@ def test_a_full_disk_is_one_clear_error_and_the_last_state_stays(tmp_path):
   with checkpoints.Checkpointer(tmp_path) as checkpointer:
     found = checkpointer.restore_or(jax.tree.map(jnp.zeros_like, saved))
   np.testing.assert_array_equal(found['x'], saved['x'])
+
+
+@pytest.mark.parametrize('text', ['[]', '3', 'null', '"x"', '{', '\xff'])
+def test_settings_of_another_shape_are_named(tmp_path, text):
+  (tmp_path / 'config.json').write_text(text, encoding='latin-1')
+  with pytest.raises(ValueError, match=r'config\.json is not JSON'):
+    claim_workdir(LoopOptions(tmp_path), DistillationConfig())
+
+
+def test_a_setting_that_is_newer_than_the_workdir_was_at_its_default(tmp_path):
+  options = LoopOptions(tmp_path)
+  claim_workdir(options, DistillationConfig())
+  path = tmp_path / 'config.json'
+  settings = json.loads(path.read_text())
+  del settings['short_classes']
+  path.write_text(json.dumps(settings))
+  claim_workdir(options, DistillationConfig())
+  with pytest.raises(ValueError, match=r'short_classes: .error. there'):
+    claim_workdir(options, DistillationConfig(short_classes='noise'))
+
+
+def test_a_resumed_stage_adds_its_seconds_to_those_before(tmp_path):
+  def run(losses):
+    options, clock = with_clock(LoopOptions(tmp_path, 2, 1))
+    with clock.part('count'):
+      time.sleep(0.3)
+      _run(options, losses, 4)
+    return clock
+
+  with pytest.raises(FloatingPointError):
+    run([1.0, 1.0, 1.0, np.nan])
+  # What the run had spent at its last checkpoint.
+  _, clock = with_clock(LoopOptions(tmp_path))
+  before = clock.seconds()['count']
+  assert before >= 0.3
+  assert run([1.0] * 4).seconds()['count'] >= before + 0.3
+  runs = metrics.read_seconds(tmp_path / 'seconds.jsonl')
+  assert [run['count'] > 0 for run in runs] == [True, True]
+
+
+def test_a_home_folder_and_no_remote_one(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert LoopOptions('~/runs').workdir == tmp_path / 'runs'
+  with pytest.raises(ValueError, match='no local path'):
+    LoopOptions('gs://bucket/runs')

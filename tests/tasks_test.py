@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from PIL import Image
 
 from fsdd_jax import tasks
 from fsdd_jax.tasks import Task
@@ -112,3 +113,74 @@ def test_a_kill_loses_the_task_in_flight_alone(tmp_path):
   assert _runs(good, tmp_path) == ['run']
   assert _runs(dies, tmp_path) == ['run', 'run']
   assert os.path.exists(dies.folder(tmp_path) / 'done.json')
+
+
+def test_other_data_in_the_same_place_or_elsewhere_redo_it(
+  binary, tmp_path, monkeypatch
+):
+  def write(folder, level):
+    for name in 'ab':
+      (folder / name).mkdir(parents=True, exist_ok=True)
+      image = Image.new('L', (4, 4), level)
+      image.save(folder / name / '0.bmp')
+
+  data = tmp_path / 'data'
+  write(data, 1)
+  task = Task('one', binary, ('{out}', f'--dataset=folder:{data}'))
+  other = Task('other', binary, ('{out}', '--dataset=digits'))
+  root = tmp_path / 'root'
+  tasks.run([task, other], root)
+  assert tasks.run([task, other], root) == []
+  write(data, 2)
+  tasks._fingerprint.cache_clear()  # As in the next program.
+  assert tasks.run([task, other], root) == [task]
+
+
+def test_the_place_of_tfds_data_counts_by_its_files(
+  binary, tmp_path, monkeypatch
+):
+  seen = []
+
+  def fingerprint(name, data_dir):
+    seen.append((name, data_dir, os.environ['FSDD_DATA_DIR']))
+    return str(seen[-1])
+
+  monkeypatch.setattr(tasks.sources, 'fingerprint', fingerprint)
+  flagfile = tmp_path / 'row.flags'
+  flagfile.write_text('--dataset=cifar10\n--width=3\n')
+  task = Task('one', binary, ('{out}', f'--flagfile={flagfile}'))
+  digests = set()
+  for folder in ('/one', '/two', '/one'):
+    monkeypatch.setenv('FSDD_DATA_DIR', folder)
+    digests.add(task.digest)
+  assert len(digests) == 2
+  assert seen == [('cifar10', None, '/one'), ('cifar10', None, '/two')]
+
+
+def test_a_deleted_or_changed_output_redoes_it(binary, tmp_path):
+  one = Task('one', binary, ('{out}',))
+  two = Task('two', binary, ('{out}', '{one}'), {'one': one})
+  tasks.run([two], tmp_path)
+  (one.folder(tmp_path) / 'runs').unlink()
+  assert tasks.run([two], tmp_path) == [one]
+  with (one.folder(tmp_path) / 'runs').open('a') as file:
+    file.write('by hand')
+  assert tasks.run([two], tmp_path) == [one]
+  # What a task keeps for itself may change, and a damaged note is none.
+  (one.folder(tmp_path) / 'checkpoints').mkdir()
+  (one.folder(tmp_path) / 'checkpoints' / 'x').write_text('x')
+  assert tasks.run([two], tmp_path) == []
+  (one.folder(tmp_path) / 'done.json').write_text('[]')
+  assert tasks.run([two], tmp_path) == [one]
+
+
+def test_another_code_redoes_it_but_no_comment(binary, tmp_path, monkeypatch):
+  task = Task('one', binary, ('{out}',))
+  tasks.run([task], tmp_path)
+  path = tmp_path / 'note.py'
+  path.write_text('"""A docstring."""\n# A comment.' + _BINARY)
+  assert tasks.run([task], tmp_path) == []
+  path.write_text(_BINARY + 'x = 1\n')
+  assert tasks.run([task], tmp_path) == [task]
+  monkeypatch.setattr(tasks, '_package', lambda: ['another jax'])
+  assert tasks.run([task], tmp_path) == [task]

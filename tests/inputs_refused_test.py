@@ -1,0 +1,434 @@
+"""Bad input ends at once, by an error that names it and the remedy."""
+
+import dataclasses
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from absl import flags
+
+import fsdd_jax as fsdd
+from fsdd_jax import (
+  artifacts,
+  baselines,
+  bilevel,
+  cli,
+  containers,
+  exports,
+  pretrained,
+  sources,
+  toy,
+)
+from fsdd_jax.configs import Config, DataConfig, EvaluationConfig, whole
+from fsdd_jax.method_configs import AdaptationConfig, CachingConfig
+from fsdd_jax.one_network import FixedNetwork, stage_keys
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32, 1.5, True, '0'])
+def test_seeds_that_would_wrap_are_refused_by_name(seed):
+  with pytest.raises(ValueError, match=r'^seed = '):
+    fsdd.DistillationConfig(seed=seed)
+  with pytest.raises(ValueError, match=r'^theta_seed = '):
+    CachingConfig(theta_seed=seed)
+  with pytest.raises(ValueError, match=r'^evaluation_seed = '):
+    EvaluationConfig(evaluation_seed=seed)
+  with pytest.raises(ValueError, match=r'^theta_seed = '):
+    FixedNetwork(toy.problem()[0], seed, (8, 8, 3))
+  with pytest.raises(ValueError, match=r'^seed = '):
+    stage_keys(seed)
+
+
+def test_the_largest_seed_is_one_of_its_own():
+  last, zero = stage_keys(2**32 - 1), stage_keys(0)
+  assert not (jax.random.key_data(last) == jax.random.key_data(zero)).all()
+  assert fsdd.DistillationConfig(seed=np.int64(7)).seed == 7
+
+
+@pytest.mark.parametrize(
+  ('kind', 'name', 'value'),
+  [
+    (fsdd.DistillationConfig, 'num_steps', 1.5),
+    (fsdd.DistillationConfig, 'num_steps', 2.0),
+    (fsdd.DistillationConfig, 'ipc', True),
+    (fsdd.DistillationConfig, 'ipc', '1'),
+    (fsdd.DistillationConfig, 'revisit', 1),
+    (fsdd.DistillationConfig, 'learning_rate', '0.1'),
+    (fsdd.DistillationConfig, 'learning_rate', True),
+    (fsdd.DistillationConfig, 'optimizer', None),
+    (AdaptationConfig, 'adapt_ipcs', (1, 2.5)),
+    (AdaptationConfig, 'adapt_ipcs', 1),
+    (DataConfig, 'classes', 'cat'),
+    (DataConfig, 'holdout', None),
+  ],
+)
+def test_types_of_settings_are_checked(kind, name, value):
+  with pytest.raises(ValueError, match=name):
+    kind(**{name: value})
+
+
+def test_scalars_of_numpy_become_those_of_python():
+  config = fsdd.DistillationConfig(
+    ipc=np.int32(2), learning_rate=np.float64(0.5), revisit=np.bool_(True)
+  )
+  found = config.ipc, config.learning_rate, config.revisit
+  assert [type(x) for x in found] == [int, float, bool]
+  assert fsdd.DistillationConfig(learning_rate=1).learning_rate == 1.0
+  assert AdaptationConfig(adapt_ipcs=[1, 2]).adapt_ipcs == (1, 2)
+
+
+def test_every_field_of_every_config_refuses_another_type():
+  def classes(kind):
+    for part in kind.__subclasses__():
+      yield part
+      yield from classes(part)
+
+  count = 0
+  for kind in set(classes(Config)):
+    if not kind.__module__.startswith('fsdd_jax'):
+      continue
+    for field in dataclasses.fields(kind):
+      with pytest.raises(ValueError, match=field.name):
+        kind(**{field.name: object()})
+      count += 1
+  assert count > 60
+
+
+def test_whole_numbers():
+  assert whole('ipc', np.int64(3), least=1) == 3
+  with pytest.raises(ValueError, match='ipc = 0 is out of range: use 1 or'):
+    whole('ipc', 0, least=1)
+
+
+def _images(count):
+  return np.random.default_rng(0).integers(
+    0, 256, (count, 8, 8, 3), dtype=np.uint8
+  )
+
+
+def test_one_class_is_refused_at_once():
+  with pytest.raises(ValueError, match='1 class; at least 2'):
+    fsdd.from_arrays(_images(3), np.zeros(3, int))
+  with pytest.raises(ValueError, match='1 class; at least 2'):
+    fsdd.load('digits', classes=['3'], progress=False)
+
+
+def test_classes_by_name_or_number_in_text():
+  options = {'image_size': 8, 'limit': 4, 'progress': False}
+  data = fsdd.load('fractals:3', classes=['2', 'fractal_0'], **options)
+  assert data.class_names == ('fractal_2', 'fractal_0')
+  digits = fsdd.load('digits', classes=['7', '1'], limit=4, progress=False)
+  assert digits.class_names == ('7', '1')  # Names go before numbers.
+  with pytest.raises(ValueError, match=r"Unknown class '3'.*\[0, 3\)"):
+    fsdd.load('fractals:3', classes=['3', '0'], **options)
+
+
+def test_gaps_among_labels_name_the_remedy_for_arrays():
+  with pytest.raises(ValueError, match=r"Class '1' .*np\.unique\(labels, ret"):
+    fsdd.from_arrays(_images(3), np.array([0, 2, 5]))
+
+
+def test_names_that_are_numbers_become_text(tmp_path):
+  data = fsdd.from_arrays(_images(3), np.arange(3), [3, 5, 7])
+  assert data.class_names == ('3', '5', '7')
+  distilled = toy.distilled()
+  metadata = dataclasses.replace(
+    distilled.metadata, class_names=data.class_names
+  )
+  distilled = dataclasses.replace(distilled, metadata=metadata)
+  exports.export(distilled, tmp_path, ['png', 'npz', 'torch'])
+  with pytest.raises(ValueError, match='same name'):
+    fsdd.from_arrays(_images(3), np.arange(3), ['a', 'a', 'b'])
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('class_names', (3, 5, 7)),
+    ('class_names', 'rgb'),
+    ('ipc', 1.0),
+    ('ipc', True),
+    ('network', None),
+    ('recipe', []),
+    ('seeds', {'theta': '0'}),
+    ('scores', ({}, 1)),
+    ('versions', {'jax': 1}),
+    ('dataset', None),
+  ],
+)
+def test_metadata_of_another_type_are_neither_written_nor_read(
+  tmp_path, field, value
+):
+  distilled = toy.distilled()
+  metadata = dataclasses.replace(distilled.metadata, **{field: value})
+  path = tmp_path / 'set.safetensors'
+  with pytest.raises(ValueError, match=rf'set\.safetensors: {field} of'):
+    artifacts.save_distilled(
+      path, dataclasses.replace(distilled, metadata=metadata)
+    )
+  assert not path.exists()
+  artifacts.save_distilled(path, distilled)
+  arrays, fields = containers.read_container(path, 'distilled_set')
+  containers.write_container(
+    path, 'distilled_set', arrays, fields | {field: value}
+  )
+  with pytest.raises(ValueError, match=r'set\.safetensors: '):
+    artifacts.load_distilled(path)
+
+
+def _translator_file(tmp_path):
+  path = tmp_path / 'translator.safetensors'
+  start, transform = toy.translator(), toy.problem()[2]
+  pretrained.save_adapted(path, start, start.variables, transform, record={})
+  return path
+
+
+@pytest.mark.parametrize('change', ['missing', 'shape', 'further'])
+def test_a_translator_of_other_variables_is_refused_at_load(tmp_path, change):
+  path = _translator_file(tmp_path)
+  arrays, metadata = containers.read_container(path, 'translator')
+  name = 'params/head/kernel'
+  if change == 'missing':
+    del arrays[name]
+  elif change == 'shape':
+    arrays[name] = arrays[name][..., :2]
+  else:
+    name = 'params/other/kernel'
+    arrays[name] = np.zeros(3, np.float32)
+  containers.write_container(path, 'translator', arrays, metadata)
+  with pytest.raises(ValueError, match=f'translator.safetensors: .*{name}'):
+    pretrained.load_pretrained(path)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'image_shape': None},
+    {'image_shape': [8, 8]},
+    {'image_shape': [8, 8, '3']},
+    {'network': {}},
+    {'network': {'name': 'unknown'}},
+    {'translator': {'name': 'Translator', 'width': 4, 'colour': 1}},
+  ],
+)
+def test_a_translator_whose_modules_cannot_be_made_is_refused(
+  tmp_path, changes
+):
+  path = _translator_file(tmp_path)
+  arrays, metadata = containers.read_container(path, 'translator')
+  containers.write_container(path, 'translator', arrays, metadata | changes)
+  with pytest.raises(ValueError, match=r'translator\.safetensors: '):
+    pretrained.load_pretrained(path)
+
+
+def test_a_learned_network_keeps_all_but_its_head(tmp_path):
+  network, _, transform = toy.problem()
+  own = toy.theta(5)
+  theta = bilevel.learned_network(network, 3, (8, 8, 3), own)
+  path = tmp_path / 'network.safetensors'
+  bilevel.save_learned(path, theta, transform, record={})
+  # Other classes and another resolution draw the head alone.
+  again = bilevel.load_learned(path, num_classes=7)
+  found = again.sample((16, 16, 3))['params']
+  np.testing.assert_array_equal(
+    found['Conv_0']['kernel'], own['params']['Conv_0']['kernel']
+  )
+  assert found['classifier']['kernel'].shape == (256, 7)
+  arrays, metadata = containers.read_container(path, 'network')
+  kernel = arrays['params/Conv_0/kernel']
+  arrays['params/Conv_0/kernel'] = kernel[..., :2]
+  containers.write_container(path, 'network', arrays, metadata)
+  with pytest.raises(ValueError, match='params/Conv_0/kernel is'):
+    bilevel.load_learned(path)
+  broken = {'params': dict(own['params'])}
+  broken['params']['Conv_0'] = {
+    **own['params']['Conv_0'], 'kernel': kernel[..., :2]
+  }  # fmt: skip
+  theta = bilevel.learned_network(network, 3, (8, 8, 3), broken)
+  with pytest.raises(ValueError, match=r'The learned network: .*Conv_0'):
+    theta.sample((8, 8, 3))
+
+
+class _Wrong(nn.Module):
+  """Returns what a network must not."""
+
+  form: str
+  num_classes: int = 3
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    features = images.reshape(len(images), -1)
+    logits = nn.Dense(self.num_classes)(features)
+    return {
+      'logits alone': logits,
+      'a map': (logits, images),
+      'three': (logits, features, features),
+      'one row': (logits, features[:1]),
+    }[self.form]
+
+
+@pytest.mark.parametrize('form', ['logits alone', 'a map', 'three', 'one row'])
+@pytest.mark.parametrize('protocol', ['krr', 'frepo'])
+def test_a_network_that_returns_something_else_is_told_what_it_must(
+  form, protocol
+):
+  _, dataset, transform = toy.problem()
+  network = _Wrong(form)
+  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  says = r'must return \(logits \[n, k\], features \[n, d\]\); got float32\['
+  with pytest.raises(ValueError, match=says):
+    fsdd.evaluate(
+      jax.random.key(1),
+      real,
+      dataset,
+      transform,
+      network,
+      protocol=protocol,
+      repeats=1,
+    )
+  with pytest.raises(ValueError, match=says):
+    baselines.distill_over_networks(
+      network,
+      dataset,
+      transform,
+      config=fsdd.DistillationConfig(ipc=1, num_steps=1),
+    )
+
+
+def test_a_class_with_few_images_is_named_or_filled():
+  images, labels = _images(5), np.array([0, 0, 0, 1, 1])
+  data = fsdd.from_arrays(images, labels, ('cat', 'dog'))
+  transform = fsdd.standardization(images)
+  key = jax.random.key(0)
+  with pytest.raises(ValueError, match=r"Class 'dog' has 2 .*ipc = 3.*short_"):
+    baselines.random_real(key, data, transform, ipc=3)
+  repeated, noisy = (
+    np.asarray(
+      baselines.random_real(
+        key, data, transform, ipc=3, short_classes=kind
+      ).images
+    )
+    for kind in ('repeat', 'noise')
+  )
+  np.testing.assert_array_equal(repeated[5], repeated[3])
+  assert len(np.unique(repeated[:5].reshape(5, -1), axis=0)) == 5
+  np.testing.assert_array_equal(noisy[:5], repeated[:5])
+  assert abs(noisy[5] - repeated[5]).max() > 0.1
+  assert 0.7 < noisy[5].std() < 1.3
+  config = fsdd.DistillationConfig(
+    ipc=3, num_steps=1, short_classes='repeat', real_batch=2
+  )
+  network = toy.problem()[0]
+  result = baselines.distill_over_networks(
+    network, data, transform, config=config
+  )
+  assert result.synthetic.images.shape == (6, 8, 8, 3)
+
+
+def test_enough_images_are_drawn_as_without_the_choice():
+  _, dataset, transform = toy.problem()
+  key = jax.random.key(3)
+  sets = [
+    baselines.random_real(
+      key, dataset, transform, ipc=5, short_classes=kind
+    ).images
+    for kind in ('error', 'repeat', 'noise')
+  ]
+  np.testing.assert_array_equal(sets[0], sets[1])
+  np.testing.assert_array_equal(sets[0], sets[2])
+
+
+def test_a_source_tree_without_metadata_is_imported():
+  code = (
+    'import importlib.metadata as m\n'
+    'real = m.version\n'
+    'def version(name):\n'
+    '  if name == "fsdd-jax": raise m.PackageNotFoundError(name)\n'
+    '  return real(name)\n'
+    'm.version = version\n'
+    'import fsdd_jax; print(fsdd_jax.__version__)\n'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert result.stdout == 'not installed\n', result.stderr
+
+
+def test_adapted_translators_say_that_they_are(tmp_path):
+  network, dataset, transform = toy.problem()
+  config = AdaptationConfig(
+    adapt_ipcs=(1,),
+    num_steps=1,
+    num_adaptation_steps=1,
+    network_pool=1,
+    batch_size=1,
+  )
+  trained = dataclasses.replace(
+    toy.translator(),
+    metadata={
+      'theta_seed': 0,
+      'network': {'name': 'convnet'},
+      'normalization': {'mean': [0.0]},
+      'training': {'config': {'objective': 'translation'}},
+    },
+  )
+  adapted = fsdd.adapt(
+    network, trained, dataset, transform, config=config
+  ).pretrained
+  still = dataclasses.replace(config, num_adaptation_steps=0)
+  assert pretrained.method_name(trained, still) == 'w/o Ada'
+  assert pretrained.method_name(adapted, still) == 'w Ada'
+  path = tmp_path / 'translator.safetensors'
+  pretrained.save_pretrained(path, adapted)
+  found = pretrained.load_pretrained(path)
+  assert found.is_adapted
+  assert found.metadata['normalization'] == artifacts.describe_normalization(
+    transform
+  )
+  kernel = safetensors.numpy.load_file(path)['params/head/kernel']
+  np.testing.assert_array_equal(
+    kernel, adapted.variables['params']['head']['kernel']
+  )
+
+
+def test_no_test_images_are_told_before_the_work(tmp_path, capsys):
+  for name in ('train/a', 'train/b'):
+    (tmp_path / name).mkdir(parents=True)
+  config = DataConfig(dataset=f'folder:{tmp_path}')
+  cli.warn_without_test(config)
+  assert 'no test images' in capsys.readouterr().err
+  (tmp_path / 'val').mkdir()
+  assert sources.has_test_split(config.dataset)
+  cli.warn_without_test(config)
+  assert capsys.readouterr().err == ''
+
+
+def test_flags_name_a_seed_that_wraps():
+  values = flags.FlagValues()
+  tuple(cli._define(values, [EvaluationConfig], {}))
+  values(['', '--evaluation_seed=4294967296'])
+  with pytest.raises(ValueError, match='evaluation_seed = 4294967296'):
+    cli.from_flags(EvaluationConfig, values)
+
+
+def test_double_precision_changes_no_draw_and_no_type():
+  network, dataset, transform = toy.problem()
+  config = fsdd.DistillationConfig(
+    ipc=2, num_steps=2, num_networks=2, revisit=True
+  )
+  sets = []
+  for x64 in (False, True):
+    with jax.enable_x64(x64):
+      images = jnp.asarray(np.ones((2, 8, 8, 3), np.float32))
+      drawn = fsdd.dsa(jax.random.key(4), images, strategy='frepo')
+      result = baselines.distill_over_networks(
+        network, dataset, transform, config=config
+      ).synthetic
+      sets.append((drawn, *jax.tree.leaves(result)))
+  for single, double in zip(*sets, strict=True):
+    assert double.dtype == single.dtype == jnp.float32
+    np.testing.assert_allclose(single, double, atol=2e-3)
