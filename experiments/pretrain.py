@@ -10,6 +10,7 @@ Give the data and the network of the cache. The column `w AE` is
 from absl import flags
 
 from fsdd_jax import (
+  artifacts,
   cache,
   cache_manifest,
   cli,
