@@ -93,6 +93,16 @@ def fill(
     >>> arrays['square'].tolist()
     [0.0, 1.0, 4.0, 9.0]
   """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    warnings.warn(
+      f'{folder} cannot be made ({error.strerror}), so what is computed here '
+      f'is not kept for the next time. Set {_CACHE_VARIABLE} to a folder that '
+      'is writable.',
+      stacklevel=2,
+    )
+    return _in_memory(specification, pieces, make, on_piece)
   with _locked(folder):
     hashes = _read_hashes(folder, facts)
     arrays = _open(folder, specification, 'r+' if hashes else 'w+')
@@ -105,13 +115,32 @@ def fill(
             stacklevel=2,
           )
         for name, values in make(number).items():
-          _check_finite(values, name, folder)
+          _check_finite(values, name)
           own[name][:] = values
         hashes[number : number + 1] = [_hash(own)]
         _write_hashes(folder, facts, hashes)
       if on_piece is not None:
         on_piece(number)
   return _open(folder, specification, 'r')
+
+
+def _in_memory(
+  specification: Specification,
+  pieces: Sequence[slice],
+  make: Callable[[int], Mapping[str, np.ndarray]],
+  on_piece: Callable[[int], None] | None,
+) -> Arrays:
+  arrays: Arrays = {
+    name: np.empty(shape, dtype)
+    for name, (shape, dtype) in specification.items()
+  }
+  for number, piece in enumerate(pieces):
+    for name, values in make(number).items():
+      _check_finite(values, name)
+      arrays[name][piece] = values
+    if on_piece is not None:
+      on_piece(number)
+  return arrays
 
 
 def remove(folder: pathlib.Path) -> None:
@@ -181,8 +210,10 @@ def _open(
   arrays: Arrays = {}
   for name, (shape, dtype) in specification.items():
     path = folder / f'{name}.npy'
-    fields = {'dtype': dtype, 'shape': shape} if mode == 'w+' else {}
-    array = np.lib.format.open_memmap(path, mode, **fields)
+    if mode == 'w+':
+      array = _create(path, shape, dtype)
+    else:
+      array = np.lib.format.open_memmap(path, mode)
     if array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
       raise ValueError(
         f'{path} holds {array.dtype} {array.shape}, not {dtype} {shape}. '
@@ -192,6 +223,29 @@ def _open(
   return arrays
 
 
+def _create(
+  path: pathlib.Path, shape: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+  """A new array on disk, whose space is taken at once.
+
+  Writing to a memory map on a full disk would end the process by a signal.
+  """
+  array = np.lib.format.open_memmap(path, 'w+', dtype, shape)
+  if hasattr(os, 'posix_fallocate'):
+    try:
+      with path.open('r+b') as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+      path.unlink()
+      raise OSError(
+        error.errno,
+        f'Cannot keep {array.nbytes} bytes ({error.strerror}). Free some '
+        f'space, or set {_CACHE_VARIABLE} to another folder',
+        str(path),
+      ) from error
+  return array
+
+
 def _hash(own: Mapping[str, np.ndarray]) -> str:
   digest = hashlib.sha256()
   for name in sorted(own):
@@ -199,9 +253,9 @@ def _hash(own: Mapping[str, np.ndarray]) -> str:
   return digest.hexdigest()
 
 
-def _check_finite(values: np.ndarray, name: str, folder: pathlib.Path) -> None:
+def _check_finite(values: np.ndarray, name: str) -> None:
   if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
     raise FloatingPointError(
-      f'{folder}: {name} has values that are not finite, or too large for '
-      'float16. Take another network or normalisation.'
+      f'{name} to be kept on disk have values that are not finite, or too '
+      'large for float16. Take another network or normalisation.'
     )

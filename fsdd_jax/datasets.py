@@ -10,15 +10,18 @@ import difflib
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import PIL
 import tqdm
 from PIL import Image, ImageOps
 
-from fsdd_jax import sources, subsets
+from fsdd_jax import array_store, sources, subsets
 
 _BATCH_SIZE = 1000  # Pictures read at once.
+_WORTH_KEEPING = 5000  # Decoded pictures that are kept on disk.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,7 +142,12 @@ def load(
   if limit is not None:
     chosen = _balanced_prefix(labels, ranks[rows], len(kept), limit)
     rows, labels = rows[chosen], labels[chosen]
-  images = _decode(source, rows, image_size, name, progress)
+  identity = {
+    'name': name,
+    'fingerprint': sources.fingerprint(name, data_dir),
+    'split': part,
+  }
+  images = _decode_once(source, rows, image_size, identity, progress)
   return Dataset(images, labels, class_names)
 
 
@@ -292,35 +300,77 @@ def _balanced_prefix(
   return np.sort(np.lexsort((labels, ranks))[:limit])
 
 
+def _decode_once(
+  source: sources.Source,
+  rows: np.ndarray,
+  image_size: int | None,
+  identity: Mapping[str, Any],
+  progress: bool,
+) -> np.ndarray:
+  """Images `[n, h, w, c]` at the rows of a source.
+
+  Many pictures of files are decoded once and then mapped into memory.
+  """
+  name = identity['name']
+  (first,) = source.read(rows[:1])
+  shape = _pixels(first, source.channels, image_size).shape
+  pieces = [
+    slice(start, min(start + _BATCH_SIZE, len(rows)))
+    for start in range(0, len(rows), _BATCH_SIZE)
+  ]
+
+  def make(number: int) -> dict[str, np.ndarray]:
+    own = rows[pieces[number]]
+    return {'images': _decode(source, own, image_size, name, shape)}
+
+  bar = tqdm.tqdm(total=len(rows), desc=f'Loading {name}', disable=not progress)
+  with bar:
+    on_piece = lambda number: bar.update(  # noqa: E731
+      pieces[number].stop - pieces[number].start
+    )
+    if len(rows) < _WORTH_KEEPING or not sources.is_on_disk(name):
+      parts = []
+      for number in range(len(pieces)):
+        parts.append(make(number)['images'])
+        on_piece(number)
+      return np.concatenate(parts)
+    facts = {
+      **identity,
+      'image_size': image_size,
+      'rows': hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest(),
+      'pillow': PIL.__version__,
+    }
+    return array_store.fill(
+      array_store.folder_for(array_store.default_root() / 'images', facts),
+      facts,
+      {'images': ((len(rows), *shape), 'uint8')},
+      pieces,
+      make,
+      on_piece,
+    )['images']
+
+
 def _decode(
   source: sources.Source,
   rows: np.ndarray,
   image_size: int | None,
   name: str,
-  progress: bool,
+  shape: tuple[int, ...],
 ) -> np.ndarray:
-  """Images `[n, h, w, c]` at the rows of a source.
+  """Decodes the pictures at some rows, all of one shape.
 
   One thread: for pictures of 32 and of 128 pixels a pool over the cores was no
   faster, as PIL holds the interpreter for most of the time.
   """
-  images: np.ndarray | None = None
-  bar = tqdm.tqdm(total=len(rows), desc=f'Loading {name}', disable=not progress)
-  with bar:
-    for start in range(0, len(rows), _BATCH_SIZE):
-      pictures = source.read(rows[start : start + _BATCH_SIZE])
-      for i, picture in enumerate(pictures, start):
-        pixels = _pixels(picture, source.channels, image_size)
-        if images is None:
-          images = np.empty((len(rows), *pixels.shape), np.uint8)
-        if pixels.shape != images.shape[1:]:
-          raise ValueError(
-            f'{name!r} has images of different sizes, {images.shape[1:3]} and '
-            f'{pixels.shape[:2]}; pass image_size to scale all to one square.'
-          )
-        images[i] = pixels
-      bar.update(len(pictures))
-  assert images is not None  # Every class has a row.
+  images = np.empty((len(rows), *shape), np.uint8)
+  for i, picture in enumerate(source.read(rows)):
+    pixels = _pixels(picture, source.channels, image_size)
+    if pixels.shape != shape:
+      raise ValueError(
+        f'{name!r} has images of different sizes, {shape[:2]} and '
+        f'{pixels.shape[:2]}; pass image_size to scale all to one square.'
+      )
+    images[i] = pixels
   return images
 
 

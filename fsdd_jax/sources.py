@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
-from fsdd_jax import files, fractals, subsets
+from fsdd_jax import array_store, files, fractals, subsets
 
 DATA_DIR_VARIABLE = 'FSDD_DATA_DIR'
 _ACCEPTED = (
@@ -234,6 +234,16 @@ def fingerprint(name: str, data_dir: PathLike | None = None) -> str:
   return digest.hexdigest()
 
 
+def is_on_disk(name: str) -> bool:
+  """Whether pictures come from files, rather than from this library.
+
+  Example:
+    >>> is_on_disk('digits'), is_on_disk('cifar10')
+    (False, True)
+  """
+  return name.startswith('folder:') or _is_tfds(name)
+
+
 def _folder(name: str) -> pathlib.Path:
   return files.resolve(name.removeprefix('folder:'))
 
@@ -445,12 +455,26 @@ def _open_tfds(name: str, split: str, data_dir: PathLike | None) -> Source:
       "prepare it elsewhere: download_and_prepare(file_format='array_record')."
     ) from error
   # Labels alone are kept, as the encoded images may not fit in memory.
-  labels: list[int] = []
-  for start in range(0, len(records), _RECORDS_AT_ONCE):
-    batch = range(start, min(start + _RECORDS_AT_ONCE, len(records)))
-    labels.extend(record[label_key] for record in records.__getitems__(batch))
+  pieces = [
+    slice(start, min(start + _RECORDS_AT_ONCE, len(records)))
+    for start in range(0, len(records), _RECORDS_AT_ONCE)
+  ]
+
+  def read_labels(number: int) -> dict[str, np.ndarray]:
+    batch = range(len(records))[pieces[number]]
+    own = [record[label_key] for record in records.__getitems__(batch)]
+    return {'labels': np.asarray(own, np.int64)}
+
+  facts = {'labels of': fingerprint(name, data_dir), 'split': split}
+  labels = array_store.fill(
+    array_store.folder_for(array_store.default_root() / 'labels', facts),
+    facts,
+    {'labels': ((len(records),), 'int64')},
+    pieces,
+    read_labels,
+  )['labels']
   return Source(
-    labels=np.asarray(labels, np.int64),
+    labels=np.asarray(labels),
     class_names=tuple(label.names),
     channels=1 if image.shape[-1] == 1 else 3,
     read=lambda rows: [

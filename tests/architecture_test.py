@@ -44,6 +44,7 @@ _LAYERS = (
   ),
   (
     'containers',
+    'array_store',
     'fractals',
     'subsets',
     'sources',
@@ -55,7 +56,6 @@ _LAYERS = (
     'checkpoints',
     'cache',
     'artifacts',
-    'array_store',
     'pictures',
     'report',
     'exports',

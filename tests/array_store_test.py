@@ -1,6 +1,7 @@
 """Arrays on disk: resume, damage, foreign facts, values that are refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -63,8 +64,26 @@ def test_arrays_of_something_else_are_refused(tmp_path):
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
-  with pytest.raises(FloatingPointError, match='x has values'):
+  with pytest.raises(FloatingPointError, match='x to be kept on disk'):
     _fill(tmp_path, lambda number: {'x': np.full(2, np.inf)})
+
+
+def test_without_a_folder_all_stays_in_memory_and_a_warning_says_so(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.warns(UserWarning, match=r'not kept.*FSDD_CACHE_DIR'):
+    found = _fill(tmp_path / 'file' / 'inside', _Maker())
+  np.testing.assert_array_equal(found, np.arange(5) + 10)
+
+
+def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'posix_fallocate', full)
+  make = _Maker()
+  with pytest.raises(OSError, match=r'Cannot keep 20 bytes.*FSDD_CACHE_DIR'):
+    _fill(tmp_path, make)
+  assert not make.made
 
 
 def test_facts_name_the_folder_whatever_their_order(tmp_path):

@@ -200,3 +200,40 @@ _LABELS = np.asarray([0, 1, 1, 0])
 def test_from_arrays_refuses(images, labels, names, match):
   with pytest.raises(ValueError, match=match):
     datasets.from_arrays(images, labels, names)
+
+
+def test_many_pictures_are_decoded_once_and_again_when_a_file_changes(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(datasets, '_WORTH_KEEPING', 4)
+  monkeypatch.setenv('FSDD_CACHE_DIR', str(tmp_path / 'kept'))
+  for label in ('a', 'b'):
+    (tmp_path / 'data' / label).mkdir(parents=True)
+    for i in range(3):
+      pixels = np.full((4, 4, 3), 10 * i, np.uint8)
+      path = tmp_path / 'data' / label / f'{i}.png'
+      Image.fromarray(pixels).save(path)
+  decoded = []
+  pixels_of = datasets._pixels
+
+  def counting(*args):
+    decoded.append(args)
+    return pixels_of(*args)
+
+  monkeypatch.setattr(datasets, '_pixels', counting)
+
+  def load():
+    decoded.clear()
+    name = f'folder:{tmp_path / "data"}'
+    return datasets.load(name, progress=False)
+
+  first = load()
+  assert len(decoded) == len(first.images) + 1  # One tells the shape.
+  again = load()
+  assert len(decoded) == 1
+  np.testing.assert_array_equal(again.images, first.images)
+  assert again.fingerprint() == first.fingerprint()
+  for i in range(3):
+    changed = tmp_path / 'data' / 'a' / f'{i}.png'
+    Image.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(changed)
+  assert load().images.max() == 200
