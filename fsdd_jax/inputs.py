@@ -16,7 +16,11 @@ import numpy as np
 from fsdd_jax import krr, metrics, objective, subsets
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.devices import ALONE, Devices, devices_for
-from fsdd_jax.normalization import Normalization, normalize
+from fsdd_jax.normalization import (
+  Normalization,
+  normalize,
+  whitened_once,
+)
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
 # Maps the numbers of a network and of a draw to variables and a target.
@@ -86,6 +90,10 @@ def from_statistics(
   """
   labels = coded_labels(dataset, label_coding)
 
+  @functools.cache
+  def prepared() -> tuple[np.ndarray, Normalization | None]:
+    return whitened_once(dataset.images, normalization)
+
   @functools.lru_cache(maxsize=keep)
   def inputs(index: int) -> tuple[Any, krr.Statistics]:
     variables = draw(index)
@@ -95,9 +103,9 @@ def from_statistics(
       stats = objective.target_statistics(
         features_of,
         variables,
-        dataset.images,
+        prepared()[0],
         labels,
-        normalization,
+        prepared()[1],
         on_batch=bar.update,
         devices=devices_for(),
       )

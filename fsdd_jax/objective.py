@@ -208,15 +208,16 @@ def _add_batch(
   total: krr.Statistics,
   features_of: FeatureFn,
   devices: Devices,
-  whole: tuple[Any, Normalization],
+  whole: tuple[Any, Normalization | None],
   batch: tuple[jax.Array, jax.Array, jax.Array],
 ) -> krr.Statistics:
   """Adds each device's rows of a batch to its own sums `[devices, ...]`."""
 
   def statistics(whole: Any, rows: Any) -> krr.Statistics:
     (variables, normalization), (images, labels, mask) = whole, rows
-    features = features_of(variables, normalize(images, normalization))
-    return krr.statistics(features, labels, mask)
+    if normalization is not None:
+      images = normalize(images, normalization)
+    return krr.statistics(features_of(variables, images), labels, mask)
 
   return jax.tree.map(jnp.add, total, devices.each(statistics)(whole, batch))
 
@@ -241,7 +242,7 @@ def target_statistics(
   variables: Any,
   images: np.ndarray,
   labels: np.ndarray,
-  normalization: Normalization,
+  normalization: Normalization | None,
   *,
   batch_size: int | None = None,
   on_batch: Callable[[int], None] | None = None,
@@ -257,7 +258,8 @@ def target_statistics(
     variables: its weights, theta.
     images: `[n, h, w, c]` uint8, kept on the host but for one batch.
     labels: `[n, k]` float32.
-    normalization: how uint8 images become network inputs.
+    normalization: how uint8 images become network inputs; None if the images
+      are network inputs, float32.
     batch_size: images on a device at once; by default as of
       `default_batch_size`.
     on_batch: called with the number of images added, for a progress bar.

@@ -110,3 +110,13 @@ def test_normalize_is_jit_able_with_the_normalization_as_argument():
     normalization.normalize(images, fitted),
     atol=1e-5,
   )
+
+
+def test_whitening_once_gives_the_same_inputs():
+  images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), np.uint8)
+  transform = normalization.zca_whitening(images)
+  inputs, after = normalization.whitened_once(images, transform, batch_size=3)
+  assert after is None
+  np.testing.assert_allclose(
+    inputs, normalization.normalize(images, transform), atol=1e-5
+  )
