@@ -2,9 +2,10 @@ r"""Speed as ratios to a yardstick in the same process.
 
   python experiments/benchmark.py step --num_real=1000,50000 --ipc=10
   python experiments/benchmark.py adapt --width=32 --ipc=10 --batch_size=2
-  python experiments/benchmark.py cache --width=32 --num_subsets=16
-  python experiments/benchmark.py bank --width=32 --dataset=tiny_imagenet_32 \
-      --max_images=400 --max_synthetic=60 --num_steps=30
+  python experiments/benchmark.py cache \
+      --flagfile=experiments/recipes/cpu_cache.flags
+  python experiments/benchmark.py pretrain \
+      --flagfile=experiments/recipes/cpu_cache.flags
   python experiments/benchmark.py bilevel --width=32 --ipc=1 --num_real=400
   XLA_FLAGS=--xla_force_host_platform_device_count=8 \
       python experiments/benchmark.py scaling --width=32
@@ -12,9 +13,9 @@ r"""Speed as ratios to a yardstick in the same process.
 `step`: one distillation step in a fixed network by statistics, over the forward
 and backward pass of the distilled images alone. `adapt`: one adaptation step in
 a pool of networks, over these passes through translator and networks. `cache`:
-subsets a second, distilled side by side, over one after another. `bank`: four
-subsets, and an update of pre-training, by feature banks, over X_T passing the
-network. `bilevel`:
+four subsets by a feature bank, over X_T passing theta. `pretrain`: an update by
+banks, over X_T passing fresh networks. `side_by_side`: subsets a second,
+distilled side by side, over one after another. `bilevel`:
 memory of the gradient through unrolled steps, kept or computed again.
 `frepo`: a step of FRePo over forward and backward of X_S and forward of a real
 batch. `kernel`: pairs of images a second in infinitely wide networks.
@@ -25,6 +26,8 @@ import dataclasses
 import functools
 import pathlib
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -69,7 +72,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 2, "Sets a step, B (adapt), or a device's (scaling)."
 )
 _REPEATS = flags.DEFINE_integer(
-  'repeats', None, 'Timed pairs; by default 15, and 1 for cache.'
+  'repeats', None, 'Timed pairs; by default 15, 5 of banks, 1 of side_by_side.'
 )
 
 CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, CachingConfig)
@@ -194,7 +197,7 @@ def kernel() -> report.Table:
   )
 
 
-def cache() -> report.Table:
+def side_by_side() -> report.Table:
   """Subsets a second side by side, against one after another unpadded."""
   # What both sides compile is measured, so nothing may come from disk.
   jax.config.update('jax_enable_compilation_cache', False)
@@ -229,50 +232,61 @@ def cache() -> report.Table:
   )
 
 
-def bank() -> report.Table:
-  """Caching and pre-training by feature banks, against X_T passing f."""
-  data, caching_config = (
-    cli.from_flags(DataConfig),
-    cli.from_flags(CachingConfig),
-  )
+def cache() -> report.Table:
+  """Four subsets by a feature bank, against X_T passing theta."""
+
+  def pairs(problem: tuple, config: CachingConfig, folder: pathlib.Path) -> Any:
+    return bank_benchmark.caching_pairs(
+      *problem, config=config, bank_root=folder, repeats=_REPEATS.value or 5
+    )
+
+  return _banks('Four subsets', pairs)
+
+
+def pretrain() -> report.Table:
+  """An update of pre-training by banks, against X_T passing networks."""
+  translator = cli.make_translator(cli.from_flags(TranslatorConfig))
+
+  def pairs(problem: tuple, config: CachingConfig, folder: pathlib.Path) -> Any:
+    network, *data = problem
+    return bank_benchmark.pretraining_pairs(
+      network,
+      translator,
+      *data,
+      caching_config=dataclasses.replace(config, num_subsets=8, num_steps=1),
+      config=PretrainingConfig(
+        batch_size=_BATCH_SIZE.value,
+        bank_images=100 if config.max_images else 0,
+      ),
+      folder=folder,
+      repeats=_REPEATS.value or 5,
+    )
+
+  return _banks('An update of pre-training', pairs)
+
+
+def _banks(title: str, pairs_of: Callable[..., Any]) -> report.Table:
+  """A row for the M of the flags, and one for all images of the classes."""
+  data, config = cli.from_flags(DataConfig), cli.from_flags(CachingConfig)
   train = cli.load_dataset(data, 'train')
-  transform = cli.fit_normalization(data, train)
   network = cli.make_network(
     cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
   )
-  translator = cli.make_translator(cli.from_flags(TranslatorConfig))
-  repeats = _REPEATS.value or 5
+  problem = network, train, cli.fit_normalization(data, train)
   rows = []
-  for max_images in (caching_config.max_images, 0):
+  for max_images in (config.max_images, 0):
     own = dataclasses.replace(
-      caching_config, max_images=max_images, augmentation='none'
+      config, max_images=max_images, augmentation='none'
     )
-    name = f'M = {max_images or "all"}'
     with tempfile.TemporaryDirectory() as folder:
-      root = pathlib.Path(folder)
-      pairs = bank_benchmark.caching_pairs(
-        network, train, transform, config=own, bank_root=root, repeats=repeats
-      )
-      rows.append(_row(f'4 subsets, {name}', pairs))
-      pairs = bank_benchmark.pretraining_pairs(
-        network,
-        translator,
-        train,
-        transform,
-        caching_config=dataclasses.replace(own, num_subsets=8, num_steps=1),
-        config=PretrainingConfig(
-          batch_size=_BATCH_SIZE.value, bank_images=100 if max_images else 0
-        ),
-        folder=root,
-        repeats=repeats,
-      )
-      rows.append(_row(f'an update, {name}', pairs))
+      pairs = pairs_of(problem, own, pathlib.Path(folder))
+    rows.append(_row(str(max_images or 'all'), pairs))
   return report.Table(
-    'Feature banks, over passing X_T through the network',
-    ['what', 'by banks, s', 'by passing, s', 'ratio'],
+    f'{title} by feature banks, over X_T passing the network',
+    ['target images M', 'by banks, s', 'by passing, s', 'ratio'],
     rows,
-    f'{data.dataset}, {caching_config.num_steps} steps a subset, B = '
-    f'{_BATCH_SIZE.value}; median [quartiles] of {repeats} pairs; '
+    f'{data.dataset}, {config.num_steps} steps a subset, B = '
+    f'{_BATCH_SIZE.value}; median [quartiles] of {_REPEATS.value or 5} pairs; '
     f'{timing.conditions()}',
   )
 
@@ -355,7 +369,8 @@ BENCHMARKS = {
   'kernel': kernel,
   'adapt': adapt,
   'cache': cache,
-  'bank': bank,
+  'pretrain': pretrain,
+  'side_by_side': side_by_side,
   'bilevel': bilevel,
   'scaling': scaling,
 }

@@ -171,13 +171,30 @@ def test_accelerator():
   assert 'Name one among choices, roofline; got speed.' in other.stderr
 
 
-def test_benchmark_cache():
+_SUBSETS = (
+  *('--dataset=fractals:3', '--limit=60', '--image_size=8', '--width=4'),
+  *('--num_subsets=2', '--min_classes=2', '--max_classes=3', '--num_steps=2'),
+  *('--max_images=12', '--max_synthetic=6', '--augmentation=none'),
+  '--repeats=1',
+)
+
+
+@pytest.mark.parametrize('name', ['cache', 'pretrain'])
+def test_benchmark_of_feature_banks(name):
   result = run(
     'benchmark.py',
-    *('cache', '--dataset=fractals:3', '--limit=60', '--image_size=8'),
-    *('--width=4', '--num_subsets=2', '--min_classes=2', '--max_classes=3'),
-    *('--max_images=12', '--max_synthetic=6', '--num_steps=2'),
-    *('--subsets_per_batch=2', '--augmentation=none', '--repeats=1'),
+    *(name, *_SUBSETS, '--translator_width=4', '--translator_blocks=0'),
+  )
+  assert result.returncode == 0, result.stderr
+  assert re.findall(r'^\| +(12|all) +\|', result.stdout, re.MULTILINE) == [
+    '12',
+    'all',
+  ]
+
+
+def test_benchmark_side_by_side():
+  result = run(
+    'benchmark.py', *('side_by_side', *_SUBSETS, '--subsets_per_batch=2')
   )
   assert result.returncode == 0, result.stderr
   rows = re.findall(r'^\| (first|\d+) +\|', result.stdout, re.MULTILINE)
