@@ -24,6 +24,8 @@ _FLAGFILES = {
   '--translator_blocks=0\n--heldout_networks=1\n',
   'adapt': '--num_steps=2\n--num_adaptation_steps=2\n--network_pool=2\n'
   '--batch_size=1\n',
+  'few': '--num_steps=2\n--num_adaptation_steps=2\n--num_starts=2\n'
+  '--batch_size=1\n',
   'no_pretrain': '--translator_width=4\n--translator_blocks=0\n',
   'one_net': '--num_steps=2\n',
 }
@@ -94,10 +96,39 @@ def test_a_table_and_figures_share_tasks_and_redo_what_changed(
   assert r'\toprule' in (workdir / 'table1.tex').read_text()
   assert 'src="http' not in (workdir / 'table1.html').read_text()
   _check_figures(recipes, workdir)
+  _check_few_networks(recipes, workdir)
   path = recipes / 'tiny_one_net.flags'
   path.write_text('--num_steps=3\n')
   result = _run(recipes, workdir, '--ipcs=1')
   assert '2 tasks ran' in result.stdout
+
+
+def _check_few_networks(recipes, workdir):
+  (translator,) = (workdir / 'tasks').glob('pretrain*/translator.safetensors')
+  result = subprocess.run(
+    [
+      *(sys.executable, str(_EXPERIMENTS / 'few_networks.py'), '--scale=tiny'),
+      *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
+      *('--repeats=2', '--ipcs=1', '--networks=1,2', '--steps=2,2'),
+      f'--translator={translator}',
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr
+  path = workdir / 'few_networks_ipc1.json'
+  found = json.loads(path.read_text())['records']
+  counts = {name: list(each) for name, each in found.items()}
+  alone, both = ['0'], ['1', '2']
+  assert counts == {
+    '1 Net': alone,
+    'w/o Ada': alone,
+    'w Ada(R)': both,
+    'w Ada(R), then Pool(R)': both,
+    'Pool(R)': both,
+    'Baseline(R)': both,
+  }
+  assert path.with_suffix('.png').stat().st_size > 1000
 
 
 def _check_figures(recipes, workdir):

@@ -1,0 +1,202 @@
+r"""Accuracy over the number of networks R that a method sees on the target set.
+
+  python experiments/few_networks.py --translator=tiny_imagenet_32 \
+      --row=cifar10 --networks=1,2,4,16 --ipcs=1,10 --workdir=runs/few
+
+The paper's subject: few networks. `w Ada(R)` adapts a pre-trained translator in
+a pool of R networks, `then Pool(R)` goes on by direct steps in the same pool;
+`Pool(R)` and `Baseline(R)` (Alg. 4) know no translator. `1 Net` and `w/o Ada`
+see theta alone. Tasks are kept as those of table1.py.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from matplotlib import figure as mpl_figure
+
+from fsdd_jax import cli, columns, files, pictures, recipe_cli, report, tasks
+from fsdd_jax.columns import Made, Recipe
+from fsdd_jax.tasks import Task
+
+_ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
+_TRANSLATOR = flags.DEFINE_string(
+  'translator', None, 'A shipped translator or its file.', required=True
+)
+_NETWORKS = flags.DEFINE_list('networks', ['1', '2', '4', '16'], 'R.')
+_STEPS = flags.DEFINE_list(
+  'steps',
+  ['30', '40', '60', '100'],
+  'Direct steps for each R, chosen on held-out images: more over-fit few '
+  'networks.',
+)
+
+# Scores by method and R; those that see theta alone have R = 0.
+Scores = Mapping[str, Mapping[int, Mapping[str, Any]]]
+
+
+def _adapted(
+  recipe: Recipe, name: str, *further: str, ipcs: Sequence[int]
+) -> Task:
+  listed = ','.join(map(str, ipcs))
+  return recipe.task(
+    f'{_ROW.value}-{name}',
+    'adapt.py',
+    recipe.flagfile(_ROW.value),
+    recipe.flagfile('few'),
+    f'--translator={_TRANSLATOR.value}',
+    *recipe.flags,
+    *further,
+    f'--adapt_ipcs={listed}',
+    f'--ipcs={listed}',
+    '--workdir={out}',
+  )
+
+
+def _direct(
+  recipe: Recipe, name: str, ipc: int, networks: int, steps: int, *further: str
+) -> Made:
+  task = recipe.task(
+    f'{_ROW.value}-{name}-R{networks}-ipc{ipc}',
+    'distill.py',
+    recipe.flagfile(_ROW.value),
+    *recipe.flags,
+    f'--num_networks={networks}',
+    f'--num_steps={steps}',
+    *further,
+    f'--ipc={ipc}',
+    '--workdir={out}',
+  )
+  return Made(task)
+
+
+def curves(recipe: Recipe, ipc: int, plan: Mapping[int, int]) -> dict:
+  """The sets of each method by R, for one IPC.
+
+  Args:
+    recipe: flagfiles and IPCs.
+    ipc: images per class.
+    plan: direct steps for each R.
+
+  Returns:
+    `{method: {R: Made}}`.
+  """
+  without = _adapted(
+    recipe, 'no_ada', '--num_adaptation_steps=0', ipcs=recipe.ipcs
+  )
+  found: dict[str, dict[int, Made]] = {
+    '1 Net': {0: Made(without, f'in_theta_ipc{ipc}.safetensors')},
+    'w/o Ada': {0: Made(without, f'distilled_ipc{ipc}.safetensors')},
+  }
+  for networks, steps in plan.items():
+    adapted = _adapted(
+      recipe,
+      f'ada-R{networks}',
+      f'--network_pool={networks}',
+      f'--finishing_steps={steps}',
+      ipcs=recipe.ipcs,
+    )
+    each = {
+      'w Ada(R)': Made(adapted, f'distilled_ipc{ipc}.safetensors'),
+      'w Ada(R), then Pool(R)': Made(adapted, f'finished_ipc{ipc}.safetensors'),
+      'Pool(R)': _direct(recipe, 'pool', ipc, networks, steps, '--revisit'),
+      'Baseline(R)': _direct(recipe, 'baseline', ipc, networks, steps),
+    }
+    for name, made in each.items():
+      found.setdefault(name, {})[networks] = made
+  return found
+
+
+def main(_: list[str]) -> None:
+  """Runs what is missing; writes a picture and a table for each IPC."""
+  recipe = recipe_cli.recipe_from_flags(__file__)
+  counts, steps = cli.integers('networks'), cli.integers('steps')
+  if len(counts) != len(steps):
+    raise ValueError(
+      f'--networks lists {len(counts)} numbers, --steps {len(steps)}; give one '
+      'number of steps for each number of networks.'
+    )
+  plan = dict(zip(counts, steps, strict=True))
+  workdir = files.resolve(flags.FLAGS.workdir)
+  root = workdir / 'tasks'
+  for ipc in recipe.ipcs:
+    _write(recipe, ipc, curves(recipe, ipc, plan), workdir, root)
+
+
+def _write(
+  recipe: Recipe,
+  ipc: int,
+  made: Mapping[str, Mapping[int, Made]],
+  workdir: pathlib.Path,
+  root: pathlib.Path,
+) -> None:
+  scored = {
+    name: {
+      count: columns.score_of(
+        recipe, one, f'{_ROW.value}-score-{name}-{count}-ipc{ipc}'
+      )
+      for count, one in by_count.items()
+    }
+    for name, by_count in made.items()
+  }
+  tasks.run([t for each in scored.values() for t in each.values()], root)
+  found: dict[str, dict[int, dict[str, Any]]] = {}
+  for name, by_count in scored.items():
+    for count, task in by_count.items():
+      (scores,) = columns.read_scores(task, root).values()
+      found.setdefault(name, {})[count] = scores[0]
+  title = f'Accuracy over networks seen, {_ROW.value}, IPC {ipc}'
+  protocol = recipe.protocols[0]
+  picture = pictures.figure_png(draw(found, title, protocol))
+  name = f'few_networks_ipc{ipc}'
+  files.write_bytes_atomic(workdir / f'{name}.png', picture)
+  counts = sorted({count for each in found.values() for count in each})
+  rows = [
+    [method, *(_accuracy(each.get(count)) for count in counts)]
+    for method, each in found.items()
+  ]
+  n = next(iter(found['1 Net'].values()))['n']
+  caption = (
+    f'Test accuracy in percent by protocol {protocol}: mean ± std (ddof = 1) '
+    f'over n={n} fresh networks, one set each; scale {recipe.scale}.'
+  )
+  heads = ['theta alone' if c == 0 else f'R = {c}' for c in counts]
+  table = report.Table(title, ['method', *heads], rows, caption)
+  recipe_cli.write(
+    workdir, name, table, found, recipe, pictures=[(title, picture)]
+  )
+
+
+def _accuracy(score: Mapping[str, Any] | None) -> str:
+  if score is None:
+    return ''
+  return f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
+
+
+def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:
+  """A curve a method over R; those of theta alone are level lines."""
+  figure = mpl_figure.Figure(figsize=(7, 4.5), layout='constrained')
+  axes = figure.subplots()
+  counts = sorted({c for each in found.values() for c in each if c})
+  for name, each in found.items():
+    if 0 in each:
+      style = '--' if name == 'w/o Ada' else ':'
+      axes.axhline(each[0]['mean'], color='gray', linestyle=style, label=name)
+      continue
+    means = [score['mean'] for score in each.values()]
+    spread = [score['std'] or 0.0 for score in each.values()]
+    axes.errorbar(list(each), means, spread, marker='o', capsize=3, label=name)
+  axes.set_xscale('log', base=2)
+  axes.set_xticks(counts, list(map(str, counts)), minor=False)
+  axes.set_xlabel('networks seen on the target set, R')
+  axes.set_ylabel(f'test accuracy by {protocol}, %')
+  axes.set_title(title)
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return figure
+
+
+if __name__ == '__main__':
+  recipe_cli.define_flags(ipcs=(1, 10))
+  cli.run(main)
