@@ -54,8 +54,9 @@ from fsdd_jax.pretraining import pretrain
 from fsdd_jax.random_networks import sample as sample_network
 from fsdd_jax.resolution import repeat_channels
 from fsdd_jax.stage_loop import LoopOptions
-from fsdd_jax.translator import Translator, translate
+from fsdd_jax.translator import LightTranslator, Translator, translate
 from fsdd_jax.types import LabeledSet, labeled_set, pad, unpad
+from fsdd_jax.zoo import load_translator
 
 try:
   __version__ = importlib.metadata.version('fsdd-jax')
@@ -76,6 +77,7 @@ __all__ = (
   'EvaluationConfig',
   'FixedNetwork',
   'LabeledSet',
+  'LightTranslator',
   'LoopOptions',
   'NetworkConfig',
   'Normalization',
@@ -99,6 +101,7 @@ __all__ = (
   'load',
   'load_distilled',
   'load_pretrained',
+  'load_translator',
   'make_network',
   'mean_squared_error',
   'normalize',

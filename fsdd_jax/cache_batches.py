@@ -82,9 +82,7 @@ def with_images(entry: CacheEntry, dataset: Dataset) -> Sample:
 
 
 def stack(samples: Sequence[Sample]) -> Sample:
-  """Samples to a batch, as short as the longest of its sets allows.
-
-  Padding is cut to one of eight sizes, so that few functions are compiled.
+  """Samples to a batch of NumPy arrays.
 
   Example:
     >>> import tempfile
@@ -94,7 +92,23 @@ def stack(samples: Sequence[Sample]) -> Sample:
     >>> stack([one, one]).images.shape
     (2, 12, 8, 8, 3)
   """
-  batch: Sample = jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
+
+
+def stack_short(samples: Sequence[Sample]) -> Sample:
+  """As `stack`, but as short as the longest of the sets allows.
+
+  Padding is cut to one of eight sizes, so that few functions are compiled.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> one = without_images(source[0], toy.problem()[1])
+    >>> int(one.synthetic.mask.sum()) == len(stack_short([one]).start[0])
+    True
+  """
+  batch = stack(samples)
   mask = np.asarray(batch.synthetic.mask)
   part = -(-mask.shape[1] // _NUM_SIZES)
   longest = int(mask.sum(axis=1).max())
@@ -118,7 +132,7 @@ def read(
     >>> batch.images.shape
     (2, 12, 8, 8, 3)
   """
-  return stack([read_fn(source[row], dataset) for row in rows])
+  return stack_short([read_fn(source[row], dataset) for row in rows])
 
 
 def random_batches(
@@ -176,7 +190,9 @@ def random_batches(
   order = entries.seed(seed)
   # Nearly endless: the length of an endless one overflows in batches of one.
   own = order.shuffle().repeat(_EPOCHS)[process_index::process_count]
+  # Processes share an array, whose parts must have one size.
   batches = own.map(lambda entry: read_fn(entry, dataset)).batch(
-    size // process_count, batch_fn=stack
+    size // process_count,
+    batch_fn=stack_short if process_count == 1 else stack,
   )
   return iter(batches[start:].to_iter_dataset(_READ_OPTIONS))

@@ -30,6 +30,11 @@ def load_translator(name: str, *, num_classes: int = 10) -> Pretrained:
   Raises:
     FileNotFoundError: if it is neither; the message lists the names.
     ValueError: if the file is damaged.
+
+  Example:
+    >>> start = load_translator('tiny_imagenet_32')
+    >>> start.theta.image_shape, start.translator.inputs
+    ((32, 32, 3), ('images', 'start', 'theta'))
   """
   if name in translator_names():
     path = _FOLDER / f'{name}.safetensors'
