@@ -7,11 +7,25 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from fsdd_jax import baselines, frepo, kip, metrics, rfad, selection
+from fsdd_jax import (
+  baselines,
+  frepo,
+  kip,
+  metrics,
+  peers,
+  rcig,
+  rfad,
+  selection,
+)
 from fsdd_jax.configs import Config, DistillationConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.normalization import Normalization
-from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
+from fsdd_jax.peer_configs import (
+  FrepoConfig,
+  KipConfig,
+  RcigConfig,
+  RfadConfig,
+)
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.types import LabeledSet
 
@@ -90,11 +104,17 @@ def _real(title: str, choose: Callable[..., LabeledSet]) -> Method:
   return Method(lambda config: title, _chosen(choose), learns=False)
 
 
+def _peer(peer: peers.Peer, config_class: type[Config]) -> Method:
+  run = functools.partial(peers.distill_by, peer)
+  return Method(lambda config: peer.title, run, config_class)
+
+
 METHODS = {
   'networks': Method(baselines.method_name, _over_networks),
-  'frepo': Method(lambda config: 'FRePo', frepo.distill_in_pool, FrepoConfig),
-  'rfad': Method(lambda config: 'RFAD', rfad.distill, RfadConfig),
-  'kip': Method(lambda config: 'KIP', kip.distill, KipConfig),
+  'frepo': _peer(frepo.FREPO, FrepoConfig),
+  'rfad': _peer(rfad.RFAD, RfadConfig),
+  'rcig': _peer(rcig.RCIG, RcigConfig),
+  'kip': _peer(kip.KIP, KipConfig),
   'random_real': _real('random real', _random_real),
   'herding': _real(
     'herding', functools.partial(selection.select, select_fn=selection.herding)

@@ -35,7 +35,7 @@ from fsdd_jax import (
 )
 from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.method_configs import AdaptationConfig, PretrainingConfig
-from fsdd_jax.peer_configs import FrepoConfig
+from fsdd_jax.peer_configs import FrepoConfig, RcigConfig
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
@@ -183,7 +183,12 @@ def check_distillation_by_batches_follows_that_of_one_device():
   config = DistillationConfig(
     ipc=2, num_steps=3, num_networks=3, real_batch=16, learning_rate=0.01
   )
-  for method, own in (('networks', None), ('frepo', FrepoConfig(pool_size=2))):
+  rcig = RcigConfig(pool_size=2, most_online_steps=2, solver='cg', softplus=0.0)
+  for method, own in (
+    ('networks', None),
+    ('frepo', FrepoConfig(pool_size=2)),
+    ('rcig', rcig),
+  ):
     run = functools.partial(
       methods.METHODS[method].run,
       *toy.problem(),
