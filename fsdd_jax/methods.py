@@ -39,6 +39,8 @@ class Method(NamedTuple):
       `config`, `own`, `options` and `start`.
     config_class: of its own settings, `own`; None if it has none.
     learns: whether it changes images and labels.
+    check: raises the error of a network that it cannot take, given this and
+      `own`.
 
   Example:
     >>> METHODS['frepo'].title(DistillationConfig())
@@ -49,6 +51,7 @@ class Method(NamedTuple):
   run: Callable[..., baselines.DistillationResult]
   config_class: type[Config] | None = None
   learns: bool = True
+  check: Callable[[nn.Module, Any], Any] = lambda network, own: None
 
 
 def _over_networks(
@@ -106,7 +109,7 @@ def _real(title: str, choose: Callable[..., LabeledSet]) -> Method:
 
 def _peer(peer: peers.Peer, config_class: type[Config]) -> Method:
   run = functools.partial(peers.distill_by, peer)
-  return Method(lambda config: peer.title, run, config_class)
+  return Method(lambda config: peer.title, run, config_class, check=peer.check)
 
 
 METHODS = {

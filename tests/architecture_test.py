@@ -99,8 +99,11 @@ _LAYERS = (
     'curves',
     'toy',
     'benchmarks',
+    'torch_benchmark',
     'caching_benchmark',
     'cli',
+    'runners',
+    'comparison',
     'recipe_cli',
     'programs',
     'costs',
@@ -122,6 +125,11 @@ _WITHOUT_EXAMPLE = {
   'recipe_cli.define_flags': 'changes the flags of the whole process',
   'recipe_cli.recipe_from_flags': 'needs the flags of a binary',
   'exports.export_pt': 'needs PyTorch, which is no dependency',
+  'torch_benchmark.compare': 'needs PyTorch, which is no dependency',
+  'torch_benchmark.distillation_calls': 'needs PyTorch',
+  'torch_benchmark.statistics_calls': 'needs PyTorch',
+  'torch_benchmark.torch_network': 'needs PyTorch',
+  'torch_benchmark.training_calls': 'needs PyTorch',
 }
 _ORDER = [name for layer in _LAYERS for name in layer]
 _MODULES = sorted(p.stem for p in _ROOT.glob('*.py') if p.stem != '__init__')

@@ -205,6 +205,32 @@ def check_distillation_by_batches_follows_that_of_one_device():
     assert found.images.devices() == {jax.devices()[0]}
 
 
+def check_a_method_that_shares_batches_resumes():
+  class KilledError(Exception):
+    pass
+
+  def kill(step, _):
+    if step == 3:
+      raise KilledError
+
+  config = DistillationConfig(
+    ipc=1, num_steps=4, real_batch=16, learning_rate=0.01
+  )
+  run = functools.partial(
+    methods.METHODS['frepo'].run,
+    *toy.problem(),
+    config=config,
+    own=FrepoConfig(pool_size=2),
+    start=None,
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    with pytest.raises(KilledError):
+      run(options=LoopOptions(folder, 2, 1, kill))
+    found = run(options=LoopOptions(folder, 2, 1)).synthetic
+  expected = run(options=LoopOptions()).synthetic
+  np.testing.assert_array_equal(found.images, expected.images)
+
+
 def check_pretraining_follows_that_of_one_device():
   network, dataset, transform = toy.problem()
   with tempfile.TemporaryDirectory() as folder:
