@@ -19,6 +19,8 @@ distilled side by side, over one after another. `bilevel`:
 memory of the gradient through unrolled steps, kept or computed again.
 `frepo`: a step of FRePo over forward and backward of X_S and forward of a real
 batch. `kernel`: pairs of images a second in infinitely wide networks.
+`torch`: a step of 1 Net, a statistics pass and a training step over those of
+plain PyTorch (`pip install torch`) on the same CPU.
 `scaling`: operations and communication of a device, by the compiled programs.
 """
 
@@ -43,6 +45,7 @@ from fsdd_jax import (
   parallel,
   report,
   timing,
+  torch_benchmark,
 )
 from fsdd_jax import scaling as scaling_lib
 from fsdd_jax.configs import DataConfig, NetworkConfig
@@ -56,6 +59,7 @@ from fsdd_jax.method_configs import (
 from fsdd_jax.programs import Problem
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
+_IPCS = flags.DEFINE_list('ipcs', ['1', '10', '50'], 'The same (torch).')
 _NUM_REAL = flags.DEFINE_list(
   'num_real',
   ['1000', '50000'],
@@ -165,6 +169,33 @@ def frepo() -> report.Table:
     rows,
     f'{10 * _IPC.value} images of {size} x {size}; median [quartiles] of '
     f'{repeats} pairs; {timing.conditions()}',
+  )
+
+
+def against_torch() -> report.Table:
+  """Ours over plain PyTorch, at each IPC of --ipcs."""
+  size, repeats = _size()
+  config = cli.from_flags(NetworkConfig)
+  network = cli.make_network(config, (size, size, 3), 10)
+  if not isinstance(network, networks.ConvNet):
+    raise ValueError(
+      f'--network={config.network}: only convnet is written twice.'
+    )
+  found = torch_benchmark.compare(
+    network,
+    ipcs=cli.integers('ipcs'),
+    num_real=cli.integers('num_real')[0],
+    image_size=size,
+    repeats=repeats,
+  )
+  torch = torch_benchmark.import_torch()
+  return report.Table(
+    'Ours over plain PyTorch',
+    ['', 'ours s', 'PyTorch s', 'ratio'],
+    [_row(name, pairs) for name, pairs in found.items()],
+    f'{networks.describe(network)}, {size} x {size}; median [quartiles] of '
+    f'{repeats} pairs in turn; PyTorch {torch.__version__} with '
+    f'{torch.get_num_threads()} threads, {timing.conditions()}',
   )
 
 
@@ -366,6 +397,7 @@ def scaling() -> report.Table:
 BENCHMARKS = {
   'step': step,
   'frepo': frepo,
+  'torch': against_torch,
   'kernel': kernel,
   'adapt': adapt,
   'cache': cache,

@@ -8,6 +8,12 @@ translated set.
 
 By default it scores held-out training images, as it serves to choose.
 
+--preset=peers is the protocol of all methods at equal time: it runs random
+real, herding, k-centre, 1 Net, Pool, Baseline, w Ada (of --translator), FRePo,
+RFAD, RCIG and KIP at IPC 1, 10 and 50, a minute each, and scores their ends by
+krr, frepo and dc, and by training AlexNet, VGG11 and ResNet18; flags that are
+given go before it.
+
   python experiments/compare.py --dataset=cifar10 --holdout=0.04 --ipcs=1,10 \
       --seconds=60 --translator=runs/omega/translator.safetensors \
       --workdir=runs/compare
@@ -17,34 +23,26 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from absl import flags
 
 from fsdd_jax import (
-  adaptation,
-  adaptation_samples,
-  baselines,
   cli,
+  comparison,
   curves,
   files,
   pictures,
   report,
   resolution,
+  runners,
 )
-from fsdd_jax.configs import (
-  Config,
-  DataConfig,
-  DistillationConfig,
-  NetworkConfig,
-)
+from fsdd_jax.configs import DataConfig, NetworkConfig
+from fsdd_jax.datasets import Dataset
 from fsdd_jax.evaluation import PROTOCOLS
-from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
-from fsdd_jax.methods import METHODS
-from fsdd_jax.pretrained import method_name
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.method_configs import TranslatorConfig
 from fsdd_jax.translator import translate
 from fsdd_jax.types import LabeledSet
 
@@ -80,148 +78,37 @@ _SPLIT = flags.DEFINE_enum(
   'split', 'holdout', ['holdout', 'test'], 'Images to score on.'
 )
 
+_END_PROTOCOLS = flags.DEFINE_list(
+  'end_protocols', [], 'Protocols that score the end of each method as well.'
+)
+_END_NETWORKS = flags.DEFINE_list(
+  'end_networks', [], 'Architectures to train on the end of each method.'
+)
+_TRAINING = flags.DEFINE_enum(
+  'training', 'frepo', ['frepo', 'dc'], 'How these are trained.'
+)
+_PRESET = flags.DEFINE_enum(
+  'preset', '', ['', 'peers'], 'Defaults of other flags, see above.'
+)
 _IPCS = flags.DEFINE_list('ipcs', ['1', '10'], 'Images per class.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of every method.')
 
 CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig)
 DEFAULTS = {'holdout': 0.1}
-
-
-class Runner(NamedTuple):
-  """A method of which the number of steps is still open.
-
-  Attributes:
-    title: its name in the table.
-    run: of a number of steps and options; returns what holds the set.
-    num_steps: of its flagfile; 0 where it has none.
-    unlike_later: how many steps differ from all later ones; None for a method
-      that more steps do not serve: 1 Net and Pool over-fit their networks.
-  """
-
-  title: str
-  run: Callable[[int, LoopOptions], Any]
-  num_steps: int
-  unlike_later: int | None
-
-
-def _distilling(
-  name: str, arguments: Sequence[str], problem: tuple[Any, ...], ipc: int
-) -> Runner:
-  """A method of `METHODS`, or Alg. 4."""
-  method = METHODS.get(name, METHODS['networks'])
-  (config,) = cli.parse(arguments, DistillationConfig)
-  config = dataclasses.replace(config, ipc=ipc, seed=_SEED.value)
-  own: Config | None = None
-  if method.config_class is not None:
-    (own,) = cli.parse(arguments, method.config_class)
-  fresh = config.num_networks == config.num_steps
-
-  def run(num_steps: int, options: LoopOptions) -> Any:
-    changed = config
-    if num_steps:
-      networks = num_steps if fresh else config.num_networks
-      changed = dataclasses.replace(
-        config, num_steps=num_steps, num_networks=networks
-      )
-    return method.run(
-      *problem, config=changed, own=own, options=options, start=None
-    )
-
-  few = config.revisit or config.num_networks == 1
-  over_fits = method is METHODS['networks'] and few
-  steps = config.num_steps if method.learns else 0
-  return Runner(method.title(config), run, steps, None if over_fits else 1)
-
-
-def _adapting(
-  name: str,
-  arguments: Sequence[str],
-  problem: tuple[Any, ...],
-  ipc: int,
-  start: Any,
-) -> Runner:
-  """The translator, and direct steps on the translated set after it."""
-  network, train, transform = problem
-  (config,) = cli.parse(arguments, AdaptationConfig)
-  config = dataclasses.replace(config, adapt_ipcs=(ipc,), seed=_SEED.value)
-  pool, title = config.network_pool, method_name(start, config)
-  title += f', {pool} networks' if pool else ', fresh networks'
-  direct = name == 'adapt_then_pool'
-
-  def run(num_steps: int, options: LoopOptions) -> None:
-    own = dataclasses.replace(config, num_adaptation_steps=num_steps)
-    networks = None
-    if direct:
-      networks = adaptation_samples.pool_networks(
-        network, train, transform, own
-      )
-    result = adaptation.adapt(
-      network,
-      start,
-      train,
-      transform,
-      config=own,
-      options=options,
-      networks=networks,
-    )
-    if direct:
-      _direct_steps(result, problem, own, ipc, options, networks)
-
-  if direct:
-    title += f', then {_DIRECT_STEPS.value} steps of Pool({pool})'
-  return Runner(title, run, config.num_adaptation_steps, max(1, pool))
-
-
-def _direct_steps(
-  result: adaptation.AdaptationResult,
-  problem: tuple[Any, ...],
-  config: AdaptationConfig,
-  ipc: int,
-  options: LoopOptions,
-  networks: Any,
-) -> None:
-  translated = adaptation.distill_dataset(
-    result.pretrained,
-    *problem[1:],
-    ipc=ipc,
-    config=config,
-    in_theta=result.distilled_in_theta[ipc],
-  )
-  steps = _DIRECT_STEPS.value
-  direct = dataclasses.replace(
-    config.distillation(ipc),
-    num_steps=steps,
-    num_networks=min(config.network_pool, steps),
-    revisit=True,
-  )
-  baselines.distill_over_networks(
-    *problem,
-    config=direct,
-    options=options,
-    start=translated,
-    networks=networks,
-  )
-
-
-def _runner(
-  text: str, problem: tuple[Any, ...], ipc: int, start: Any
-) -> Runner:
-  """The method that an entry of --methods asks for."""
-  name, *changes = text.split()
-  file = 'adapt' if name == 'adapt_then_pool' else name
-  path = files.resolve(_RECIPES.value) / f'{_SCALE.value}_{file}.flags'
-  arguments = [*changes]
-  if path.exists():
-    arguments.insert(0, f'--flagfile={path}')
-  elif METHODS.get(name) is None or METHODS[name].learns:
-    raise ValueError(f'No flagfile {path} of the method {name!r}.')
-  if file == 'adapt':
-    return _adapting(name, arguments, problem, ipc, start)
-  return _distilling(name, arguments, problem, ipc)
+PEERS = {
+  'methods': (
+    'random_real,herding,k_centre,one_net,pool,baseline,adapt,frepo,rfad,rcig,'
+    'kip'
+  ).split(','),
+  'ipcs': ['1', '10', '50'],
+  'seconds': 60.0,
+  'end_protocols': ['krr', 'frepo', 'dc'],
+  'end_networks': ['alexnet', 'vgg11', 'resnet18'],
+}
 
 
 def _curve(
-  runner: Runner, translated: Any
+  runner: runners.Runner, translated: Any
 ) -> tuple[list[curves.Snapshot], int]:
   """Runs a method, as long as --seconds says; its snapshots and steps."""
   steps = runner.num_steps
@@ -240,15 +127,126 @@ def _curve(
   return snapshots, steps
 
 
+def _columns(
+  problem: runners.Problem, network_config: NetworkConfig
+) -> dict[str, tuple[str, Any]]:
+  """Protocol and network of each column of the table of ends."""
+  network, train, _ = problem
+  columns = {name: (name, network) for name in _END_PROTOCOLS.value}
+  for name in _END_NETWORKS.value:
+    config = NetworkConfig(network=name, width=network_config.width)
+    other = cli.make_network(config, train.images.shape[1:], train.num_classes)
+    columns[f'{name}, {_TRAINING.value}'] = _TRAINING.value, other
+  return columns
+
+
+class Scoring(NamedTuple):
+  """What sets are scored on.
+
+  Attributes:
+    problem: network, target set and normalisation.
+    held: the images.
+    name: of the data set.
+    columns: protocol and network of each column of the table of ends.
+  """
+
+  problem: runners.Problem
+  held: Dataset
+  name: str
+  columns: Mapping[str, tuple[str, Any]]
+
+  def curve(self, snapshots: Sequence[curves.Snapshot]) -> list[curves.Point]:
+    """Scores all snapshots of a method by --protocol."""
+    network, _, transform = self.problem
+    return curves.score(
+      *(jax.random.key(1000), snapshots, self.held, transform, network),
+      repeats=_REPEATS.value,
+      split=_SPLIT.value,
+      protocol=_PROTOCOL.value,
+    )
+
+  def end(self, steps: int, last: curves.Snapshot) -> comparison.End:
+    """Scores the end of a method in each column."""
+    _, _, transform = self.problem
+    scores = comparison.score(
+      *(jax.random.key(1000), last.synthetic, self.held, transform),
+      columns=self.columns,
+      repeats=_REPEATS.value,
+      split=_SPLIT.value,
+      dataset_name=self.name,
+    )
+    return comparison.End(steps, last.seconds, scores)
+
+
+def _compare(
+  ipc: int,
+  methods: Mapping[str, runners.Runner],
+  scoring: Scoring,
+  translated: Any,
+) -> list[report.Table]:
+  """Runs, scores and draws each method at one IPC."""
+  workdir = files.resolve(_WORKDIR.value)
+  points: dict[str, list[curves.Point]] = {}
+  steps: dict[str, int] = {}
+  ends: dict[str, comparison.End] = {}
+  tables: list[report.Table] = []
+  title = f'{scoring.name}, IPC {ipc}'
+  for text, runner in methods.items():
+    # A variant of a method may have its name.
+    name = text if runner.title in points else runner.title
+    snapshots, steps[name] = _curve(runner, translated)
+    points[name] = scoring.curve(snapshots)
+    tables = [_table(points, steps, title)]
+    found = {
+      name: list(map(dataclasses.asdict, p)) for name, p in points.items()
+    }
+    _write(
+      workdir / f'compare_ipc{ipc}.json',
+      {'title': title, 'steps': steps, 'curves': found},
+      curves.draw(points, title=title, ylabel=_label()),
+      tables[0],
+    )
+    if scoring.columns:
+      ends[name] = scoring.end(steps[name], snapshots[-1])
+      tables.append(comparison.to_table(ends, title, _SPLIT.value))
+      _write(
+        workdir / f'ends_ipc{ipc}.json',
+        {'title': title, 'ends': {n: end.as_dict() for n, end in ends.items()}},
+        comparison.draw(ends, title, _SPLIT.value),
+        tables[1],
+      )
+  return tables
+
+
 def main(_: list[str]) -> None:
   """Runs, scores and draws each method at each IPC."""
+  for name, value in PEERS.items() if _PRESET.value else ():
+    if not flags.FLAGS[name].present:
+      flags.FLAGS[name].value = value
   data = cli.from_flags(DataConfig)
   found = cli.adaptation_problem(_TRANSLATOR.value, seed=_SEED.value)
-  start, network, train = found.start, found.network, found.dataset
-  problem = network, train, found.normalization
+  start, train = found.start, found.dataset
+  problem = found.network, train, found.normalization
+  settings = runners.Settings(
+    *(str(files.resolve(_RECIPES.value)), _SCALE.value, found.network_config),
+    seed=_SEED.value,
+    direct_steps=_DIRECT_STEPS.value,
+  )
+  # All of them before the first runs, so that a mistake is told at once.
+  methods = {
+    ipc: {
+      text: runners.make_runner(
+        text, problem, start, ipc=ipc, settings=settings
+      )
+      for text in _METHODS.value
+    }
+    for ipc in cli.integers('ipcs')
+  }
   held = resolution.repeat_channels(
     cli.load_dataset(data, _SPLIT.value), train.images.shape[-1]
   )
+  columns = _columns(problem, found.network_config)
+  scoring = Scoring(problem, held, data.dataset, columns)
 
   @jax.jit
   def translated(params: Any, labeled: LabeledSet) -> LabeledSet:
@@ -257,50 +255,24 @@ def main(_: list[str]) -> None:
       start.translator, {'params': params}, labeled, start.maps_of
     )
 
-  workdir = files.resolve(_WORKDIR.value)
   tables = []
-  for ipc in cli.integers('ipcs'):
-    points, steps = {}, {}
-    for text in _METHODS.value:
-      runner = _runner(text, problem, ipc, start)
-      # A variant of a method may have its name.
-      title = text if runner.title in points else runner.title
-      snapshots, steps[title] = _curve(runner, translated)
-      points[title] = curves.score(
-        jax.random.key(1000),
-        snapshots,
-        held,
-        found.normalization,
-        network,
-        repeats=_REPEATS.value,
-        split=_SPLIT.value,
-        protocol=_PROTOCOL.value,
-      )
-      _write(workdir, points, steps, f'{data.dataset}, IPC {ipc}', ipc)
-    tables.append(_table(points, steps, f'{data.dataset}, IPC {ipc}'))
+  for ipc, own in methods.items():
+    tables += _compare(ipc, own, scoring, translated)
   for table in tables:
     print(report.to_markdown(table))
-  print(f'Wrote compare_ipc*.json, .png and .csv to {workdir}.')
+  print(f'Wrote .json, .png and .csv of each IPC to {_WORKDIR.value}.')
 
 
 def _write(
-  workdir: pathlib.Path,
-  points: Mapping[str, Sequence[curves.Point]],
-  steps: Mapping[str, int],
-  title: str,
-  ipc: int,
+  path: pathlib.Path, values: Any, picture: Any, table: report.Table
 ) -> None:
-  """Writes points, picture and table of the methods that are done."""
-  found = {name: list(map(dataclasses.asdict, p)) for name, p in points.items()}
-  text = json.dumps({'title': title, 'steps': steps, 'curves': found}, indent=2)
-  path = workdir / f'compare_ipc{ipc}.json'
-  files.write_bytes_atomic(path, text.encode() + b'\n')
-  picture = curves.draw(points, title=title, ylabel=_label())
-  files.write_bytes_atomic(
-    path.with_suffix('.png'), pictures.figure_png(picture)
-  )
-  table = report.to_csv(_table(points, steps, title))
-  files.write_bytes_atomic(path.with_suffix('.csv'), table.encode())
+  """Writes numbers, picture and table of the methods that are done."""
+  text = json.dumps(values, indent=2) + '\n'
+  files.write_bytes_atomic(path, text.encode())
+  png = pictures.figure_png(picture)
+  files.write_bytes_atomic(path.with_suffix('.png'), png)
+  csv = report.to_csv(table)
+  files.write_bytes_atomic(path.with_suffix('.csv'), csv.encode())
 
 
 def _label() -> str:

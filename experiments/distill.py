@@ -6,7 +6,7 @@ r"""Distils a data set into a few images a class, by Alg. 4 or a peer's method.
   python experiments/distill.py --dataset=cifar10 --ipc=10 --num_networks=16 \
       --revisit --num_steps=300 --workdir=runs/pool16
 
---method=frepo, rfad or kip are the peers', with their own settings in
+--method=frepo, rfad, rcig or kip are the peers', with their own settings in
 experiments/recipes/peer_*.flags; random_real, herding and k_centre choose real
 images.
 """
@@ -27,7 +27,12 @@ from fsdd_jax import (
 )
 from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
 from fsdd_jax.methods import METHODS
-from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
+from fsdd_jax.peer_configs import (
+  FrepoConfig,
+  KipConfig,
+  RcigConfig,
+  RfadConfig,
+)
 from fsdd_jax.stage_loop import LoopOptions
 
 _WORKDIR = flags.DEFINE_string(
@@ -54,7 +59,7 @@ _THETA = flags.DEFINE_string(
 
 CONFIGS = (
   *(DataConfig, NetworkConfig, DistillationConfig),
-  *(FrepoConfig, RfadConfig, KipConfig),
+  *(FrepoConfig, RfadConfig, RcigConfig, KipConfig),
 )
 
 

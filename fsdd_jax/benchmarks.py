@@ -30,6 +30,7 @@ from fsdd_jax import (
 from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.inputs import coded_labels
 from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
+from fsdd_jax.network_pool import OnlineNetwork
 from fsdd_jax.normalization import standardization
 from fsdd_jax.peer_configs import FrepoConfig
 from fsdd_jax.translator import translate
@@ -265,7 +266,7 @@ def frepo_step(
   )
   variables = random_networks.sample(jax.random.key(0), network, shape)
   state = distill.init_state(synthetic, tx)
-  online = frepo.OnlineNetwork(
+  online = OnlineNetwork(
     jax.tree.map(jnp.array, variables), online_tx.init(variables['params'])
   )
 

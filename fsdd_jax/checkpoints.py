@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -167,6 +168,8 @@ def _with_digest(state: Any) -> dict[str, Any]:
 
 
 def _place(value: np.ndarray, like: jax.Array) -> jax.Array:
+  if not like.committed:  # Nor bound to a device, else others could not share.
+    return jnp.asarray(value)
   return jax.make_array_from_callback(
     value.shape, like.sharding, lambda index: value[index]
   )

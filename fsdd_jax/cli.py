@@ -79,10 +79,20 @@ def _define(
   config_classes: Sequence[type],
   defaults: Mapping[str, Any],
 ) -> Iterator[str]:
-  """Defines flags among others, and yields their names."""
+  """Defines flags among others, and yields their names.
+
+  A name that several classes have is one flag; where their defaults differ, it
+  has none, and each class takes its own.
+  """
+  known: dict[str, Any] = {}
   for config_class in config_classes:
     for field in dataclasses.fields(config_class):
       default = defaults.get(field.name, field.default)
+      if field.name in known:
+        if known[field.name] != default:
+          values.set_default(field.name, None)
+        continue
+      known[field.name] = default
       if isinstance(default, tuple):
         default = [str(part) for part in default]
       _DEFINE[field.type](
@@ -100,6 +110,8 @@ def from_flags(
     value = values[field.name].value
     if field.type == tuple[int, ...]:
       value = integers(field.name, values)
+    if value is None:  # As other classes have other defaults.
+      value = field.default
     found[field.name] = tuple(value) if isinstance(value, list) else value
   return config_class(**found)
 

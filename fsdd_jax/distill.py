@@ -7,7 +7,7 @@ function and in the inputs of each step alone.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import flax.struct
@@ -21,6 +21,7 @@ LossFn = Callable[..., jax.Array]
 Metrics = dict[str, jax.Array]
 StepFn = Callable[..., tuple['DistillState', Metrics]]
 State = TypeVar('State')
+Tree = TypeVar('Tree')
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'adabelief': optax.adabelief,
@@ -72,6 +73,7 @@ def make_optimizer(
   *,
   label_learning_rate: float | None = None,
   schedule: Callable[[float], optax.ScalarOrSchedule] = float,
+  further: Mapping[str, optax.GradientTransformation] | None = None,
 ) -> optax.GradientTransformation:
   """An optimiser over `{'images', 'labels'}` with a rate for each.
 
@@ -81,6 +83,7 @@ def make_optimizer(
     label_learning_rate: alpha for labels (line 18); 0 keeps them fixed, None
       takes that of the images.
     schedule: makes a schedule of each rate; constant by default.
+    further: optimisers of what else a method learns, by name.
 
   Returns:
     An optax transformation.
@@ -111,10 +114,9 @@ def make_optimizer(
   labels = optax.set_to_zero()
   if label_learning_rate > 0:
     labels = make(schedule(label_learning_rate))
-  names = {'images': 'images', 'labels': 'labels'}
-  return optax.partition(
-    {'images': make(schedule(learning_rate)), 'labels': labels}, names
-  )
+  each = {'images': make(schedule(learning_rate)), 'labels': labels}
+  each |= further or {}
+  return optax.partition(each, {name: name for name in each})
 
 
 def init_state(
@@ -136,12 +138,55 @@ def init_state(
   return DistillState(jnp.zeros((), jnp.int32), synthetic, opt_state)
 
 
+def update(
+  tx: optax.GradientTransformation,
+  values: Tree,
+  opt_state: optax.OptState,
+  loss: jax.Array,
+  gradient: Tree,
+) -> tuple[Tree, optax.OptState, Metrics]:
+  """One update of an optimiser, or none where loss or gradient are not finite.
+
+  So the state still tells what went wrong; the caller sees it in the metrics
+  and stops.
+
+  Args:
+    tx: the optimiser.
+    values: what it optimises.
+    opt_state: its state.
+    loss: `[]`.
+    gradient: of the loss by the values.
+
+  Returns:
+    Values, the optimiser's state, and the metrics `loss` and `gradient_norm`,
+    both `[]`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> tx, x = optax.sgd(0.5), jnp.ones(2)
+    >>> state, loss = tx.init(x), jnp.ones(())
+    >>> update(tx, x, state, loss, jnp.ones(2))[0].tolist()
+    [0.5, 0.5]
+    >>> update(tx, x, state, loss, jnp.array([1.0, jnp.nan]))[0].tolist()
+    [1.0, 1.0]
+  """
+  norm = optax.tree.norm(gradient)
+  updates, new_state = tx.update(gradient, opt_state, values)
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  values, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(finite, new, old),
+    (optax.apply_updates(values, updates), new_state),
+    (values, opt_state),
+  )
+  return values, opt_state, {'loss': loss, 'gradient_norm': norm}
+
+
 def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn:
   """Builds the jitted update of X_S and Y_S (Alg. 1, lines 15-18).
 
-  A step whose loss or gradient is not finite leaves images, labels and
-  optimiser untouched, so that the state still tells what went wrong; the
-  caller sees it in the metrics and stops.
+  A step whose loss or gradient is not finite leaves all as it was, see
+  `update`.
 
   Args:
     loss_fn: `loss_fn(synthetic, *inputs) -> []`.
@@ -170,18 +215,11 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn:
 
     trainable = _trainable(state.synthetic)
     loss, gradient = jax.value_and_grad(loss_of)(trainable)
-    norm = optax.tree.norm(gradient)
-    updates, opt_state = tx.update(gradient, state.opt_state, trainable)
-    changed = optax.apply_updates(trainable, updates), opt_state
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    trainable, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old),
-      changed,
-      (trainable, state.opt_state),
+    trainable, opt_state, metrics = update(
+      tx, trainable, state.opt_state, loss, gradient
     )
     synthetic = dataclasses.replace(state.synthetic, **trainable)
-    state = DistillState(state.step + 1, synthetic, opt_state)
-    return state, {'loss': loss, 'gradient_norm': norm}
+    return DistillState(state.step + 1, synthetic, opt_state), metrics
 
   return step
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from fsdd_jax import distill, krr, objective
 from fsdd_jax.configs import DistillationConfig
@@ -26,7 +27,7 @@ def run(
   options: LoopOptions,
   diagnose: Callable[[int, Any], str],
   description: str,
-) -> LabeledSet:
+) -> Any:
   """Runs a method's steps from its state, or the last one saved.
 
   Args:
@@ -40,7 +41,8 @@ def run(
     description: what the progress bar calls it.
 
   Returns:
-    The set after the last step.
+    The state after the last step, on the first device, wherever those that
+    shared the steps left it.
 
   Raises:
     FloatingPointError: when a loss is not finite.
@@ -61,7 +63,7 @@ def run(
     ...   diagnose=lambda step, state: '',
     ...   description='try',
     ... )
-    >>> found.images.item()
+    >>> found.synthetic.images.item()
     3.0
   """
   loop = StageLoop(
@@ -75,12 +77,20 @@ def run(
       num_steps=num_steps,
       on_step=loop.on_step,
     )
-    # On the first device, wherever those that shared the steps left it.
-    return jax.tree.map(jnp.asarray, jax.device_get(state.synthetic))
+    return jax.tree.map(jnp.asarray, jax.device_get(state))
 
 
-def optimizer(config: DistillationConfig, num_steps: int) -> Any:
+def optimizer(
+  config: DistillationConfig,
+  num_steps: int,
+  **further: optax.GradientTransformation,
+) -> optax.GradientTransformation:
   """The optimiser of images and labels that a config asks for.
+
+  Args:
+    config: names it, and its rates.
+    num_steps: steps of its schedule.
+    **further: optimisers of what else a method learns.
 
   Example:
     >>> from fsdd_jax import configs
@@ -93,6 +103,7 @@ def optimizer(config: DistillationConfig, num_steps: int) -> Any:
     config.learning_rate,
     label_learning_rate=config.label_learning_rate,
     schedule=lambda rate: distill.SCHEDULES[config.schedule](rate, num_steps),
+    further=further,
   )
 
 
@@ -163,7 +174,7 @@ def distill_from(
     options=options,
     diagnose=describe,
     description=description,
-  )
+  ).synthetic
 
 
 def in_features(

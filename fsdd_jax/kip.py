@@ -1,24 +1,12 @@
 """KIP: distillation in one infinitely wide network (Nguyen et al., 2021)."""
 
-import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 
-from fsdd_jax import baselines, kernels, krr, peers
-from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.distill_loop import distill_from
-from fsdd_jax.normalization import Normalization
+from fsdd_jax import distill, distill_loop, kernels, krr
 from fsdd_jax.objective import ErrorFn
-from fsdd_jax.peer_configs import KipConfig
-from fsdd_jax.stage_loop import (
-  LoopOptions,
-  ProgressFn,
-  with_clock,
-  with_progress,
-)
+from fsdd_jax.peers import Peer, Plan, Setup
 from fsdd_jax.types import LabeledSet
 
 
@@ -65,88 +53,55 @@ def kernel_loss(
   return error_fn(coefficients, rows, target.labels, target.mask)
 
 
-def distill(
-  network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
-  *,
-  config: DistillationConfig,
-  own: KipConfig,
-  options: LoopOptions | None = None,
-  progress_fn: ProgressFn | None = None,
-  start: LabeledSet | None = None,
-) -> baselines.DistillationResult:
-  """Distils a target set by KIP, in float32.
+def plan(setup: Setup) -> Plan:
+  """The steps of KIP, in float32; no network is seen.
 
   The batch of real images and X_S meet in one kernel: a ConvNet at 32 x 32
   needs four megabytes a pair of images.
 
   Args:
-    network: a `ConvNet` or `Mlp` without normalisation, whose limit is taken.
-    dataset: the target set (X_T, Y_T).
-    normalization: how its images become network inputs.
-    config: steps, optimiser, ridge, real images a step; its numbers of networks
-      play no part.
-    own: which kernel.
-    options: progress, logs, checkpoints; by default only a progress bar.
-    progress_fn: in place of that of the options.
-    start: the set before the first step; random real images by default.
+    setup: with a `KipConfig`, and a `ConvNet` or `Mlp` without normalisation.
 
   Returns:
-    The distilled set and seconds; no network was seen.
-
-  Raises:
-    ImportError: where neural-tangents is not installed.
-    ValueError: for a network without a kernel, without a number of real images,
-      for a set that does not fit, or a work directory of another run.
-    FloatingPointError: when a loss is not finite.
+    The plan.
 
   Example:
-    >>> from fsdd_jax import configs, networks, toy
-    >>> _, dataset, transform = toy.problem()
-    >>> config = configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6)
-    >>> result = distill(
+    >>> from fsdd_jax import configs, networks, peer_configs, peers, toy
+    >>> _, *images = toy.problem()
+    >>> result = peers.distill_by(
+    ...   KIP,
     ...   networks.Mlp(depth=1),
-    ...   dataset,
-    ...   transform,
-    ...   config=config,
-    ...   own=KipConfig(),
+    ...   *images,
+    ...   config=configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6),
+    ...   own=peer_configs.KipConfig(),
     ... )
     >>> result.synthetic.images.shape
     (3, 8, 8, 3)
   """
-  options, clock = with_clock(with_progress(options, progress_fn))
-  kernel = kernels.kernel_fn(network, own.kernel)
-  prepared = peers.prepare(
-    'KIP',
-    dataset,
-    normalization,
-    config=config,
-    own=own,
-    options=options,
-    start=start,
-    network=network,
-  )
-  inputs_of = peers.batches(
-    prepared.batch_key, lambda step: (), dataset, normalization, config
-  )
-  loss_fn = functools.partial(
-    kernel_loss,
-    kernel,
-    ridge=config.ridge,
-    error_fn=krr.ERRORS[config.loss].on_images,
-  )
-  with clock.part('distillation'):
-    synthetic = distill_from(
-      prepared.start,
-      loss_fn,
-      lambda step: inputs_of(0, step),
-      num_steps=config.num_steps,
-      config=config,
-      options=options,
-      diagnose=lambda variables, synthetic: (
-        f'Largest absolute value of images: {abs(synthetic.images).max():g}.'
-      ),
-      description='KIP',
+  config = setup.config
+  kernel = kernels.kernel_fn(setup.network, setup.own.kernel)
+  inputs_of = setup.batches()
+  error_fn = krr.ERRORS[config.loss].on_images
+
+  def loss(synthetic: LabeledSet, target: LabeledSet) -> jax.Array:
+    return kernel_loss(
+      kernel, (), synthetic, target, ridge=config.ridge, error_fn=error_fn
     )
-  return baselines.DistillationResult(synthetic, [], clock.seconds())
+
+  tx = distill_loop.optimizer(config, config.num_steps)
+  return Plan(
+    distill.make_step(loss, tx),
+    distill.init_state(setup.start, tx),
+    lambda index: (inputs_of(0, index)[1],),
+    lambda index, state: (
+      'Largest absolute value of images: '
+      f'{abs(state.synthetic.images).max():g}.'
+    ),
+  )
+
+
+KIP = Peer(
+  'KIP',
+  plan,
+  check=lambda network, own: kernels.kernel_fn(network, own.kernel),
+)

@@ -3,6 +3,8 @@
 Images and maps are `[n, h, w, c]`.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -172,6 +174,9 @@ class Network(nn.Module):
 
   # Of a class, not a field: it changes how, not what, a network computes.
   layer: ClassVar[Callable[..., nn.Module]] = Conv
+  activation_fn: ClassVar[Callable[[jax.Array], jax.Array]] = staticmethod(
+    nn.relu
+  )
 
   def __post_init__(self) -> None:
     """Checks names where the module is made, not where it is first applied."""
@@ -205,6 +210,11 @@ class Network(nn.Module):
     return layer(x)
 
   @nn.nowrap
+  def activate(self, x: jax.Array) -> jax.Array:
+    """ReLU, or what `networks.with_softplus` has put in its place."""
+    return type(self).activation_fn(x)
+
+  @nn.nowrap
   def normalize(self, x: jax.Array, train: bool) -> jax.Array:
     """The norm by its name."""
     return NORMS[self.norm](x, train)
@@ -222,3 +232,43 @@ class Network(nn.Module):
       name='classifier',
     )
     return classifier(features), features
+
+
+@functools.cache
+def _soft_class(kind: Any, beta: float) -> type[Network]:
+  def activation(x: jax.Array) -> jax.Array:
+    return nn.softplus(beta * x) / beta
+
+  return type(
+    kind.__name__, (kind,), {'activation_fn': staticmethod(activation)}
+  )
+
+
+def with_softplus(network: nn.Module, beta: float) -> nn.Module:
+  """The same network with a smooth activation in the place of ReLU.
+
+  Args:
+    network: one built on `layers.Network`, whose weights fit both.
+    beta: softplus(beta x) / beta; the larger, the closer to ReLU; 0: ReLU.
+
+  Raises:
+    TypeError: for another network.
+
+  Example:
+    >>> round(with_softplus(Network(), 60.0).activate(0.0).item(), 4)
+    0.0116
+  """
+  if not beta:
+    return network
+  if not isinstance(network, Network):
+    raise TypeError(
+      f'{type(network).__name__} does not tell its activation; derive it from '
+      'layers.Network and use its method activate, or choose no softplus.'
+    )
+  kind: Any = type(network)
+  fields = {
+    field.name: getattr(network, field.name)
+    for field in dataclasses.fields(kind)
+    if field.name not in ('parent', 'name')
+  }
+  return _soft_class(kind, beta)(**fields)

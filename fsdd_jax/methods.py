@@ -7,11 +7,24 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from fsdd_jax import baselines, frepo, kip, rfad, selection
+from fsdd_jax import (
+  baselines,
+  frepo,
+  kip,
+  peers,
+  rcig,
+  rfad,
+  selection,
+)
 from fsdd_jax.configs import Config, DistillationConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.normalization import Normalization
-from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
+from fsdd_jax.peer_configs import (
+  FrepoConfig,
+  KipConfig,
+  RcigConfig,
+  RfadConfig,
+)
 from fsdd_jax.stage_loop import LoopOptions, with_clock
 from fsdd_jax.types import LabeledSet
 
@@ -25,6 +38,8 @@ class Method(NamedTuple):
       `config`, `own`, `options` and `start`.
     config_class: of its own settings, `own`; None if it has none.
     learns: whether it changes images and labels.
+    check: raises the error of a network that it cannot take, given this and
+      `own`.
 
   Example:
     >>> METHODS['frepo'].title(DistillationConfig())
@@ -35,6 +50,7 @@ class Method(NamedTuple):
   run: Callable[..., baselines.DistillationResult]
   config_class: type[Config] | None = None
   learns: bool = True
+  check: Callable[[nn.Module, Any], Any] = lambda network, own: None
 
 
 def _over_networks(
@@ -90,11 +106,17 @@ def _real(title: str, choose: Callable[..., LabeledSet]) -> Method:
   return Method(lambda config: title, _chosen(choose), learns=False)
 
 
+def _peer(peer: peers.Peer, config_class: type[Config]) -> Method:
+  run = functools.partial(peers.distill_by, peer)
+  return Method(lambda config: peer.title, run, config_class, check=peer.check)
+
+
 METHODS = {
   'networks': Method(baselines.method_name, _over_networks),
-  'frepo': Method(lambda config: 'FRePo', frepo.distill_in_pool, FrepoConfig),
-  'rfad': Method(lambda config: 'RFAD', rfad.distill, RfadConfig),
-  'kip': Method(lambda config: 'KIP', kip.distill, KipConfig),
+  'frepo': _peer(frepo.FREPO, FrepoConfig),
+  'rfad': _peer(rfad.RFAD, RfadConfig),
+  'rcig': _peer(rcig.RCIG, RcigConfig),
+  'kip': _peer(kip.KIP, KipConfig),
   'random_real': _real('random real', _random_real),
   'herding': _real(
     'herding', functools.partial(selection.select, select_fn=selection.herding)

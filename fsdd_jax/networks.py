@@ -326,7 +326,7 @@ class ConvNet(Network):
     x = pad_to_multiple(images, 2**self.depth)
     for block in range(self.depth):
       x = self.conv(x, self.width * self.width_multiplier**block)
-      x = nn.relu(self.normalize(x, train))
+      x = self.activate(self.normalize(x, train))
       x = nn.avg_pool(x, (2, 2), strides=(2, 2))
       self.sow('intermediates', 'maps', x)  # For `feature_maps`.
     return self.head(x)
@@ -361,7 +361,7 @@ class Mlp(Network):
     x = images.reshape(len(images), 1, 1, -1)
     for _ in range(self.depth):
       # A layer is a convolution of one pixel, by the same initialisation.
-      x = nn.relu(self.normalize(self.conv(x, self.width, size=1), train))
+      x = self.activate(self.normalize(self.conv(x, self.width, size=1), train))
     return self.head(x)
 
 
@@ -393,7 +393,7 @@ class AlexNet(Network):
       (192, 3, False),
       (192, 3, True),
     ):
-      x = nn.relu(self.normalize(self.conv(x, width, size=size), train))
+      x = self.activate(self.normalize(self.conv(x, width, size=size), train))
       x = max_pool(x) if pool else x
     return self.head(x)
 
@@ -419,7 +419,7 @@ class VGG11(Network):
     x = pad_to_multiple(images, 32)
     for widths in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
       for width in widths:
-        x = nn.relu(self.normalize(self.conv(x, width), train))
+        x = self.activate(self.normalize(self.conv(x, width), train))
       x = max_pool(x)
     return self.head(x)
 
@@ -444,7 +444,7 @@ class ResNet18(Network):
     """Returns logits `[n, num_classes]` and features `[n, d]`."""
     x = pad_to_multiple(images, 8)
     x = self.conv(x, 64, use_bias=False)
-    x = nn.relu(self.normalize(x, train))
+    x = self.activate(self.normalize(x, train))
     for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
       x = self._block(x, width, stride, train)
       x = self._block(x, width, 1, train)
@@ -455,9 +455,9 @@ class ResNet18(Network):
     self, x: jax.Array, width: int, stride: int, train: bool
   ) -> jax.Array:
     y = self.conv(x, width, stride=stride, use_bias=False)
-    y = nn.relu(self.normalize(y, train))
+    y = self.activate(self.normalize(y, train))
     y = self.normalize(self.conv(y, width, use_bias=False), train)
     if x.shape[-1] != width:
       x = self.conv(x, width, size=1, stride=stride, use_bias=False)
       x = self.normalize(x, train)
-    return nn.relu(x + y)
+    return self.activate(x + y)

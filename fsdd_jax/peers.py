@@ -1,55 +1,231 @@
-"""What the peers' methods start with: FRePo, RFAD and KIP.
+"""The frame of the peers' methods: FRePo, RFAD, KIP and RCIG.
 
-Unlike Algs. 3 and 4 these take a batch of real images a step.
+A method is a function that plans its steps (`Peer`); what all of them share,
+from the check of settings to the result, is here. Unlike Algs. 3 and 4 these
+take a batch of real images a step.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 
-from fsdd_jax import artifacts, baselines, containers, inputs
+from fsdd_jax import (
+  artifacts,
+  baselines,
+  containers,
+  distill,
+  distill_loop,
+  inputs,
+  random_networks,
+)
 from fsdd_jax.configs import Config, DistillationConfig, out_of_range
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.normalization import Normalization
-from fsdd_jax.stage_loop import LoopOptions, claim_workdir
+from fsdd_jax.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  claim_workdir,
+  with_clock,
+  with_progress,
+)
 from fsdd_jax.types import LabeledSet
 
 
-class Prepared(NamedTuple):
-  """Start and random keys of a method.
+class Setup(NamedTuple):
+  """What a method starts from, when its settings have been checked.
 
   Attributes:
+    network: f.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    config: what all methods share.
+    own: the method's own settings.
     start: the set before the first step.
+    is_given: whether the caller gave that set.
     network_key: for the networks.
     order_key: for the order in which they are used.
     batch_key: for the real images.
 
   Example:
     >>> from fsdd_jax import configs, peer_configs, stage_loop, toy
-    >>> _, dataset, transform = toy.problem()
-    >>> found: Prepared = prepare(
+    >>> found: Setup = prepare(
     ...   'KIP',
-    ...   dataset,
-    ...   transform,
+    ...   *toy.problem(),
     ...   config=configs.DistillationConfig(ipc=1, real_batch=6),
     ...   own=peer_configs.KipConfig(),
     ...   options=stage_loop.LoopOptions(),
     ...   start=None,
-    ...   network='Mlp',
     ... )
     >>> found.start.images.shape
     (3, 8, 8, 3)
   """
 
+  network: nn.Module
+  dataset: Dataset
+  normalization: Normalization
+  config: DistillationConfig
+  own: Any
   start: LabeledSet
+  is_given: bool
   network_key: jax.Array
   order_key: jax.Array
   batch_key: jax.Array
 
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """`(h, w, c)` of the target set."""
+    return self.dataset.images.shape[1:]
+
+  def draw(self, *numbers: int) -> Any:
+    """The variables of the network that some numbers name."""
+    key = self.network_key
+    for number in numbers:
+      key = jax.random.fold_in(key, number)
+    return random_networks.sample(key, self.network, self.image_shape)
+
+  def batches(self, draw: inputs.DrawFn = lambda step: ()) -> inputs.InputsFn:
+    """Inputs of a step: what `draw` makes of its number, and real images."""
+    size = self.config.real_batch
+    return inputs.from_batches(
+      self.batch_key,
+      draw,
+      self.dataset,
+      self.normalization,
+      label_coding=self.config.label_coding,
+      size=size,
+      keep=1,
+      devices=inputs.devices_for_batch(size),
+    )
+
+
+class Plan(NamedTuple):
+  """The steps that a method takes from its setup.
+
+  Attributes:
+    step: maps state and inputs to the next state and metrics; of a state that
+      has `step` and `synthetic`.
+    state: before the first step.
+    inputs_at: the inputs of step i, a pure function of i.
+    diagnose: says what a state looks like whose step was not finite.
+    seen: the networks that a state's set was distilled in.
+
+  Example:
+    >>> plan: Plan = Plan(print, (), lambda i: (i,), lambda i, state: '')
+    >>> plan.seen(plan.state)
+    []
+  """
+
+  step: Callable[..., tuple[Any, distill.Metrics]]
+  state: Any
+  inputs_at: Callable[[int], tuple[Any, ...]]
+  diagnose: Callable[[int, Any], str]
+  seen: Callable[[Any], list[Any]] = lambda state: []
+
+
+def _takes_all(network: nn.Module, own: Any) -> None:
+  del network, own
+
+
+class Peer(NamedTuple):
+  """A method.
+
+  Attributes:
+    title: its name.
+    plan: what plans its steps.
+    check: raises the error of a network that it cannot take, given this and
+      the method's own settings, before anything is written.
+
+  Example:
+    >>> Peer('FRePo', print).title
+    'FRePo'
+  """
+
+  title: str
+  plan: Callable[[Setup], Plan]
+  check: Callable[[nn.Module, Any], Any] = _takes_all
+
+
+def distill_by(
+  peer: Peer,
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  config: DistillationConfig,
+  own: Config,
+  options: LoopOptions | None = None,
+  progress_fn: ProgressFn | None = None,
+  start: LabeledSet | None = None,
+) -> baselines.DistillationResult:
+  """Distils a target set by a peer's method.
+
+  Args:
+    peer: the method.
+    network: f, without normalisation for the peers' own results; KIP takes the
+      limit of a `ConvNet` or `Mlp` without it.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    config: steps, optimiser, ridge, real images a step; its numbers of networks
+      play no part.
+    own: the method's own settings.
+    options: progress, logs, checkpoints; by default only a progress bar.
+    progress_fn: in place of that of the options.
+    start: the set before the first step; random real images by default.
+
+  Returns:
+    The distilled set, the networks that it was distilled in last, and seconds.
+
+  Raises:
+    ImportError: for KIP where neural-tangents is not installed.
+    ValueError: without a number of real images, for a network or a set that
+      does not fit, or a work directory of another run.
+    FloatingPointError: when a loss is not finite.
+
+  Example:
+    >>> from fsdd_jax import configs, peer_configs, rfad, toy
+    >>> result = distill_by(
+    ...   rfad.RFAD,
+    ...   *toy.problem(),
+    ...   config=configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6),
+    ...   own=peer_configs.RfadConfig(networks_per_step=2),
+    ... )
+    >>> result.synthetic.images.shape, len(result.seen)
+    ((3, 8, 8, 3), 2)
+  """
+  options, clock = with_clock(with_progress(options, progress_fn))
+  peer.check(network, own)
+  setup = prepare(
+    peer.title,
+    network,
+    dataset,
+    normalization,
+    config=config,
+    own=own,
+    options=options,
+    start=start,
+  )
+  plan = peer.plan(setup)
+  with clock.part('distillation'):
+    state = distill_loop.run(
+      plan.step,
+      plan.state,
+      plan.inputs_at,
+      num_steps=config.num_steps,
+      options=options,
+      diagnose=plan.diagnose,
+      description=peer.title,
+    )
+  return baselines.DistillationResult(
+    state.synthetic, plan.seen(state), clock.seconds()
+  )
+
 
 def prepare(
-  method: str,
+  title: str,
+  network: nn.Module,
   dataset: Dataset,
   normalization: Normalization,
   *,
@@ -57,19 +233,18 @@ def prepare(
   own: Config,
   options: LoopOptions,
   start: LabeledSet | None,
-  network: Any,
-) -> Prepared:
+) -> Setup:
   """Checks the settings, claims the work directory, and draws the start.
 
   Args:
-    method: its name.
+    title: of the method.
+    network: as for `distill_by`.
     dataset: the target set (X_T, Y_T).
     normalization: how its images become network inputs.
     config: what all methods share.
     own: the method's own settings.
     options: names the work directory.
     start: the set to start from; random real images by default.
-    network: the feature extractor, for the record.
 
   Returns:
     Where the method starts.
@@ -80,16 +255,13 @@ def prepare(
 
   Example:
     >>> from fsdd_jax import configs, peer_configs, stage_loop, toy
-    >>> _, dataset, transform = toy.problem()
     >>> prepare(
     ...   'KIP',
-    ...   dataset,
-    ...   transform,
+    ...   *toy.problem(),
     ...   config=configs.DistillationConfig(),
     ...   own=peer_configs.KipConfig(),
     ...   options=stage_loop.LoopOptions(),
     ...   start=None,
-    ...   network='Mlp',
     ... )
     Traceback (most recent call last):
     ValueError: real_batch = 0 is out of range: use 1 or more, as KIP takes a \
@@ -99,18 +271,19 @@ batch of real images a step.
     raise out_of_range(
       'real_batch',
       0,
-      f'1 or more, as {method} takes a batch of real images a step',
+      f'1 or more, as {title} takes a batch of real images a step',
     )
   initial_key, *keys = jax.random.split(jax.random.key(config.seed), 4)
   facts = {
     **dataclasses.asdict(own),  # type: ignore[call-overload]
-    'method': method,
+    'method': title,
     'network_fields': repr(network),
     'dataset_fingerprint': dataset.fingerprint(),
     'normalization': artifacts.describe_normalization(normalization),
   }
-  if start is None:
-    start = baselines.random_real(
+  first = start
+  if first is None:
+    first = baselines.random_real(
       initial_key,
       dataset,
       normalization,
@@ -119,40 +292,10 @@ batch of real images a step.
       short_classes=config.short_classes,
     )
   else:
-    baselines.check_start(start, dataset, config)
-    facts['start_sha256'] = containers.hash_tree(start)
+    baselines.check_start(first, dataset, config)
+    facts['start_sha256'] = containers.hash_tree(first)
   claim_workdir(options, config, **facts)
-  return Prepared(start, *keys)
-
-
-def batches(
-  key: jax.Array,
-  draw: inputs.DrawFn,
-  dataset: Dataset,
-  normalization: Normalization,
-  config: DistillationConfig,
-) -> inputs.InputsFn:
-  """Inputs of a step: what `draw` makes of its number, and real images.
-
-  Example:
-    >>> import jax
-    >>> from fsdd_jax import configs, toy
-    >>> _, dataset, transform = toy.problem()
-    >>> config = configs.DistillationConfig(real_batch=6)
-    >>> draw = lambda step: ()
-    >>> inputs_of = batches(
-    ...   jax.random.key(0), draw, dataset, transform, config
-    ... )
-    >>> inputs_of(0, 0)[1].images.shape
-    (6, 8, 8, 3)
-  """
-  return inputs.from_batches(
-    key,
-    draw,
-    dataset,
-    normalization,
-    label_coding=config.label_coding,
-    size=config.real_batch,
-    keep=1,
-    devices=inputs.devices_for_batch(config.real_batch),
+  given = start is not None
+  return Setup(
+    *(network, dataset, normalization, config, own, first, given), *keys
   )

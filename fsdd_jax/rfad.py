@@ -7,34 +7,22 @@ kernel; the loss is the cross-entropy of scaled predictions (Platt).
 import functools
 from typing import Any
 
-import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 
-from fsdd_jax import (
-  baselines,
-  krr,
-  objective,
-  peers,
-  random_networks,
-)
+from fsdd_jax import distill, distill_loop, krr, objective, random_networks
 from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.distill_loop import distill_from, in_features
-from fsdd_jax.normalization import Normalization
 from fsdd_jax.peer_configs import RfadConfig
-from fsdd_jax.stage_loop import (
-  LoopOptions,
-  ProgressFn,
-  with_clock,
-  with_progress,
-)
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.peers import Peer, Plan, Setup
+from fsdd_jax.platt import platt_error, scaled_cross_entropy
+from fsdd_jax.types import LabeledSet, labeled_set
+
+Learned = dict[str, jax.Array]
 
 # K = 2 F F' + 0.01, RFAD's kernel of features F.
 _GAIN, _OFFSET = 2.0, 0.01
-_NEWTON_STEPS = 8
-_LOG_SCALES = (-3.0, 6.0)
 
 
 def random_features(features_of: objective.FeatureFn) -> objective.FeatureFn:
@@ -64,137 +52,204 @@ def random_features(features_of: objective.FeatureFn) -> objective.FeatureFn:
   return extract
 
 
-def platt_error(
-  weights: jax.Array,
-  features: jax.Array,
-  labels: jax.Array,
-  mask: jax.Array | None = None,
-) -> jax.Array:
-  """Cross-entropy of predictions under their best scale on this batch.
+@flax.struct.dataclass
+class RfadState:
+  """What one step maps to the next.
 
-  RFAD learns the scale beside the images; here it is the minimum, by Newton's
-  method in its logarithm, which leaves nothing to tune or save. The gradient
-  needs no share of it, as the derivative by the scale is zero there.
-
-  Args:
-    weights: `[d, k]` from `krr.solve`.
-    features: `[n, d]` of the target images.
-    labels: `[n, k]`, of which the largest is an image's class.
-    mask: `[n]`, 1 for an image and 0 for padding; all ones by default.
-
-  Returns:
-    `[]` mean over images.
+  Attributes:
+    step: `[]` int32, steps done.
+    learned: `images`, `labels`; where they are learned, `log_scale` `[]` of
+      predictions, and `linear_map` `[h w c, h w c]` of images.
+    opt_state: the optimiser's state.
 
   Example:
     >>> import jax.numpy as jnp
-    >>> labels = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    >>> guesses = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    >>> error = lambda scale: platt_error(scale * jnp.eye(2), guesses, labels)
-    >>> round(error(1.0).item(), 3), round(error(5.0).item(), 3)
-    (0.637, 0.637)
+    >>> learned = {'images': jnp.ones((1, 2, 2, 1)), 'labels': jnp.ones((1, 1))}
+    >>> state: RfadState = RfadState(jnp.zeros((), int), learned, ())
+    >>> state.synthetic.images.shape
+    (1, 2, 2, 1)
   """
-  predictions = krr.predict(features, weights)
-  classes = jnp.argmax(labels, axis=1)
-  mask = jnp.ones(len(features)) if mask is None else mask
 
-  def cross_entropy(log_scale: jax.Array, predictions: jax.Array) -> jax.Array:
-    log_shares = jax.nn.log_softmax(jnp.exp(log_scale) * predictions)
-    own = jnp.take_along_axis(log_shares, classes[:, None], axis=1)[:, 0]
-    return -jnp.sum(own * mask) / jnp.maximum(mask.sum(), 1.0)
+  step: jax.Array  # []
+  learned: Learned
+  opt_state: optax.OptState
 
-  fixed = jax.lax.stop_gradient(predictions)
-  slope = jax.grad(cross_entropy)
-  # In units of the predictions, so that none are too small or large.
-  size = jnp.sqrt(jnp.mean(fixed**2)) + jnp.finfo(fixed.dtype).tiny
-  shift = jnp.log(size)
-  log_scale = jnp.zeros(())
-  for _ in range(_NEWTON_STEPS):
-    first = slope(log_scale - shift, fixed)
-    second = jax.grad(slope)(log_scale - shift, fixed)
-    move = first / jnp.maximum(jnp.abs(second), 1e-3)
-    log_scale = jnp.clip(log_scale - jnp.clip(move, -1.0, 1.0), *_LOG_SCALES)
-  return cross_entropy(jax.lax.stop_gradient(log_scale - shift), predictions)
+  @property
+  def synthetic(self) -> LabeledSet:
+    """The distilled set (X_S, Y_S), mapped."""
+    return mapped_set(self.learned)
 
 
-def distill(
-  network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
-  *,
-  config: DistillationConfig,
-  own: RfadConfig,
-  options: LoopOptions | None = None,
-  progress_fn: ProgressFn | None = None,
-  start: LabeledSet | None = None,
-) -> baselines.DistillationResult:
-  """Distils a target set by RFAD.
-
-  Not taken over: its linear map from parameters to images, and float64.
-
-  Args:
-    network: f, whose weights are drawn N times anew at each step.
-    dataset: the target set (X_T, Y_T).
-    normalization: how its images become network inputs.
-    config: steps, optimiser, ridge, real images a step; its numbers of networks
-      play no part.
-    own: N, and the loss.
-    options: progress, logs, checkpoints; by default only a progress bar.
-    progress_fn: in place of that of the options.
-    start: the set before the first step; random real images by default.
-
-  Returns:
-    The distilled set, the networks seen last, and seconds.
-
-  Raises:
-    ValueError: without a number of real images, for a set that does not fit, or
-      a work directory of another run.
-    FloatingPointError: when a loss is not finite.
+def mapped_set(learned: Learned) -> LabeledSet:
+  """The distilled set that learned values make: images times the linear map.
 
   Example:
-    >>> from fsdd_jax import configs, toy
+    >>> import jax.numpy as jnp
+    >>> learned = {
+    ...   'images': jnp.ones((1, 1, 2, 1)),
+    ...   'labels': jnp.ones((1, 1)),
+    ...   'linear_map': jnp.array([[1.0, 2.0], [0.0, 1.0]]),
+    ... }
+    >>> mapped_set(learned).images.ravel().tolist()
+    [1.0, 3.0]
+  """
+  images = learned['images']
+  if 'linear_map' in learned:
+    flat = images.reshape(len(images), -1)
+    images = (flat @ learned['linear_map']).reshape(images.shape)
+  return labeled_set(images, learned['labels'])
+
+
+def init_state(
+  start: LabeledSet, config: DistillationConfig, own: RfadConfig
+) -> tuple[RfadState, optax.GradientTransformation]:
+  """The state before the first step, and the optimiser of all that is learned.
+
+  Args:
+    start: the set before the first step.
+    config: optimiser and rates of images and labels.
+    own: rates of the scale and of the map, by AdaBelief.
+
+  Returns:
+    Both; the images are copied, as the first step donates them.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import configs, types
+    >>> start = types.labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
+    >>> config = configs.DistillationConfig()
+    >>> state, _ = init_state(start, config, RfadConfig(map_learning_rate=1e-5))
+    >>> sorted(state.learned), state.learned['linear_map'].shape
+    (['images', 'labels', 'linear_map', 'log_scale'], (4, 4))
+  """
+  further: dict[str, optax.GradientTransformation] = {}
+  learned = {
+    'images': jnp.array(start.images),
+    'labels': jnp.array(start.labels),
+  }
+  if own.platt and own.platt_learning_rate:
+    learned['log_scale'] = jnp.zeros(())
+    further['log_scale'] = optax.adabelief(own.platt_learning_rate)
+  if own.map_learning_rate:
+    learned['linear_map'] = jnp.eye(start.images[0].size)
+    further['linear_map'] = optax.adabelief(own.map_learning_rate)
+  tx = distill_loop.optimizer(config, config.num_steps, **further)
+  return RfadState(jnp.zeros((), jnp.int32), learned, tx.init(learned)), tx
+
+
+def loss_of(
+  learned: Learned,
+  variables: tuple[Any, ...],
+  target: LabeledSet,
+  *,
+  features_of: objective.FeatureFn,
+  config: DistillationConfig,
+  own: RfadConfig,
+) -> jax.Array:
+  """What a step of RFAD minimises.
+
+  Args:
+    learned: as of `RfadState`.
+    variables: of the N networks.
+    target: a batch of real images.
+    features_of: as of `random_features`.
+    config: tells ridge and, without Platt's, the loss.
+    own: tells whether Platt's it is.
+
+  Returns:
+    `[]`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import configs, types
+    >>> x = types.labeled_set(jnp.eye(4)[:2].reshape(2, 2, 2, 1), jnp.eye(2))
+    >>> learned = {'images': x.images, 'labels': x.labels}
+    >>> loss_of(
+    ...   learned,
+    ...   (),
+    ...   x,
+    ...   features_of=lambda variables, images: images.reshape(len(images), -1),
+    ...   config=configs.DistillationConfig(),
+    ...   own=RfadConfig(),
+    ... ) < 0.01
+    Array(True, dtype=bool)
+  """
+  error_fn = krr.ERRORS[config.loss].on_images
+  if 'log_scale' in learned:
+
+    def error_fn(weights: Any, features: Any, labels: Any, mask: Any) -> Any:
+      predictions = krr.predict(features, weights)
+      return scaled_cross_entropy(
+        learned['log_scale'], predictions, labels, mask
+      )
+
+  elif own.platt:
+    error_fn = platt_error
+  return objective.krr_loss(
+    features_of,
+    variables,
+    mapped_set(learned),
+    target,
+    ridge=config.ridge,
+    error_fn=error_fn,
+  )
+
+
+def plan(setup: Setup) -> Plan:
+  """The steps of RFAD; not taken over is its float64.
+
+  Args:
+    setup: with an `RfadConfig`.
+
+  Returns:
+    The plan; the networks seen are those of the last step.
+
+  Example:
+    >>> from fsdd_jax import configs, peers, toy
     >>> config = configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6)
-    >>> own = RfadConfig(networks_per_step=2)
-    >>> result = distill(*toy.problem(), config=config, own=own)
+    >>> own, problem = RfadConfig(networks_per_step=2), toy.problem()
+    >>> result = peers.distill_by(RFAD, *problem, config=config, own=own)
     >>> result.synthetic.images.shape, len(result.seen)
     ((3, 8, 8, 3), 2)
   """
-  options, clock = with_clock(with_progress(options, progress_fn))
-  prepared = peers.prepare(
-    'RFAD',
-    dataset,
-    normalization,
-    config=config,
-    own=own,
-    options=options,
-    start=start,
-    network=network,
-  )
-  shape = dataset.images.shape[1:]
+  config, own = setup.config, setup.own
 
   def draw(step: int) -> tuple[Any, ...]:
     keys = jax.random.split(
-      jax.random.fold_in(prepared.network_key, step), own.networks_per_step
+      jax.random.fold_in(setup.network_key, step), own.networks_per_step
     )
-    return tuple(random_networks.sample(key, network, shape) for key in keys)
+    return tuple(
+      random_networks.sample(key, setup.network, setup.image_shape)
+      for key in keys
+    )
 
-  inputs_of = peers.batches(
-    prepared.batch_key, draw, dataset, normalization, config
+  inputs_of = setup.batches(draw)
+  features_of = random_features(objective.feature_fn(setup.network))
+  loss_fn = functools.partial(
+    loss_of, features_of=features_of, config=config, own=own
   )
-  features_of = random_features(objective.feature_fn(network))
-  error_fn = platt_error if own.platt else krr.ERRORS[config.loss].on_images
-  with clock.part('distillation'):
-    synthetic = distill_from(
-      prepared.start,
-      functools.partial(
-        objective.krr_loss, features_of, ridge=config.ridge, error_fn=error_fn
-      ),
-      lambda step: inputs_of(step, step),
-      num_steps=config.num_steps,
-      config=config,
-      options=options,
-      diagnose=in_features(features_of, ridge=config.ridge),
-      description='RFAD',
+  state, tx = init_state(setup.start, config, own)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def step(
+    state: RfadState, variables: tuple[Any, ...], target: LabeledSet
+  ) -> tuple[RfadState, distill.Metrics]:
+    loss, gradient = jax.value_and_grad(loss_fn)(
+      state.learned, variables, target
     )
-  return baselines.DistillationResult(
-    synthetic, list(draw(config.num_steps - 1)), clock.seconds()
+    learned, opt_state, values = distill.update(
+      tx, state.learned, state.opt_state, loss, gradient
+    )
+    return RfadState(state.step + 1, learned, opt_state), values
+
+  diagnose = distill_loop.in_features(features_of, ridge=config.ridge)
+  return Plan(
+    step,
+    state,
+    lambda index: inputs_of(index, index),
+    lambda index, state: diagnose(draw(index), state.synthetic),
+    lambda state: list(draw(config.num_steps - 1)),
   )
+
+
+RFAD = Peer('RFAD', plan)

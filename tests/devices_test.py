@@ -35,7 +35,7 @@ from fsdd_jax import (
 )
 from fsdd_jax.configs import DistillationConfig
 from fsdd_jax.method_configs import AdaptationConfig, PretrainingConfig
-from fsdd_jax.peer_configs import FrepoConfig
+from fsdd_jax.peer_configs import FrepoConfig, RcigConfig
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
@@ -183,7 +183,12 @@ def check_distillation_by_batches_follows_that_of_one_device():
   config = DistillationConfig(
     ipc=2, num_steps=3, num_networks=3, real_batch=16, learning_rate=0.01
   )
-  for method, own in (('networks', None), ('frepo', FrepoConfig(pool_size=2))):
+  rcig = RcigConfig(pool_size=2, most_online_steps=2, solver='cg', softplus=0.0)
+  for method, own in (
+    ('networks', None),
+    ('frepo', FrepoConfig(pool_size=2)),
+    ('rcig', rcig),
+  ):
     run = functools.partial(
       methods.METHODS[method].run,
       *toy.problem(),
@@ -198,6 +203,32 @@ def check_distillation_by_batches_follows_that_of_one_device():
       expected = run().synthetic
     assert_trees_close(found, expected, _STEPS)
     assert found.images.devices() == {jax.devices()[0]}
+
+
+def check_a_method_that_shares_batches_resumes():
+  class KilledError(Exception):
+    pass
+
+  def kill(step, _):
+    if step == 3:
+      raise KilledError
+
+  config = DistillationConfig(
+    ipc=1, num_steps=4, real_batch=16, learning_rate=0.01
+  )
+  run = functools.partial(
+    methods.METHODS['frepo'].run,
+    *toy.problem(),
+    config=config,
+    own=FrepoConfig(pool_size=2),
+    start=None,
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    with pytest.raises(KilledError):
+      run(options=LoopOptions(folder, 2, 1, kill))
+    found = run(options=LoopOptions(folder, 2, 1)).synthetic
+  expected = run(options=LoopOptions()).synthetic
+  np.testing.assert_array_equal(found.images, expected.images)
 
 
 def check_pretraining_follows_that_of_one_device():

@@ -113,6 +113,68 @@ def test_compare(tmp_path):
   assert len(lines) == 1 + len(found)
 
 
+def test_compare_of_all_methods_by_one_flag(tmp_path):
+  steps = '--num_steps=2\n--real_batch=20\n'
+  flagfiles = {
+    'one_net': '--num_steps=2\n',
+    'pool': '--num_steps=2\n--num_networks=2\n--revisit\n',
+    'baseline': f'{steps}--num_networks=2\n',
+    'adapt': '--num_steps=1\n--num_adaptation_steps=1\n--batch_size=1\n',
+    'frepo': f'{steps}--pool_size=2\n',
+    'rfad': f'{steps}--networks_per_step=2\n',
+    'rcig': f'{steps}--pool_size=2\n--solver=cg\n--num_inner_steps=2\n',
+    'kip': f'{steps}--network=mlp\n--depth=1\n--norm=none\n',
+  }
+  for name, text in flagfiles.items():
+    (tmp_path / f'tiny_{name}.flags').write_text(text)
+  given = []
+  if importlib.util.find_spec('neural_tangents') is None:
+    given = [f'--methods=random_real,herding,k_centre,{",".join(flagfiles)}']
+    given[0] = given[0].removesuffix(',kip')
+  result = run(
+    'compare.py',
+    *(
+      '--preset=peers',
+      '--seconds=0',
+      '--dataset=digits',
+      '--limit=60',
+      '--holdout=0.3',
+    ),
+    *('--width=4', '--norm=none', '--ipcs=1', '--scale=tiny', *given),
+    *('--translator_width=4', '--translator_blocks=0', '--points=1'),
+    *(f'--recipes={tmp_path}', '--repeats=1', f'--workdir={tmp_path}'),
+    # Trained architectures have tests of their own, and take minutes.
+    *('--end_protocols=krr,nngp', '--end_networks='),
+  )
+  assert result.returncode == 0, result.stderr
+  found = json.loads((tmp_path / 'ends_ipc1.json').read_text())['ends']
+  names = [
+    *('random real', 'herding', 'k-centre', '1 Net', 'Pool(2)', 'Baseline'),
+    *('w/o Pre-Train, fresh networks', 'FRePo', 'RFAD', 'RCIG', 'KIP'),
+  ]
+  assert list(found) == names[: len(found)]
+  assert len(found) == len(names) - len(given)
+  assert set(found['RCIG']['scores']) == {'krr', 'nngp'}
+  assert (tmp_path / 'ends_ipc1.png').stat().st_size > 1000
+  lines = (tmp_path / 'ends_ipc1.csv').read_text().splitlines()
+  assert lines[0] == 'method,steps,seconds,krr,nngp'
+  assert len(lines) == 1 + len(found)
+  assert 'digits, IPC 1, ends' in result.stdout
+
+
+def test_compare_tells_a_missing_flagfile_before_it_runs(tmp_path):
+  result = run(
+    'compare.py',
+    *('--dataset=digits', '--limit=60', '--width=4', '--ipcs=1'),
+    *('--translator_width=4', '--translator_blocks=0'),
+    *('--methods=random_real,frepo', f'--recipes={tmp_path}'),
+    f'--workdir={tmp_path / "out"}',
+  )
+  assert result.returncode != 0
+  assert "of the method 'frepo'" in result.stderr
+  assert not (tmp_path / 'out').exists()
+
+
 def test_quickstart(tmp_path):
   result = run(
     'quickstart.py', f'--workdir={tmp_path}', '--num_steps=2', '--repeats=1'
@@ -237,7 +299,7 @@ def test_benchmark_kernel():
   assert len(re.findall(r'^\| (nngp|ntk) +\|', result.stdout, re.M)) == 4
 
 
-@pytest.mark.parametrize('method', ['rfad', 'k_centre'])
+@pytest.mark.parametrize('method', ['rfad', 'rcig', 'k_centre'])
 def test_distill_by_a_peers_method_from_its_flagfile(method, tmp_path):
   flagfile = _ROOT / 'experiments' / 'recipes' / f'cpu_{method}.flags'
   given = [f'--flagfile={flagfile}'] if flagfile.exists() else []
@@ -248,7 +310,11 @@ def test_distill_by_a_peers_method_from_its_flagfile(method, tmp_path):
   )
   assert result.returncode == 0, result.stderr
   found = artifacts.load_distilled(tmp_path / 'distilled.safetensors').metadata
-  expected = {'rfad': ('RFAD', 'learned'), 'k_centre': ('k-centre', 'centered')}
+  expected = {
+    'rfad': ('RFAD', 'learned'),
+    'rcig': ('RCIG', 'learned'),
+    'k_centre': ('k-centre', 'centered'),
+  }
   assert (found.recipe['method'], found.label_coding) == expected[method]
 
 

@@ -18,15 +18,22 @@ from fsdd_jax import (
   kip,
   krr,
   methods,
+  network_pool,
   networks,
   normalization,
   objective,
+  platt,
   rfad,
   selection,
   toy,
 )
 from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.peer_configs import FrepoConfig, KipConfig, RfadConfig
+from fsdd_jax.peer_configs import (
+  FrepoConfig,
+  KipConfig,
+  RcigConfig,
+  RfadConfig,
+)
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
@@ -37,10 +44,17 @@ _NEEDS_KERNELS = pytest.mark.skipif(
   importlib.util.find_spec('neural_tangents') is None,
   reason='needs the extra: pip install -e .[kernels]',
 )
-_METHODS = ['frepo', 'rfad', pytest.param('kip', marks=_NEEDS_KERNELS)]
+_METHODS = ['frepo', 'rfad', 'rcig', pytest.param('kip', marks=_NEEDS_KERNELS)]
 _OWN = {
   'frepo': FrepoConfig(pool_size=2, max_online_updates=2),
-  'rfad': RfadConfig(networks_per_step=2),
+  'rfad': RfadConfig(networks_per_step=2, map_learning_rate=1e-4),
+  'rcig': RcigConfig(
+    pool_size=2,
+    max_online_updates=3,
+    most_online_steps=2,
+    num_inner_steps=3,
+    num_hessian_steps=3,
+  ),
   'kip': KipConfig(kernel='nngp'),
 }
 
@@ -142,7 +156,9 @@ def test_frepo_updates_images_and_network_as_by_hand():
       features_of(theta, ends), jnp.concatenate([labels, labels]), ridge=1e-6
     )
     errors = features_of(theta, target.images) @ weights - target.labels
-    return 0.5 * (errors**2).sum(1).mean() - 0.5 * frepo.label_margin(labels)
+    return 0.5 * (errors**2).sum(1).mean() - 0.5 * network_pool.label_margin(
+      labels
+    )
 
   gradients = jax.grad(expected_loss, (0, 1))(real.images, real.labels)
 
@@ -159,7 +175,7 @@ def test_frepo_updates_images_and_network_as_by_hand():
   first = jax.tree.map(jnp.array, theta)
   state, online, values = update(
     start,
-    frepo.OnlineNetwork(first, online_tx.init(first['params'])),
+    network_pool.OnlineNetwork(first, online_tx.init(first['params'])),
     target,
   )
   close = {'rtol': 1e-3, 'atol': 1e-5}
@@ -181,11 +197,15 @@ def test_frepo_updates_images_and_network_as_by_hand():
 
 
 def test_a_network_of_the_pool_is_drawn_anew_after_its_updates():
-  own = FrepoConfig(pool_size=3, max_online_updates=2)
-  places, uses = frepo.pool_order(jax.random.key(0), 40, own)
-  assert set(places) == {0, 1, 2}
+  order = network_pool.pool_order(
+    jax.random.key(0), 40, pool_size=3, max_updates=2
+  )
+  assert set(order.places) == {0, 1, 2}
   for place in range(3):
-    assert uses[places == place].tolist() == list(range(sum(places == place)))
+    own = order.places == place
+    uses = np.arange(sum(own))
+    assert order.ages[own].tolist() == (uses % 2).tolist()
+    assert order.generations[own].tolist() == (uses // 2).tolist()
   states = []
   options = LoopOptions(
     log_every=1,
@@ -209,6 +229,109 @@ def test_rfads_kernel_is_that_of_its_formula():
   np.testing.assert_allclose(found @ found.T, 2 * f @ f.T + 0.01, rtol=1e-5)
 
 
+def _rfad_state(**changes):
+  network, dataset, transform = toy.problem()
+  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  config = DistillationConfig(optimizer='sgd', learning_rate=0.1)
+  own = RfadConfig(networks_per_step=1, **changes)
+  state, tx = rfad.init_state(real, config, own)
+  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+
+  def loss_at(**learned):
+    return rfad.loss_of(
+      {**state.learned, **learned},
+      (toy.theta(0),),
+      target,
+      features_of=rfad.random_features(objective.feature_fn(network)),
+      config=config,
+      own=own,
+    )
+
+  return state, tx, loss_at
+
+
+def test_rfads_scale_is_learned_by_its_slope():
+  state, tx, loss_at = _rfad_state(platt_learning_rate=0.02)
+  high, low = (loss_at(log_scale=jnp.array(x)).item() for x in (0.01, -0.01))
+  loss = lambda learned: loss_at(**learned)  # noqa: E731
+  gradient = jax.grad(loss)(state.learned)
+  np.testing.assert_allclose(
+    gradient['log_scale'], (high - low) / 0.02, rtol=1e-2
+  )
+  updates, _ = tx.update(gradient, state.opt_state, state.learned)
+  # The first step of AdaBelief is this, whatever the slope.
+  np.testing.assert_allclose(
+    updates['log_scale'], -0.02 / 0.9 * np.sign(high - low), rtol=1e-3
+  )
+  best = {'platt_learning_rate': 0.0}
+  assert _rfad_state(**best)[2]() < loss_at()
+  assert 'log_scale' not in _rfad_state(**best)[0].learned
+  # Without Platt's loss there is no scale.
+  assert 'log_scale' not in _rfad_state(platt=False)[0].learned
+
+
+def test_rfads_linear_map_starts_as_none_and_moves_images():
+  state, tx, loss_at = _rfad_state(map_learning_rate=1e-4)
+  plain, _, plain_loss = _rfad_state()
+  np.testing.assert_array_equal(state.synthetic.images, plain.synthetic.images)
+  np.testing.assert_allclose(loss_at(), plain_loss(), rtol=1e-5)
+  gradient = jax.grad(lambda learned: loss_at(**learned))(state.learned)
+  updates, _ = tx.update(gradient, state.opt_state, state.learned)
+  new = optax.apply_updates(state.learned, updates)
+  step = abs(new['linear_map'] - np.eye(192))
+  np.testing.assert_allclose(step.max(), 1e-4 / 0.9, rtol=1e-2)
+  expected = np.asarray(new['images']).reshape(3, -1) @ new['linear_map']
+  np.testing.assert_allclose(
+    rfad.mapped_set(new).images.reshape(3, -1), expected, rtol=1e-4, atol=1e-5
+  )
+  # Pixels' own gradient comes through the map.
+  assert loss_at(**new) < loss_at()
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'map_learning_rate': 0.0},
+    {'map_learning_rate': 1e-2},
+    {'platt_learning_rate': 0.5},
+    {'platt_learning_rate': 0.0},
+    {'platt': False},
+    {'networks_per_step': 3},
+  ],
+  ids=str,
+)
+def test_each_setting_of_rfad_changes_the_set(changes):
+  config = dataclasses.replace(_CONFIG, num_steps=3)
+  problem = networks.Mlp(num_classes=3, depth=1, width=8), *toy.problem()[1:]
+  found = _run('rfad', config, problem=problem, **changes)
+  plain = _run('rfad', config, problem=problem)
+  assert abs(found.images - plain.images).max() > 1e-6
+
+
+def test_frepos_networks_are_returned_as_they_are_trained():
+  states = []
+  options = LoopOptions(
+    log_every=1,
+    state_fn=lambda step, state: states.append(jax.device_get(state.pool)),
+  )
+  network, dataset, transform = toy.problem()
+  result = methods.METHODS['frepo'].run(
+    *(network, dataset, transform),
+    config=_CONFIG,
+    own=_OWN['frepo'],
+    options=options,
+    start=None,
+  )
+  assert len(result.seen) == 2
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    result.seen,
+    [online.variables for online in states[-1]],
+  )
+  used = [int(online.opt_state[0].count) for online in states[-1]]
+  assert max(used) > 0
+
+
 def test_platt_error_is_the_least_over_scales():
   rng = np.random.default_rng(0)
   features = rng.normal(size=(40, 3)).astype(np.float32)
@@ -224,12 +347,13 @@ def test_platt_error_is_the_least_over_scales():
     return -(shares * labels[:30]).sum(1).mean()
 
   best = min(at(scale) for scale in np.geomspace(0.01, 100, 4000))
-  found = rfad.platt_error(weights, features, labels, mask)
+  found = platt.platt_error(weights, features, labels, mask)
   np.testing.assert_allclose(found, best, rtol=1e-5)
-  gradient = jax.grad(rfad.platt_error)(weights, features, labels, mask)
+  gradient = jax.grad(platt.platt_error)(weights, features, labels, mask)
   step = 1e-4 * np.eye(3)[[1]].T @ np.eye(3)[[2]]
   high, low = (
-    rfad.platt_error(weights + s, features, labels, mask) for s in (step, -step)
+    platt.platt_error(weights + s, features, labels, mask)
+    for s in (step, -step)
   )
   np.testing.assert_allclose(gradient[1, 2], (high - low) / 2e-4, rtol=2e-2)
 

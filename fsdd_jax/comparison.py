@@ -1,0 +1,161 @@
+"""Where methods end, by several protocols and in several architectures."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib import figure as mpl_figure
+
+from fsdd_jax import evaluation, protocols, report
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.evaluation import Score
+from fsdd_jax.normalization import Normalization
+from fsdd_jax.types import LabeledSet
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+  """The end of a method.
+
+  Attributes:
+    steps: that it took; 0 where it takes none.
+    seconds: wall time, without compilation.
+    scores: by the name of the column.
+
+  Example:
+    >>> score = Score('krr', 'ConvNet', 'test', (90.0, 92.0), seconds=1.5)
+    >>> end = End(steps=5, seconds=2.0, scores={'krr': score})
+    >>> end.as_dict()['scores']['krr']['mean']
+    91.0
+  """
+
+  steps: int
+  seconds: float
+  scores: Mapping[str, Score]
+
+  def as_dict(self) -> dict[str, Any]:
+    """JSON values."""
+    scores = {name: score.as_dict() for name, score in self.scores.items()}
+    return {'steps': self.steps, 'seconds': self.seconds, 'scores': scores}
+
+
+def score(
+  key: jax.Array,
+  synthetic: LabeledSet,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  columns: Mapping[str, tuple[str, nn.Module]],
+  repeats: int,
+  split: str,
+  dataset_name: str = '',
+) -> dict[str, Score]:
+  """Scores a set in each column.
+
+  Args:
+    key: consumed; all sets that share it are scored in the same networks.
+    synthetic: the distilled set, without padding.
+    dataset: the images to measure on.
+    normalization: that of the set.
+    columns: protocol and network by the name of the column.
+    repeats: fresh networks a column.
+    split: what `dataset` is.
+    dataset_name: tells which augmentations do not suit it.
+
+  Returns:
+    A score a column.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import baselines, toy
+    >>> network, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> found = score(
+    ...   jax.random.key(1),
+    ...   real,
+    ...   dataset,
+    ...   transform,
+    ...   columns={'krr': ('krr', network)},
+    ...   repeats=2,
+    ...   split='train',
+    ... )
+    >>> found['krr'].n
+    2
+  """
+  without = protocols.unsuitable_augmentation(dataset_name)
+  synthetic = jax.tree.map(jnp.asarray, synthetic)
+  return {
+    name: evaluation.evaluate(
+      *(key, synthetic, dataset, normalization, network),
+      protocol=protocol,
+      repeats=repeats,
+      split=split,
+      settings=protocols.Settings(without),
+    )
+    for name, (protocol, network) in columns.items()
+  }
+
+
+def to_table(ends: Mapping[str, End], title: str, split: str) -> report.Table:
+  """A row a method, a column a protocol or architecture.
+
+  Example:
+    >>> found = Score('krr', 'ConvNet', 'test', (90.0, 92.0), seconds=1.5)
+    >>> table = to_table({'1 Net': End(5, 2.0, {'krr': found})}, 'Toy', 'test')
+    >>> table.rows
+    [['1 Net', '5', '2.0', '91.00 ± 1.41']]
+  """
+  first = next(iter(ends.values())).scores
+  rows = [
+    [
+      *(name, str(end.steps), f'{end.seconds:.1f}'),
+      *(str(found).partition(' (')[0] for found in end.scores.values()),
+    ]
+    for name, end in ends.items()
+  ]
+  networks = '; '.join(f'{n}: {s.network}, n={s.n}' for n, s in first.items())
+  caption = (
+    f'{split} accuracy in percent, mean ± std (ddof=1) over n fresh networks, '
+    f'one set, its last step. {networks}. Seconds without compilation.'
+  )
+  columns = ['method', 'steps', 'seconds', *first]
+  return report.Table(f'{title}, ends', columns, rows, caption)
+
+
+def draw(ends: Mapping[str, End], title: str, split: str) -> mpl_figure.Figure:
+  """A picture of the same: a bar a method and column, with its deviation.
+
+  Example:
+    >>> found = Score('krr', 'ConvNet', 'test', (90.0, 92.0), seconds=1.5)
+    >>> figure = draw({'1 Net': End(5, 2.0, {'krr': found})}, 'Toy', 'test')
+    >>> len(figure.axes[0].patches)
+    1
+  """
+  columns = list(next(iter(ends.values())).scores)
+  figure = mpl_figure.Figure(
+    figsize=(8, 2 + 0.15 * len(ends) * len(columns)), layout='constrained'
+  )
+  axes = figure.subplots()
+  places, height = np.arange(len(ends)), 0.8 / len(columns)
+  for index, column in enumerate(columns):
+    scores = [end.scores[column] for end in ends.values()]
+    axes.barh(
+      places + (index - (len(columns) - 1) / 2) * height,
+      [found.mean for found in scores],
+      height,
+      xerr=[found.std or 0.0 for found in scores],
+      label=column,
+    )
+  axes.set_yticks(places, list(ends))
+  axes.invert_yaxis()
+  axes.set_xlabel(f'{split} accuracy, %')
+  axes.set_title(title)
+  axes.grid(axis='x', alpha=0.3)
+  axes.legend()
+  return figure

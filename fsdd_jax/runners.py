@@ -1,0 +1,238 @@
+"""Methods by their names and flagfiles, whose number of steps is still open."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from fsdd_jax import (
+  adaptation,
+  adaptation_samples,
+  baselines,
+  cli,
+)
+from fsdd_jax.configs import Config, DistillationConfig, NetworkConfig
+from fsdd_jax.datasets import Dataset
+from fsdd_jax.method_configs import AdaptationConfig
+from fsdd_jax.methods import METHODS
+from fsdd_jax.normalization import Normalization
+from fsdd_jax.pretrained import Pretrained, method_name
+from fsdd_jax.stage_loop import LoopOptions
+
+ADAPT_THEN_POOL = 'adapt_then_pool'
+
+Problem = tuple[nn.Module, Dataset, Normalization]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What is the same for all methods.
+
+  Attributes:
+    recipes: folder of the flagfiles.
+    scale: what their names begin with.
+    network: of the problem; a flagfile may change it.
+    seed: of every method.
+    direct_steps: on the translated set (`adapt_then_pool`).
+
+  Example:
+    >>> Settings('recipes', 'cpu', NetworkConfig()).path('pool').name
+    'cpu_pool.flags'
+  """
+
+  recipes: str | os.PathLike[str]
+  scale: str
+  network: NetworkConfig
+  seed: int = 0
+  direct_steps: int = 50
+
+  def path(self, name: str) -> pathlib.Path:
+    """The flagfile of a method."""
+    return pathlib.Path(self.recipes) / f'{self.scale}_{name}.flags'
+
+
+class Runner(NamedTuple):
+  """A method of which the number of steps is still open.
+
+  Attributes:
+    title: its name in the table.
+    run: of a number of steps and options; returns what holds the set.
+    num_steps: of its flagfile; 0 where it has none.
+    unlike_later: how many steps differ from all later ones; None for a method
+      that more steps do not serve: 1 Net and Pool over-fit their networks.
+
+  Example:
+    >>> runner: Runner = Runner('mine', lambda num_steps, options: (), 5, 1)
+    >>> runner.num_steps
+    5
+  """
+
+  title: str
+  run: Callable[[int, LoopOptions], Any]
+  num_steps: int
+  unlike_later: int | None
+
+
+def make_runner(
+  text: str,
+  problem: Problem,
+  start: Pretrained,
+  *,
+  ipc: int,
+  settings: Settings,
+) -> Runner:
+  """The method that a name asks for, with flags that change its flagfile.
+
+  Args:
+    text: `adapt`, `adapt_then_pool`, a key of `METHODS`, or any other name of a
+      flagfile for Alg. 4; flags follow it.
+    problem: network, target set and normalisation.
+    start: the translator, for `adapt`.
+    ipc: images per class.
+    settings: what all methods share.
+
+  Returns:
+    The method.
+
+  Raises:
+    ImportError: for KIP where neural-tangents is not installed.
+    ValueError: without its flagfile, or for a value that it cannot take.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> settings = Settings('no folder', 'cpu', NetworkConfig(width=4))
+    >>> make_runner(
+    ...   'herding', toy.problem(), toy.translator(), ipc=1, settings=settings
+    ... ).title
+    'herding'
+  """
+  name, *changes = text.split()
+  file = 'adapt' if name == ADAPT_THEN_POOL else name
+  path, arguments = settings.path(file), [*changes]
+  if path.exists():
+    arguments.insert(0, f'--flagfile={path}')
+  elif METHODS.get(name) is None or METHODS[name].learns:
+    raise ValueError(f'No flagfile {path} of the method {name!r}.')
+  if file == 'adapt':
+    return _adapting(name, arguments, problem, start, ipc, settings)
+  return _distilling(name, arguments, problem, ipc, settings)
+
+
+def _distilling(
+  name: str,
+  arguments: Sequence[str],
+  problem: Problem,
+  ipc: int,
+  settings: Settings,
+) -> Runner:
+  """A method of `METHODS`, or Alg. 4."""
+  method = METHODS.get(name, METHODS['networks'])
+  (config,) = cli.parse(arguments, DistillationConfig)
+  config = dataclasses.replace(config, ipc=ipc, seed=settings.seed)
+  own: Config | None = None
+  if method.config_class is not None:
+    (own,) = cli.parse(arguments, method.config_class)
+  network, dataset, normalization = problem
+  known = dataclasses.asdict(settings.network)
+  (changed,) = cli.parse(arguments, NetworkConfig, **known)
+  if changed != settings.network:
+    network = cli.make_network(
+      changed, dataset.images.shape[1:], dataset.num_classes
+    )
+  method.check(network, own)
+  fresh = config.num_networks == config.num_steps
+
+  def run(num_steps: int, options: LoopOptions) -> Any:
+    changed = config
+    if num_steps:
+      networks = num_steps if fresh else config.num_networks
+      changed = dataclasses.replace(
+        config, num_steps=num_steps, num_networks=networks
+      )
+    return method.run(
+      *(network, dataset, normalization),
+      config=changed,
+      own=own,
+      options=options,
+      start=None,
+    )
+
+  few = config.revisit or config.num_networks == 1
+  over_fits = method is METHODS['networks'] and few
+  steps = config.num_steps if method.learns else 0
+  return Runner(method.title(config), run, steps, None if over_fits else 1)
+
+
+def _adapting(
+  name: str,
+  arguments: Sequence[str],
+  problem: Problem,
+  start: Pretrained,
+  ipc: int,
+  settings: Settings,
+) -> Runner:
+  """The translator, and direct steps on the translated set after it."""
+  network, train, transform = problem
+  (config,) = cli.parse(arguments, AdaptationConfig)
+  config = dataclasses.replace(config, adapt_ipcs=(ipc,), seed=settings.seed)
+  pool, title = config.network_pool, method_name(start, config)
+  title += f', {pool} networks' if pool else ', fresh networks'
+  direct = settings.direct_steps if name == ADAPT_THEN_POOL else 0
+
+  def run(num_steps: int, options: LoopOptions) -> None:
+    own = dataclasses.replace(config, num_adaptation_steps=num_steps)
+    networks = None
+    if direct:
+      networks = adaptation_samples.pool_networks(
+        network, train, transform, own
+      )
+    result = adaptation.adapt(
+      network,
+      start,
+      train,
+      transform,
+      config=own,
+      options=options,
+      networks=networks,
+    )
+    if direct:
+      _direct_steps(result, problem, own, ipc, options, networks, direct)
+
+  if direct:
+    title += f', then {direct} steps of Pool({pool})'
+  return Runner(title, run, config.num_adaptation_steps, max(1, pool))
+
+
+def _direct_steps(
+  result: adaptation.AdaptationResult,
+  problem: Problem,
+  config: AdaptationConfig,
+  ipc: int,
+  options: LoopOptions,
+  networks: Any,
+  num_steps: int,
+) -> None:
+  """Steps of Pool on the translated set."""
+  translated = adaptation.distill_dataset(
+    result.pretrained,
+    *problem[1:],
+    ipc=ipc,
+    config=config,
+    in_theta=result.distilled_in_theta[ipc],
+  )
+  direct = dataclasses.replace(
+    config.distillation(ipc),
+    num_steps=num_steps,
+    num_networks=min(config.network_pool, num_steps),
+    revisit=True,
+  )
+  baselines.distill_over_networks(
+    *problem,
+    config=direct,
+    options=options,
+    start=translated,
+    networks=networks,
+  )
