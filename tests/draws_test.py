@@ -252,7 +252,7 @@ def test_each_step_of_alg_4_uses_the_network_of_its_turn(
   # Labels are coded as asked, and the ridge reaches the loss.
   assert set(np.unique(seen['start'].labels)) == {0.0, 1.0}
   np.testing.assert_allclose(steps[0][1].energy, 24.0)
-  assert seen['loss_fn'].keywords == {'ridge': 0.25}
+  assert seen['loss_fn'].keywords['ridge'] == 0.25
   assert seen['config'] == config
   last = {np.asarray(x['params']['Conv_0']['kernel']).tobytes()
           for x in result.seen}  # fmt: skip
@@ -317,14 +317,17 @@ def test_frepo_visits_its_pool_at_random_and_draws_networks_anew(
   networks = drawn_networks(frepo)
   seen = {}
 
+  def biases(state):
+    return [
+      float(x.variables['params']['classifier']['bias'][0]) for x in state.pool
+    ]
+
   def run(step_fn, state, inputs_at, **fields):
-    seen.update(state=state, inputs=[inputs_at(i) for i in range(12)])
-    pools = []
+    seen.update(inputs=[inputs_at(i) for i in range(12)])
+    seen['pools'] = [biases(state)]
     for given in seen['inputs']:
       state, _ = step_fn(state, *given)
-      pools.append([float(x.variables['params']['classifier']['bias'][0])
-                    for x in state.pool])  # fmt: skip
-    seen['pools'] = pools
+      seen['pools'].append(biases(state))
     return state.synthetic
 
   monkeypatch.setattr(frepo.distill_loop, 'run', run)
@@ -346,12 +349,11 @@ def test_frepo_visits_its_pool_at_random_and_draws_networks_anew(
   assert len(networks) == 2 + renewed
   assert _all_differ(networks)
   # One network learns at a time, and each step moves it.
-  before = [float(x.variables['params']['classifier']['bias'][0])
-            for x in seen['state'].pool]  # fmt: skip
-  for place, pool in zip(places, seen['pools'], strict=True):
-    assert pool[place] != before[place]
-    assert pool[1 - place] == before[1 - place]
-    before = pool
+  for place, before, after in zip(
+    places, seen['pools'], seen['pools'][1:], strict=False
+  ):
+    assert after[place] != before[place]
+    assert after[1 - place] == before[1 - place]
 
 
 def test_the_start_of_peers_has_images_of_each_class():
