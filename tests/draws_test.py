@@ -1,0 +1,699 @@
+"""What the loops consume: keys, networks, rows, IPCs, masks and settings.
+
+A draw that should differ from step to step and does not, a mask or a setting
+that does not reach the callee, and a result that is not what was selected leave
+shapes and losses as they are. So each is recorded here, and held to Algs. 1-4.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fsdd_jax as fsdd
+from fsdd_jax import (
+  adaptation_samples,
+  baselines,
+  bilevel,
+  cache_batches,
+  distill,
+  distill_loop,
+  evaluation,
+  frepo,
+  inputs,
+  krr,
+  metrics,
+  objective,
+  peers,
+  pretraining,
+  pretraining_objectives,
+  protocols,
+  rfad,
+  subset_distiller,
+  subset_draws,
+  subsets,
+  toy,
+)
+from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
+from fsdd_jax.peer_configs import FrepoConfig, RfadConfig
+from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.types import labeled_set, pad
+
+
+def _number(key):
+  return tuple(np.asarray(jax.random.key_data(key)).tolist())
+
+
+def _all_differ(items):
+  return len(set(items)) == len(items) > 1
+
+
+@pytest.fixture
+def drawn_networks(monkeypatch):
+  """Networks that are drawn become the numbers of their keys, unharmed."""
+
+  def record(module):
+    seen = []
+    real = module.random_networks.sample
+
+    def sample(key, network, image_shape):
+      seen.append(_number(key))
+      return real(key, network, image_shape)
+
+    fake = type('Fake', (), {'sample': staticmethod(sample)})
+    for name in ('sample_many', 'losses_and_gradients', 'LossFn'):
+      setattr(fake, name, getattr(module.random_networks, name))
+    monkeypatch.setattr(module, 'random_networks', fake)
+    return seen
+
+  return record
+
+
+# Data.
+
+
+def test_batches_of_real_images_differ_from_step_to_step():
+  _, dataset, transform = toy.problem()
+  inputs_of = inputs.from_batches(
+    jax.random.key(0),
+    lambda index: ('network', index),
+    dataset,
+    transform,
+    label_coding='onehot',
+    size=7,
+    keep=1,
+  )
+  batches = [inputs_of(3, step) for step in range(3)]
+  assert {batch[0] for batch in batches} == {('network', 3)}
+  assert _all_differ([batch[1].images.tobytes() for batch in map(
+    lambda b: (b[0], jax.tree.map(np.asarray, b[1])), batches)])  # fmt: skip
+  for _, target in batches:
+    assert set(np.unique(target.labels)) == {0.0, 1.0}
+    assert float(target.mask.sum()) == 7
+
+
+def test_labels_of_real_images_are_those_of_their_rows():
+  _, dataset, transform = toy.problem()
+  inputs_of = inputs.from_batches(
+    jax.random.key(0),
+    lambda index: None,
+    dataset,
+    transform,
+    label_coding='onehot',
+    size=7,
+    keep=1,
+  )
+  _, target = inputs_of(0, 0)
+  # The three classes are red, green and blue: their channel is the brightest.
+  brightest = np.asarray(target.images).mean((1, 2)).argmax(axis=1)
+  np.testing.assert_array_equal(brightest, np.argmax(target.labels, axis=1))
+
+
+def test_the_held_out_share_leaves_train_and_joins_nothing():
+  options = {'holdout': 0.25, 'progress': False, 'classes': ['1', '2']}
+  train, held = (
+    fsdd.load('digits', split=split, **options)
+    for split in ('train', 'holdout')
+  )
+  whole = fsdd.load('digits', classes=['1', '2'], progress=False)
+  assert len(train.labels) + len(held.labels) == len(whole.labels)
+  rows = [{image.tobytes() for image in x.images} for x in (train, held)]
+  assert len(rows[1]) > 20
+  assert not rows[0] & rows[1]
+  test = fsdd.load('digits', split='test', **options)
+  assert not {image.tobytes() for image in test.images} & (rows[0] | rows[1])
+
+
+def test_a_subset_starts_from_its_own_target_images():
+  table = subsets.class_table(toy.problem()[1].labels, 3)
+  for number in range(4):
+    draws = subset_draws.draw(table, [number], config=toy.CACHING)
+    initial = np.asarray(draws.initial.rows)[np.asarray(draws.initial.mask) > 0]
+    target = np.asarray(draws.target.rows)[np.asarray(draws.target.mask) > 0]
+    assert set(initial.tolist()) <= set(target.tolist())
+    assert len(set(target.tolist())) == len(target)
+    classes = int(draws.num_classes[0])
+    assert len(target) == classes * (12 // classes)
+    assert len(initial) == classes * int(draws.ipc[0])
+
+
+def test_subsets_differ_by_number_and_seed():
+  table = subsets.class_table(toy.problem()[1].labels, 3)
+
+  def rows(seed, number):
+    config = dataclasses.replace(toy.CACHING, seed=seed)
+    draws = subset_draws.draw(table, [number], config=config)
+    return (
+      tuple(np.asarray(draws.target.rows)[0].tolist()),
+      _number(draws.keys[0]),
+    )
+
+  found = [rows(0, 0), rows(0, 1), rows(1, 0)]
+  for part in zip(*found, strict=True):
+    assert _all_differ(part)
+
+
+# The loss.
+
+
+@pytest.mark.parametrize('name', sorted(objective.LOSSES))
+def test_padded_targets_and_sets_count_for_nothing(name):
+  rng = np.random.default_rng(0)
+
+  def make(n):
+    return labeled_set(
+      jnp.asarray(rng.normal(size=(n, 2, 2, 1)), jnp.float32),
+      jnp.asarray(rng.normal(size=(n, 3)), jnp.float32),
+    )
+
+  synthetic, target = make(3), make(5)
+
+  def spoiled(labeled, size):
+    wide = pad(labeled, size)
+    bad = 1.0 - wide.mask
+    return wide.replace(
+      images=wide.images + 7 * bad[:, None, None, None],
+      labels=wide.labels + 5 * bad[:, None],
+    )
+
+  features_of = lambda scale, x: scale * x.reshape(len(x), -1)  # noqa: E731
+  loss = objective.LOSSES[name]
+  expected = loss.on_images(features_of, 2.0, synthetic, target, ridge=1e-3)
+  for s, t in (
+    (spoiled(synthetic, 6), target),
+    (synthetic, spoiled(target, 9)),
+    (spoiled(synthetic, 4), spoiled(target, 6)),
+  ):
+    found = loss.on_images(features_of, 2.0, s, t, ridge=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
+  wide = spoiled(target, 9)
+  features = features_of(2.0, wide.images)
+  stats = krr.statistics(features, wide.labels, wide.mask)
+  found = loss.on_statistics(features_of, 2.0, synthetic, stats, ridge=1e-3)
+  np.testing.assert_allclose(found, expected, rtol=2e-4)
+  other = loss.on_images(features_of, 2.0, synthetic, target, ridge=0.5)
+  assert abs(float(other - expected)) > 1e-3  # The ridge reaches it.
+
+
+def test_statistics_of_batches_that_do_not_divide_n_are_those_of_all():
+  network, dataset, transform = toy.problem()
+  labels = np.eye(3, dtype=np.float32)[dataset.labels]
+  arguments = objective.feature_fn(network), toy.theta(0), dataset.images
+  whole, parts = (
+    objective.target_statistics(*arguments, labels, transform, batch_size=size)
+    for size in (24, 7)
+  )
+  assert float(parts.count) == 24
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+    whole,
+    parts,
+  )
+
+
+# Alg. 4 and the peers.
+
+
+def _settings(monkeypatch, module, name):
+  """Records the arguments of a function of a module; it returns its start."""
+  seen = {}
+
+  def record(start, loss_fn, inputs_at, **fields):
+    seen.update(fields, start=start, loss_fn=loss_fn, inputs_at=inputs_at)
+    return start
+
+  monkeypatch.setattr(module, name, record)
+  return seen
+
+
+@pytest.mark.parametrize('revisit', [False, True])
+def test_each_step_of_alg_4_uses_the_network_of_its_turn(
+  monkeypatch, drawn_networks, revisit
+):
+  seen = _settings(monkeypatch, baselines, 'distill_from')
+  networks = drawn_networks(baselines)
+  config = fsdd.DistillationConfig(
+    **{'ipc': 1, 'num_steps': 7, 'num_networks': 3, 'seed': 4},
+    **{'ridge': 0.25, 'revisit': revisit, 'label_coding': 'onehot'},
+  )
+  result = baselines.distill_over_networks(*toy.problem(), config=config)
+  assert seen['num_steps'] == (7 if revisit else 6)
+  steps = [seen['inputs_at'](step) for step in range(seen['num_steps'])]
+  kernels = [np.asarray(x[0]['params']['Conv_0']['kernel']) for x in steps]
+  order = [kernel.tobytes() for kernel in kernels]
+  if revisit:
+    for begin in (0, 3):
+      assert len(set(order[begin : begin + 3])) == 3
+  else:
+    assert [order.index(x) for x in order] == [0, 0, 2, 2, 4, 4]
+  assert len(set(order)) == len(set(networks)) == 3
+  # Labels are coded as asked, and the ridge reaches the loss.
+  assert set(np.unique(seen['start'].labels)) == {0.0, 1.0}
+  np.testing.assert_allclose(steps[0][1].energy, 24.0)
+  assert seen['loss_fn'].keywords['ridge'] == 0.25
+  assert seen['config'] == config
+  last = {np.asarray(x['params']['Conv_0']['kernel']).tobytes()
+          for x in result.seen}  # fmt: skip
+  assert last == set(order)
+
+
+def test_optimizer_and_schedule_of_a_config_move_images_and_labels():
+  def moved(**changes):
+    config = fsdd.DistillationConfig(
+      **{'optimizer': 'sgd', 'learning_rate': 0.5, 'schedule': 'constant'}
+      | {'label_learning_rate': 0.25, **changes}
+    )
+    tx = distill_loop.optimizer(config, num_steps=4)
+    values = {'images': jnp.ones(()), 'labels': jnp.ones(())}
+    state, sizes = tx.init(values), []
+    for _ in range(3):
+      updates, state = tx.update(values, state, values)
+      sizes.append((-float(updates['images']), -float(updates['labels'])))
+    return np.array(sizes)
+
+  np.testing.assert_allclose(moved(), [[0.5, 0.25]] * 3)
+  cosine = moved(schedule='cosine')
+  np.testing.assert_allclose(cosine[:, 0], [0.5, 0.4267767, 0.25], rtol=1e-5)
+  np.testing.assert_allclose(cosine[:, 1], cosine[:, 0] / 2, rtol=1e-5)
+  assert moved(label_learning_rate=0.0)[:, 1].tolist() == [0.0] * 3
+
+
+def test_rfad_draws_new_networks_and_images_each_step(
+  monkeypatch, drawn_networks
+):
+  seen = _settings(monkeypatch, rfad, 'distill_from')
+  drawn_networks(rfad)
+  config = fsdd.DistillationConfig(
+    ipc=1, num_steps=3, real_batch=7, ridge=0.25, seed=5
+  )
+  result = rfad.distill(
+    *toy.problem(), config=config, own=RfadConfig(networks_per_step=2)
+  )
+  kernels, images = [], []
+  for step in range(3):
+    variables, target = seen['inputs_at'](step)
+    kernels += [
+      np.asarray(x['params']['Conv_0']['kernel']).tobytes() for x in variables
+    ]
+    images.append(np.asarray(target.images).tobytes())
+    assert len(target.mask) == 7
+  assert len(kernels) == 6
+  assert _all_differ(kernels)
+  assert _all_differ(images)
+  assert seen['num_steps'] == 3
+  assert seen['loss_fn'].keywords['ridge'] == 0.25
+  assert seen['loss_fn'].keywords['error_fn'] is rfad.platt_error
+  last = [
+    np.asarray(x['params']['Conv_0']['kernel']).tobytes() for x in result.seen
+  ]
+  assert last == kernels[-2:]
+
+
+def test_frepo_visits_its_pool_at_random_and_draws_networks_anew(
+  monkeypatch, drawn_networks
+):
+  networks = drawn_networks(frepo)
+  seen = {}
+
+  def biases(state):
+    return [
+      float(x.variables['params']['classifier']['bias'][0]) for x in state.pool
+    ]
+
+  def run(step_fn, state, inputs_at, **fields):
+    seen.update(inputs=[inputs_at(i) for i in range(12)])
+    seen['pools'] = [biases(state)]
+    for given in seen['inputs']:
+      state, _ = step_fn(state, *given)
+      seen['pools'].append(biases(state))
+    return state.synthetic
+
+  monkeypatch.setattr(frepo.distill_loop, 'run', run)
+  own = FrepoConfig(pool_size=2, max_online_updates=2)
+  config = fsdd.DistillationConfig(ipc=1, num_steps=12, real_batch=7)
+  frepo.distill_in_pool(*toy.problem(), config=config, own=own)
+  places = [place for place, _, _ in seen['inputs']]
+  assert set(places) == {0, 1}
+  uses = {0: 0, 1: 0}
+  renewed = 0
+  for place, used, target in seen['inputs']:
+    assert used == uses[place]
+    renewed += used > 0 and used % 2 == 0
+    uses[place] += 1
+    assert len(target.mask) == 7
+  assert _all_differ(
+    [np.asarray(t.images).tobytes() for _, _, t in seen['inputs']]
+  )
+  assert len(networks) == 2 + renewed
+  assert _all_differ(networks)
+  # One network learns at a time, and each step moves it.
+  for place, before, after in zip(
+    places, seen['pools'], seen['pools'][1:], strict=False
+  ):
+    assert after[place] != before[place]
+    assert after[1 - place] == before[1 - place]
+
+
+def test_the_start_of_peers_has_images_of_each_class():
+  _, dataset, transform = toy.problem()
+  config = fsdd.DistillationConfig(ipc=2, real_batch=4, seed=3)
+  prepared = peers.prepare(
+    'RFAD',
+    dataset,
+    transform,
+    config=config,
+    own=RfadConfig(),
+    options=LoopOptions(),
+    start=None,
+    network='x',
+  )
+  assert prepared.start.images.shape == (6, 8, 8, 3)
+  keys = [_number(key) for key in prepared[1:]]
+  assert _all_differ(keys)
+  with pytest.raises(ValueError, match='set to start from'):
+    peers.prepare(
+      'RFAD',
+      dataset,
+      transform,
+      config=dataclasses.replace(config, ipc=1),
+      own=RfadConfig(),
+      options=LoopOptions(),
+      start=prepared.start,
+      network='x',
+    )
+
+
+# Alg. 1.
+
+
+def test_each_step_of_caching_is_augmented_anew(monkeypatch):
+  network, dataset, transform = toy.problem()
+  config = dataclasses.replace(toy.CACHING, num_steps=3, augmentation='dsa')
+  distil = subset_distiller.SubsetDistiller(
+    network, dataset, transform, config=config
+  )
+  seen = []
+
+  def target_features(images, key, step):
+    seen.append((_number(key), step))
+    return [jnp.ones((len(images), 64)) + jnp.arange(64.0)]
+
+  monkeypatch.setattr(distil, '_target_features', target_features)
+  distil([0, 1])
+  assert [step for _, step in seen] == [0, 0, 1, 1, 2, 2]
+  assert len({key for key, _ in seen}) == 2  # Of each subset its own.
+
+
+# Alg. 2.
+
+
+@dataclasses.dataclass
+class _Recorded:
+  """A cache that notes which entries are read."""
+
+  source: object
+
+  def __post_init__(self):
+    self.manifest, self.read = self.source.manifest, set()
+
+  def __len__(self):
+    return len(self.source)
+
+  def __getitem__(self, index):
+    self.read.add(int(index))
+    return self.source[index]
+
+
+def _pretrain(monkeypatch, folder, scores, **changes):
+  """Pre-trains with given held-out losses; returns what it consumed."""
+  network, dataset, transform = toy.problem()
+  source = _Recorded(toy.build_cache(folder))
+  seen = {'keys': [], 'params': [], 'heldout': None}
+  original = pretraining_objectives.reconstruction
+
+  def goal(*arguments, **fields):
+    seen['fields'] = fields
+    made = original(*arguments, **fields)
+
+    def inputs_of(keys, batch):
+      seen['keys'].append([_number(key) for key in keys])
+      return made.inputs(keys, batch)
+
+    return made._replace(inputs=inputs_of)
+
+  def make_score(objective, keys, batch):
+    seen['heldout'] = set(source.read)
+    seen['heldout_keys'] = [_number(key) for key in keys]
+    source.read.clear()
+    left = iter(scores)
+
+    def score(change):
+      params = getattr(change, 'args', (None,))[0]
+      seen['params'].append(jax.device_get(params))
+      return jnp.float32(next(left))
+
+    return score
+
+  monkeypatch.setitem(pretraining.OBJECTIVES, 'reconstruction', goal)
+  monkeypatch.setattr(pretraining, 'make_score', make_score)
+  config = fsdd.PretrainingConfig(
+    **{'objective': 'reconstruction', 'batch_size': 2, 'eval_every': 1}
+    | {'heldout_share': 0.25, 'learning_rate': 0.1, **changes}
+  )
+  result = pretraining.pretrain(
+    network,
+    toy.translator().translator,
+    source,
+    dataset,
+    transform,
+    config=config,
+  )
+  return result, source.read, seen
+
+
+def test_pretraining_learns_from_the_others_and_returns_the_best(
+  monkeypatch, tmp_path
+):
+  result, read, seen = _pretrain(
+    monkeypatch, tmp_path, [0.5, 0.4, 0.1, 0.3], num_steps=3, ridge=0.125
+  )
+  assert seen['heldout'] == {3}
+  assert read == {0, 1, 2}
+  assert seen['fields']['ridge'] == 0.125
+  # New networks for each sample of each step, other than those of the score.
+  assert [len(keys) for keys in seen['keys']][:3] == [2, 2, 2]
+  keys = [key for step in seen['keys'] for key in step]
+  assert _all_differ(keys + seen['heldout_keys'])
+  best = seen['params'][2]
+  jax.tree.map(np.testing.assert_array_equal, result.variables['params'], best)
+  for other in (seen['params'][1], seen['params'][3]):
+    assert not np.array_equal(other['head']['kernel'], best['head']['kernel'])
+  assert result.record['best_heldout_loss'] == pytest.approx(0.1)
+  assert result.record['heldout_losses'] == pytest.approx([0.4, 0.1, 0.3])
+  assert result.record['untranslated_loss'] == pytest.approx(0.5)
+  assert result.record['ended_by'] == 'step limit'
+  assert result.record['heldout_subsets'] == [3]
+
+
+def test_a_plateau_ends_pretraining(monkeypatch, tmp_path):
+  result, _, seen = _pretrain(
+    monkeypatch, tmp_path, [9, 3, 1, 2, 2, 0], num_steps=9, patience=2
+  )
+  assert result.record['num_steps'] == 4
+  assert result.record['ended_by'] == 'plateau'
+  assert len(seen['params']) == 5
+
+
+def test_batches_of_pretraining_go_on_at_their_step(tmp_path):
+  source, dataset = toy.build_cache(tmp_path), toy.problem()[1]
+
+  def first(start, seed=0):
+    batches = cache_batches.random_batches(
+      source, dataset, seed=seed, size=1, start=start, count=4
+    )
+    return [next(batches).synthetic.images.tobytes() for _ in range(4)]
+
+  straight = first(0)
+  assert _all_differ(straight)  # An epoch has each entry once.
+  assert first(1)[:3] == straight[1:]
+  assert any(first(0, seed) != straight for seed in (1, 2, 3))
+
+
+# Alg. 3.
+
+
+def test_adaptation_takes_all_ipcs_in_a_random_order():
+  _, dataset, transform = toy.problem()
+  config = AdaptationConfig(
+    adapt_ipcs=(1, 2), num_adaptation_steps=12, batch_size=2
+  )
+  sets = {
+    ipc: baselines.random_real(jax.random.key(0), dataset, transform, ipc=ipc)
+    for ipc in (1, 2)
+  }
+  sets_at = adaptation_samples.entries(sets, config)
+  ipcs = [[int(x.mask.sum()) // 3 for x in sets_at(step)] for step in range(12)]
+  assert {ipc for step in ipcs for ipc in step} == {1, 2}
+  assert len({tuple(step) for step in ipcs}) > 2
+  other = adaptation_samples.entries(sets, dataclasses.replace(config, seed=1))
+  assert ipcs != [
+    [int(x.mask.sum()) // 3 for x in other(step)] for step in range(12)
+  ]
+
+
+@pytest.mark.parametrize('real_batch', [0, 7])
+def test_fresh_networks_of_adaptation_are_new_for_each_sample(
+  drawn_networks, real_batch
+):
+  networks = drawn_networks(adaptation_samples)
+  config = AdaptationConfig(
+    **{'adapt_ipcs': (1,), 'num_adaptation_steps': 2, 'batch_size': 2},
+    **{'real_batch': real_batch, 'ridge': 0.25},
+  )
+  _, samples_at = adaptation_samples.fresh(
+    *toy.problem(), config, metrics.StageClock()
+  )
+  samples = [sample for step in range(2) for sample in samples_at(step)]
+  assert _all_differ(networks)
+  assert len(networks) == 4
+  if real_batch:
+    images = [np.asarray(t.images).tobytes() for _, t in samples]
+    assert _all_differ(images)
+  else:
+    assert {float(t.count) for _, t in samples} == {24.0}
+
+
+def test_the_pool_of_adaptation_is_visited_whole_in_each_round():
+  config = AdaptationConfig(
+    adapt_ipcs=(1,), num_adaptation_steps=3, batch_size=2, network_pool=3
+  )
+  _, samples_at = adaptation_samples.pool(
+    *toy.problem(),
+    config,
+    metrics.StageClock(),
+    lambda index, step: (index, 'statistics'),
+  )
+  order = [n for step in range(3) for n, _ in samples_at(step)]
+  assert sorted(order[:3]) == sorted(order[3:]) == [0, 1, 2]
+
+
+# Scores.
+
+
+def test_each_repeat_of_a_score_has_a_network_of_its_own(monkeypatch):
+  network, dataset, transform = toy.problem()
+  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  seen = []
+
+  def accuracy_in(key, network, synthetic, *images, settings):
+    seen.append((_number(key), settings))
+    np.testing.assert_array_equal(synthetic.images, real.images)
+    return float(len(seen))
+
+  monkeypatch.setitem(
+    evaluation.PROTOCOLS, 'krr', evaluation.Protocol(accuracy_in)
+  )
+  settings = protocols.Settings(('flip',), 0.5, True)
+  score = evaluation.evaluate(
+    jax.random.key(1),
+    *(real, dataset, transform, network),
+    repeats=3,
+    settings=settings,
+  )
+  assert _all_differ([key for key, _ in seen])
+  assert [s for _, s in seen] == [settings] * 3
+  assert sorted(score.accuracies) == [1.0, 2.0, 3.0]
+  assert score.std == 1.0  # ddof = 1.
+
+
+@pytest.mark.parametrize('name', ['frepo', 'dc'])
+def test_training_augments_each_step_and_image_anew(name):
+  recipe = getattr(protocols, f'{name}_recipe')()
+  images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
+  changed = [
+    np.asarray(recipe.augment(jax.random.key(i), images)) for i in range(8)
+  ]
+  assert sum(not np.allclose(x, images) for x in changed) >= 6
+  assert len({x.tobytes() for x in changed}) > 5
+  # One parameter an image: the same image four times becomes several.
+  same = jnp.broadcast_to(images[:1], images.shape)
+  spread = [
+    np.unique(np.asarray(recipe.augment(jax.random.key(i), same)), axis=0)
+    for i in range(8)
+  ]
+  assert sum(len(x) > 2 for x in spread) >= 4
+  without = getattr(protocols, f'{name}_recipe')(('flip',))
+  assert without is not recipe
+  rate = {'frepo': 3e-4, 'dc': 0.01}[name]
+  assert recipe.learning_rate == rate
+
+
+def test_training_gives_each_step_a_key_and_the_batch_its_rows():
+  network, dataset, transform = toy.problem()
+  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=2)
+  seen = []
+
+  def augment(key, images):
+    jax.debug.callback(
+      lambda key, x: seen.append((tuple(key.tolist()), x.tobytes(), len(x))),
+      jax.random.key_data(key),
+      images,
+    )
+    return images
+
+  recipe = dataclasses.replace(
+    protocols.frepo_recipe(),
+    num_steps=lambda n, size: 4,
+    max_batch=4,
+    augment=augment,
+  )
+  protocols.train(jax.random.key(1), network, real, recipe=recipe)
+  jax.effects_barrier()
+  assert [n for _, _, n in seen] == [4] * 4
+  assert _all_differ([key for key, _, _ in seen])
+  assert len({x for _, x, _ in seen}) > 1
+
+
+# Bi-Level.
+
+
+def test_bilevel_scores_each_subset_in_a_network_of_its_own(
+  monkeypatch, drawn_networks
+):
+  networks = drawn_networks(bilevel)
+  numbers = []
+  real = subset_draws.draw
+
+  def draw(table, wanted, *, config):
+    numbers.extend(wanted)
+    return real(table, wanted, config=config)
+
+  monkeypatch.setattr(bilevel.subset_draws, 'draw', draw)
+  monkeypatch.setattr(
+    bilevel,
+    '_gradient_fn',
+    lambda *arguments: lambda params, *rest: (
+      jnp.ones(()), jax.tree.map(jnp.ones_like, params)
+    ),
+  )  # fmt: skip
+  config = BilevelConfig(
+    **{'min_classes': 2, 'max_classes': 3, 'max_images': 12},
+    **{'max_synthetic': 6, 'num_steps': 1, 'num_updates': 3, 'batch_size': 2},
+  )
+  bilevel.learn_network(*toy.problem(), config=config)
+  assert numbers == [0, 1, 2, 3, 4, 5]
+  assert len(networks) == 6
+  assert _all_differ(networks)
+
+
+def test_a_step_adds_one_and_moves_against_the_gradient():
+  tx = distill.make_optimizer('sgd', 0.5, label_learning_rate=0.0)
+  start = labeled_set(jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1)))
+  step = distill.make_step(lambda s: jnp.sum(s.images**2 + s.labels**2), tx)
+  state, values = step(distill.init_state(start, tx))
+  assert int(state.step) == 1
+  assert state.synthetic.images.item() == 0.0
+  assert state.synthetic.labels.item() == 1.0
+  assert values['loss'].item() == 2.0

@@ -1,0 +1,316 @@
+"""Changes one line of the library at a time, and asks whether a test fails.
+
+  python tests/mutants.py --only=protocols,frepo
+
+Each mutant runs in a copy of the repository in a temporary folder, against the
+tests that belong to it. One that survives is a fault that no test would see. By
+hand, not in CI: a mutant takes as long as its tests.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_COPIED = ('fsdd_jax', 'experiments', 'tests', 'pyproject.toml', 'README.md')
+
+
+class Mutant(NamedTuple):
+  """A change of one place.
+
+  Attributes:
+    file: of `fsdd_jax`, without ending.
+    old: text that is there once.
+    new: what takes its place.
+    tests: files of `tests` that must see it, without ending; after a colon,
+      words that the names of the tests contain.
+  """
+
+  file: str
+  old: str
+  new: str
+  tests: str
+
+
+MUTANTS = (
+  # Data: draws, splits, labels.
+  Mutant('subsets', 'noise = jnp.where(valid, noise, -1.0)',
+         'noise = jnp.where(valid, noise, 2.0)', 'subsets'),
+  Mutant('subsets', 'jnp.where(mask, rows[classes, columns], 0)',
+         'rows[classes, columns]', 'subsets'),
+  Mutant('subsets', 'places < num_classes * per_class',
+         'places <= num_classes * per_class', 'subsets draws:subset'),
+  Mutant('subsets', 'shift = jnp.sum(labels * ~used',
+         'shift = 0.0 * jnp.sum(labels * ~used', 'subsets'),
+  Mutant('subsets', 'return rows[classes].T.reshape(-1)[:size]',
+         'return rows.T.reshape(-1)[:size]', 'subsets'),
+  Mutant('subsets', 'columns = jnp.arange(ipc) % table.counts[:, None]',
+         'columns = jnp.arange(ipc) % rows.shape[1] + 0 * table.counts[:, None]',
+         'inputs_refused:few_images'),
+  Mutant('subset_draws', 'jax.random.fold_in(jax.random.key(config.seed), number)',
+         'jax.random.fold_in(jax.random.key(config.seed), 0 * number)',
+         'draws:subset'),
+  Mutant('subset_draws', 'jax.random.key(config.seed)', 'jax.random.key(0)',
+         'draws:subset'),
+  Mutant('subset_draws', 'return Draws(number, augment_key, *drawn)',
+         'return Draws(number, jax.random.key(0), *drawn)', 'draws:subset'),
+  Mutant('datasets', 'return ranks >= held, ranks - held',
+         'return ranks >= 0, ranks - held', 'datasets draws:held_out'),
+  Mutant('datasets', 'return ranks < held, ranks',
+         'return ranks <= held, ranks', 'datasets draws:held_out'),
+  Mutant('datasets', 'labels = new_class[old_labels[rows]]',
+         'labels = old_labels[rows]', 'datasets'),
+  Mutant('datasets', 'sources.as_shown(image).convert(', 'image.convert(',
+         'pictures_read'),
+  Mutant('sources', 'in_test = subsets.class_ranks(labels) < sizes[labels]',
+         'in_test = subsets.class_ranks(labels) >= 0', 'datasets sources'),
+  Mutant('inputs', 'labels[rows]))', 'labels[: len(rows)]))',
+         'draws:labels_of_real'),
+  Mutant('inputs', 'jax.random.fold_in(key, step)',
+         'jax.random.fold_in(key, 0)', 'draws:real_images'),
+  Mutant('inputs', 'return draw_cached(index), devices.shard(target)',
+         'return draw_cached(0), devices.shard(target)', 'draws:real_images'),
+  Mutant('normalization', 'np.maximum(np.sqrt(variance), 1.0 / 255.0)',
+         'np.sqrt(variance)', 'normalization'),
+  # Closed form.
+  Mutant('krr', 'features = features * mask[:, None]\n  if n <= d:',
+         'if n <= d:', 'krr draws:padded'),
+  Mutant('krr', 'level = ridge * trace / jnp.maximum(mask.sum(), 1.0)\n  # Ones',
+         'level = ridge * trace / len(mask)\n  # Ones', 'krr draws:padded'),
+  Mutant('krr', 'kernel + jnp.diag(1.0 - mask), labels * mask[:, None]',
+         'kernel + jnp.diag(1.0 - mask), labels', 'krr draws:padded'),
+  Mutant('krr', 'return jnp.sum(errors * mask) / jnp.maximum(mask.sum(), 1.0)',
+         'return errors.mean()', 'krr draws:padded'),
+  Mutant('krr', 'predictions = predict(features, weights) * mask[:, None]',
+         'predictions = predict(features, weights)', 'krr draws:padded'),
+  Mutant('krr', 'quadratic - 2.0 * linear', 'quadratic - linear', 'krr'),
+  Mutant('krr', 'gain = linear * jnp.abs(linear)', 'gain = linear * linear',
+         'krr'),
+  Mutant('krr', 'energy=jnp.sum(labels**2),\n    count=mask.sum()',
+         'energy=jnp.sum(labels**2),\n    count=mask.sum() + 1', 'krr'),
+  Mutant('objective', 'error_fn(weights, features, target.labels, target.mask)',
+         'error_fn(weights, features, target.labels)', 'draws:padded'),
+  Mutant('objective', 'mask=synthetic.mask,', 'mask=None,', 'draws:padded'),
+  Mutant('objective', 'return krr.statistics(features, labels, mask)',
+         'return krr.statistics(features, labels)',
+         'objective draws:statistics'),
+  # Optimiser and loop.
+  Mutant('distill', "{'images': make(schedule(learning_rate)), 'labels': labels}",
+         "{'images': make(learning_rate), 'labels': labels}",
+         'draws:optimizer'),
+  Mutant('distill', 'labels = make(schedule(label_learning_rate))',
+         'labels = make(schedule(learning_rate))', 'draws:optimizer'),
+  Mutant('distill', 'jnp.where(finite, new, old)', 'new', 'distill'),
+  Mutant('distill', 'step_fn(state, *inputs_at(index))',
+         'step_fn(state, *inputs_at(0))', 'distill'),
+  Mutant('stage_loop', 'self._check_finite(done, state)', 'pass',
+         'finite:last_step'),
+  Mutant('stage_loop', 'save = last or stop or', 'save = stop or',
+         'stage_loop finite:last_step'),
+  # Algorithm 4.
+  Mutant('baselines', 'key = jax.random.fold_in(key, index)\n',
+         'key = jax.random.fold_in(key, 0)\n', 'draws:alg_4'),
+  Mutant('baselines', 'lambda step: inputs_of(int(order[step]), step)',
+         'lambda step: inputs_of(0, step)', 'draws:alg_4'),
+  Mutant('baselines', 'functools.partial(loss_fn, features_of, ridge=config.ridge)',
+         'functools.partial(loss_fn, features_of, ridge=1e-6)', 'draws:alg_4'),
+  Mutant('baselines', 'list(dict.fromkeys(order[::-1].tolist()))[:_MAX_SEEN]',
+         'list(dict.fromkeys(order[:1].tolist()))[:_MAX_SEEN]', 'draws:alg_4'),
+  Mutant('baselines', 'np.repeat(np.arange(num_networks), num_steps // num_networks)',
+         'np.arange(num_steps) % num_networks', 'draws:alg_4 baselines'),
+  Mutant('baselines', 'shuffle(jax.random.split(key, rounds))',
+         'shuffle(jax.random.split(key, 1).repeat(rounds))', 'baselines'),
+  # FRePo, RFAD, KIP, choices.
+  Mutant('frepo', 'jax.random.fold_in(key, generation)',
+         'jax.random.fold_in(key, 0)', 'draws:frepo'),
+  Mutant('frepo', 'jax.random.fold_in(prepared.network_key, place)',
+         'jax.random.fold_in(prepared.network_key, 0)', 'draws:frepo'),
+  Mutant('frepo', 'if generation and not used % own.max_online_updates:',
+         'if False:', 'draws:frepo'),
+  Mutant('frepo', 'params = optax.apply_updates(params, updates)\n    online',
+         'online', 'draws:frepo'),
+  Mutant('frepo', 'return 0.5 * error - own.margin * label_margin(labeled.labels)',
+         'return 0.5 * error', 'peers'),
+  Mutant('frepo', 'inputs_of(0, i)[1])', 'inputs_of(0, 0)[1])', 'draws:frepo'),
+  Mutant('rfad', 'jax.random.fold_in(prepared.network_key, step)',
+         'jax.random.fold_in(prepared.network_key, 0)', 'draws:rfad'),
+  Mutant('rfad', 'own.networks_per_step\n', '1\n', 'draws:rfad'),
+  Mutant('rfad', 'platt_error if own.platt else', 'platt_error if False else',
+         'draws:rfad'),
+  Mutant('rfad', 'return -jnp.sum(own * mask) / jnp.maximum(mask.sum(), 1.0)',
+         'return -jnp.mean(own)', 'peers'),
+  Mutant('kip', 'return error_fn(coefficients, rows, target.labels, target.mask)',
+         'return error_fn(coefficients, rows, target.labels)', 'peers'),
+  Mutant('selection', 'np.where(chosen, np.inf, distances)', 'distances',
+         'baselines peers'),
+  # Algorithm 1.
+  Mutant('subset_distiller', 'jax.random.fold_in(key, step),',
+         'jax.random.fold_in(key, 0),', 'caching'),
+  Mutant('subset_distiller', "if index == 0 or config.augmentation != 'none':",
+         'if index == 0:', 'draws:caching'),
+  Mutant('subset_distiller', 'weights, jnp.concatenate(target_parts), target.labels, '
+         'target.mask', 'weights, jnp.concatenate(target_parts), target.labels',
+         'caching'),
+  Mutant('subset_distiller', 'ridge=config.ridge, mask=mask)',
+         'ridge=config.ridge)', 'caching'),
+  # Algorithm 2.
+  Mutant('pretraining', 'count=train_count,', 'count=None,',
+         'draws:pretraining_learns'),
+  Mutant('pretraining', "{'params': local(dict(state.best_params))}",
+         "{'params': local(dict(state.translator.params))}",
+         'draws:pretraining_learns'),
+  Mutant('pretraining', '_sample_keys(network_key, index, config.batch_size)',
+         '_sample_keys(network_key, 0, config.batch_size)',
+         'draws:pretraining_learns'),
+  Mutant('pretraining', 'range(count, count + min(held, config.heldout_subsets))',
+         'range(min(held, config.heldout_subsets))',
+         'draws:pretraining_learns'),
+  Mutant('pretraining', 'ridge=config.ridge, loss=config.loss',
+         'ridge=1e-6, loss=config.loss', 'draws:pretraining_learns'),
+  Mutant('pretraining', 'is_plateau(curve, config.patience)',
+         'is_plateau(curve, 0)', 'draws:plateau'),
+  Mutant('pretraining_state', 'better = loss < state.heldout_losses.min()',
+         'better = loss > state.heldout_losses.min()',
+         'draws:pretraining_learns'),
+  Mutant('cache_batches', 'batches[start:]', 'batches', 'draws:go_on'),
+  Mutant('cache_batches', 'order.shuffle()', 'order', 'draws:go_on'),
+  Mutant('translator_step', 'pull_back(image_gradients / len(losses))',
+         'pull_back(image_gradients)', 'translator_step'),
+  # Algorithm 3.
+  Mutant('adaptation_samples', 'chosen = [ipcs[entry] for entry in drawn[step]]',
+         'chosen = [ipcs[0] for entry in drawn[step]]', 'draws:all_ipcs'),
+  Mutant('adaptation_samples', 'for entry in drawn[step]',
+         'for entry in drawn[0]', 'draws:all_ipcs'),
+  Mutant('adaptation_samples', 'own = jax.random.fold_in(key, index)',
+         'own = jax.random.fold_in(key, 0)', 'draws:fresh'),
+  Mutant('adaptation_samples', 'inputs_of(first + place, first + place)',
+         'inputs_of(place, place)', 'draws:fresh'),
+  Mutant('adaptation_samples', '[inputs_of(int(index), 0) for index in order[own]]',
+         '[inputs_of(0, 0) for index in order[own]]', 'draws:pool_of'),
+  Mutant('adaptation', "{'params': params},\n      normalization",
+         'pretrained.variables,\n      normalization', 'inputs_refused:adapted'),
+  # Scores.
+  Mutant('evaluation', '(jnp.argmax(scores, axis=1) == classes) * mask)',
+         '(jnp.argmax(scores, axis=1) == classes))', 'finite:counted_once'),
+  Mutant('evaluation', '_check_scores(bad, len(dataset.labels))', 'pass',
+         'finite:constant'),
+  Mutant('evaluation', 'jax.random.fold_in(key, index)',
+         'jax.random.fold_in(key, 0)', 'draws:repeat'),
+  Mutant('evaluation', 'np.std(self.accuracies, ddof=1)',
+         'np.std(self.accuracies)', 'draws:repeat'),
+  Mutant('evaluation', 'settings=settings,\n    )\n\n  with',
+         'settings=Settings(),\n    )\n\n  with', 'draws:repeat'),
+  Mutant('protocols', 'images = recipe.augment(augment_key, images)',
+         'images = images', 'draws:training'),
+  Mutant('protocols', 'jax.random.fold_in(step_key, index)',
+         'jax.random.fold_in(step_key, 0)', 'draws:training'),
+  Mutant('protocols', '[:batch_size]\n      images', '[:]\n      images',
+         'draws:training'),
+  Mutant('protocols', "select('dsa', without=without)",
+         "select('none', without=())", 'draws:training'),
+  Mutant('protocols', "select('frepo', without=without)",
+         "select('none', without=())", 'draws:training'),
+  # Bi-Level.
+  Mutant('bilevel', 'jax.random.fold_in(network_key, number)',
+         'jax.random.fold_in(network_key, 0)', 'draws:bilevel'),
+  Mutant('bilevel', 'draw(table, [number], config=config)',
+         'draw(table, [0], config=config)', 'draws:bilevel'),
+  Mutant('bilevel', 'first = step * config.batch_size', 'first = 0',
+         'draws:bilevel'),
+  # Files.
+  Mutant('checkpoints', "if not np.array_equal(found['sha256']",
+         "if False and np.array_equal(found['sha256']", 'checkpoints'),
+  Mutant('metrics', 'for run in self._earlier:\n      total', 'for run in ():\n'
+         '      total', 'metrics'),
+  Mutant('tasks', '_data(self.arguments),', '', 'tasks'),
+  Mutant('tasks', '_code(self.binary),', '', 'tasks'),
+  Mutant('tasks', "get('outputs') == _outputs(path.parent)",
+         "get('outputs') is not None", 'tasks'),
+)  # fmt: skip
+
+
+def apply(mutant: Mutant, root: pathlib.Path) -> None:
+  """Changes a file; its text must be there once.
+
+  Raises:
+    ValueError: if the code has moved on.
+  """
+  path = root / 'fsdd_jax' / f'{mutant.file}.py'
+  text = path.read_text()
+  if text.count(mutant.old) < 1:
+    raise ValueError(f'{path.name} no longer holds {mutant.old!r}; renew it.')
+  path.write_text(text.replace(mutant.old, mutant.new, 1))
+
+
+def is_killed(mutant: Mutant, seconds: float) -> bool:
+  """Whether a test of the mutant fails; one that hangs is killed as well."""
+  with tempfile.TemporaryDirectory() as folder:
+    root = pathlib.Path(folder)
+    for name in _COPIED:
+      copy = shutil.copytree if (_ROOT / name).is_dir() else shutil.copy
+      copy(_ROOT / name, root / name)
+    apply(mutant, root)
+    for entry in mutant.tests.split():
+      file, _, words = entry.partition(':')
+      command = [
+        *(sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider'),
+        *('-o', 'addopts=', f'tests/{file}_test.py'),
+        *(('-k', words) if words else ()),
+      ]
+      try:
+        result = subprocess.run(
+          command,
+          cwd=root,
+          env=os.environ | {'PYTHONPATH': str(root)},
+          capture_output=True,
+          text=True,
+          timeout=seconds,
+        )
+      except subprocess.TimeoutExpired:
+        return True
+      if result.returncode == 1:
+        return True
+      if result.returncode:
+        raise RuntimeError(f'{command}: {result.stdout[-2000:]}')
+  return False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs mutants, and prints which were killed; the status tells of others."""
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--only', default='', help='files, parted by commas')
+  parser.add_argument('--every', type=int, default=1, help='only each n-th')
+  parser.add_argument('--seconds', type=float, default=1800, help='of a file')
+  parser.add_argument('--check', action='store_true', help='only that they fit')
+  given = parser.parse_args(arguments)
+  files = set(filter(None, given.only.split(',')))
+  chosen = [m for m in MUTANTS if not files or m.file in files][:: given.every]
+  survivors = []
+  for number, mutant in enumerate(chosen, 1):
+    if given.check:
+      text = (_ROOT / 'fsdd_jax' / f'{mutant.file}.py').read_text()
+      killed = mutant.old in text
+    else:
+      killed = is_killed(mutant, given.seconds)
+    words = ('no place', 'fits') if given.check else ('survived', 'killed')
+    word = words[killed]
+    if not killed:
+      survivors.append(mutant)
+    print(
+      f'[{number}/{len(chosen)}] {word}: {mutant.file}: {mutant.new!r}',
+      flush=True,
+    )
+  done = 'fit' if given.check else 'were killed'
+  print(f'{len(chosen) - len(survivors)} of {len(chosen)} {done}.')
+  if survivors:
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  main()
