@@ -33,8 +33,10 @@ from fsdd_jax import (
   rfad,
   subset_distiller,
   subset_draws,
+  subset_targets,
   subsets,
   toy,
+  types,
 )
 from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.peer_configs import FrepoConfig, RfadConfig
@@ -390,17 +392,21 @@ def test_the_start_of_peers_has_images_of_each_class():
 
 def test_each_step_of_caching_is_augmented_anew(monkeypatch):
   network, dataset, transform = toy.problem()
-  config = dataclasses.replace(toy.CACHING, num_steps=3, augmentation='dsa')
+  config = dataclasses.replace(
+    toy.CACHING, num_steps=3, augmentation='dsa', augmented_copies=0
+  )
   distil = subset_distiller.SubsetDistiller(
     network, dataset, transform, config=config
   )
   seen = []
 
-  def target_features(images, key, step):
-    seen.append((_number(key), step))
-    return [jnp.ones((len(images), 64)) + jnp.arange(64.0)]
+  prepare = subset_targets._prepare
 
-  monkeypatch.setattr(distil, '_target_features', target_features)
+  def recorded(images, normalization, key, step, *, config):
+    seen.append((_number(key), step))
+    return prepare(images, normalization, key, step, config=config)
+
+  monkeypatch.setattr(subset_targets, '_prepare', recorded)
   distil([0, 1])
   assert [step for _, step in seen] == [0, 0, 1, 1, 2, 2]
   assert len({key for key, _ in seen}) == 2  # Of each subset its own.
@@ -433,13 +439,16 @@ def _pretrain(monkeypatch, folder, scores, **changes):
   seen = {'keys': [], 'params': [], 'heldout': None}
   original = pretraining_objectives.reconstruction
 
-  def goal(*arguments, **fields):
-    seen['fields'] = fields
-    made = original(*arguments, **fields)
+  def goal(problem):
+    seen['ridge'] = problem.config.ridge
+    made = original(problem)
 
-    def inputs_of(keys, batch):
+    def inputs_of(step, batch):
+      keys = pretraining_objectives.sample_keys(
+        problem.network_key, step, problem.config.batch_size
+      )
       seen['keys'].append([_number(key) for key in keys])
-      return made.inputs(keys, batch)
+      return made.inputs(step, batch)
 
     return made._replace(inputs=inputs_of)
 
@@ -456,11 +465,11 @@ def _pretrain(monkeypatch, folder, scores, **changes):
 
     return score
 
-  monkeypatch.setitem(pretraining.OBJECTIVES, 'reconstruction', goal)
+  monkeypatch.setattr(pretraining, 'reconstruction', goal)
   monkeypatch.setattr(pretraining, 'make_score', make_score)
   config = fsdd.PretrainingConfig(
     **{'objective': 'reconstruction', 'batch_size': 2, 'eval_every': 1}
-    | {'heldout_share': 0.25, 'learning_rate': 0.1, **changes}
+    | {'learning_rate': 0.1, **changes}
   )
   result = pretraining.pretrain(
     network,
@@ -479,9 +488,9 @@ def test_pretraining_learns_from_the_others_and_returns_the_best(
   result, read, seen = _pretrain(
     monkeypatch, tmp_path, [0.5, 0.4, 0.1, 0.3], num_steps=3, ridge=0.125
   )
-  assert seen['heldout'] == {3}
-  assert read == {0, 1, 2}
-  assert seen['fields']['ridge'] == 0.125
+  assert seen['heldout'] == {0}
+  assert read == {1, 2, 3}
+  assert seen['ridge'] == 0.125
   # New networks for each sample of each step, other than those of the score.
   assert [len(keys) for keys in seen['keys']][:3] == [2, 2, 2]
   keys = [key for step in seen['keys'] for key in step]
@@ -494,7 +503,7 @@ def test_pretraining_learns_from_the_others_and_returns_the_best(
   assert result.record['heldout_losses'] == pytest.approx([0.4, 0.1, 0.3])
   assert result.record['untranslated_loss'] == pytest.approx(0.5)
   assert result.record['ended_by'] == 'step limit'
-  assert result.record['heldout_subsets'] == [3]
+  assert result.record['heldout_subsets'] == [0, 1]
 
 
 def test_a_plateau_ends_pretraining(monkeypatch, tmp_path):
@@ -511,7 +520,12 @@ def test_batches_of_pretraining_go_on_at_their_step(tmp_path):
 
   def first(start, seed=0):
     batches = cache_batches.random_batches(
-      source, dataset, seed=seed, size=1, start=start, count=4
+      source,
+      dataset,
+      cache_batches.without_images,
+      seed=seed,
+      size=1,
+      start=start,
     )
     return [next(batches).synthetic.images.tobytes() for _ in range(4)]
 
@@ -527,10 +541,12 @@ def test_batches_of_pretraining_go_on_at_their_step(tmp_path):
 def test_adaptation_takes_all_ipcs_in_a_random_order():
   _, dataset, transform = toy.problem()
   config = AdaptationConfig(
-    adapt_ipcs=(1, 2), num_adaptation_steps=12, batch_size=2
+    adapt_ipcs=(1, 2), num_adaptation_steps=12, batch_size=2, thinned=0.0
   )
   sets = {
-    ipc: baselines.random_real(jax.random.key(0), dataset, transform, ipc=ipc)
+    (ipc, 0): baselines.random_real(
+      jax.random.key(0), dataset, transform, ipc=ipc
+    )
     for ipc in (1, 2)
   }
   sets_at = adaptation_samples.entries(sets, config)
@@ -541,6 +557,29 @@ def test_adaptation_takes_all_ipcs_in_a_random_order():
   assert ipcs != [
     [int(x.mask.sum()) // 3 for x in other(step)] for step in range(12)
   ]
+
+
+def test_thinned_sets_have_fewer_images_of_each_class_and_others_each_time():
+  _, dataset, transform = toy.problem()
+  config = AdaptationConfig(
+    adapt_ipcs=(4,), num_adaptation_steps=40, batch_size=1, thinned=1.0
+  )
+  whole = baselines.random_real(jax.random.key(0), dataset, transform, ipc=4)
+  sets_at = adaptation_samples.entries({(4, 0): whole}, config)
+  known = [image.tobytes() for image in np.asarray(whole.images)]
+  counts, chosen = set(), set()
+  for step in range(40):
+    (found,) = sets_at(step)
+    found = types.unpad(found)
+    places = [known.index(x.tobytes()) for x in np.asarray(found.images)]
+    of_class = np.bincount(np.asarray(places) // 4, minlength=3)
+    assert len(set(of_class)) == 1
+    assert len(set(places)) == len(places)
+    np.testing.assert_array_equal(found.labels, whole.labels[np.array(places)])
+    counts.add(int(of_class[0]))
+    chosen.add(tuple(sorted(places)))
+  assert counts == {1, 2, 3}
+  assert len(chosen) > 10
 
 
 @pytest.mark.parametrize('real_batch', [0, 7])
