@@ -301,6 +301,24 @@ def test_distill_by_a_peers_method_from_its_flagfile(method, tmp_path):
   assert (found.recipe['method'], found.label_coding) == expected[method]
 
 
+def test_frepos_trained_networks_are_saved_for_theta(tmp_path):
+  data = ('--dataset=digits', '--limit=100', '--width=4', '--ipc=1')
+  result = run(
+    'distill.py',
+    *(*data, '--method=frepo', '--real_batch=20', '--num_steps=3'),
+    *('--pool_size=2', '--save_networks', f'--workdir={tmp_path / "frepo"}'),
+  )
+  assert result.returncode == 0, result.stderr
+  paths = sorted((tmp_path / 'frepo' / 'networks').iterdir())
+  assert [path.name for path in paths] == ['0.safetensors', '1.safetensors']
+  result = run(
+    'distill.py',
+    *(*data, '--num_steps=1', f'--theta={paths[0]}'),
+    f'--workdir={tmp_path / "further"}',
+  )
+  assert result.returncode == 0, result.stderr
+
+
 def test_bilevel_learns_a_network_that_distill_takes(tmp_path):
   shape = ('--image_size=8', '--width=4')
   result = run(
