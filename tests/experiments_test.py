@@ -268,6 +268,20 @@ def test_benchmark_frepo():
   assert re.search(r'\| +20 and mirror images \|', result.stdout)
 
 
+def test_benchmark_torch():
+  result = run(
+    'benchmark.py',
+    *('torch', '--ipcs=1', '--image_size=8', '--width=4', '--num_real=20'),
+    '--repeats=2',
+  )
+  if importlib.util.find_spec('torch') is None:
+    assert result.returncode != 0
+    assert 'pip install torch' in result.stderr
+    return
+  assert result.returncode == 0, result.stderr
+  assert re.search(r'\| training step of frepo, IPC 1 +\|', result.stdout)
+
+
 @pytest.mark.skipif(
   importlib.util.find_spec('neural_tangents') is None,
   reason='needs the extra: pip install -e .[kernels]',
