@@ -19,6 +19,7 @@ from absl import flags
 
 from fsdd_jax import (
   baselines,
+  bilevel,
   cli,
   files,
   one_network,
@@ -55,6 +56,12 @@ _THETA = flags.DEFINE_string(
   None,
   'Learned network to distil in, of experiments/bilevel.py (Bi-Level); random '
   'ones if not given.',
+)
+_SAVE_NETWORKS = flags.DEFINE_bool(
+  'save_networks',
+  False,
+  'Write the networks it was distilled in last to networks/*.safetensors, for '
+  '--theta; FRePo and RCIG have trained theirs.',
 )
 
 CONFIGS = (
@@ -128,6 +135,15 @@ def main(_: list[str]) -> None:
   )
   path = workdir / 'distilled.safetensors'
   cli.write_result(path, distilled)
+  saved = result.seen if _SAVE_NETWORKS.value else []
+  for number, variables in enumerate(saved):
+    theta = bilevel.learned_network(
+      network, config.seed, target.images.shape[1:], variables
+    )
+    file = workdir / 'networks' / f'{number}.safetensors'
+    file.parent.mkdir(exist_ok=True)
+    record = distilled.metadata.recipe
+    bilevel.save_learned(file, theta, transform, record=record)
   cli.report_seconds(title, result.seconds)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 

@@ -285,6 +285,20 @@ def test_benchmark_frepo():
   assert re.search(r'\| +20 and mirror images \|', result.stdout)
 
 
+def test_benchmark_torch():
+  result = run(
+    'benchmark.py',
+    *('torch', '--ipcs=1', '--image_size=8', '--width=4', '--num_real=20'),
+    '--repeats=2',
+  )
+  if importlib.util.find_spec('torch') is None:
+    assert result.returncode != 0
+    assert 'pip install torch' in result.stderr
+    return
+  assert result.returncode == 0, result.stderr
+  assert re.search(r'\| training step of frepo, IPC 1 +\|', result.stdout)
+
+
 @pytest.mark.skipif(
   importlib.util.find_spec('neural_tangents') is None,
   reason='needs the extra: pip install -e .[kernels]',
@@ -316,6 +330,24 @@ def test_distill_by_a_peers_method_from_its_flagfile(method, tmp_path):
     'k_centre': ('k-centre', 'centered'),
   }
   assert (found.recipe['method'], found.label_coding) == expected[method]
+
+
+def test_frepos_trained_networks_are_saved_for_theta(tmp_path):
+  data = ('--dataset=digits', '--limit=100', '--width=4', '--ipc=1')
+  result = run(
+    'distill.py',
+    *(*data, '--method=frepo', '--real_batch=20', '--num_steps=3'),
+    *('--pool_size=2', '--save_networks', f'--workdir={tmp_path / "frepo"}'),
+  )
+  assert result.returncode == 0, result.stderr
+  paths = sorted((tmp_path / 'frepo' / 'networks').iterdir())
+  assert [path.name for path in paths] == ['0.safetensors', '1.safetensors']
+  result = run(
+    'distill.py',
+    *(*data, '--num_steps=1', f'--theta={paths[0]}'),
+    f'--workdir={tmp_path / "further"}',
+  )
+  assert result.returncode == 0, result.stderr
 
 
 def test_bilevel_learns_a_network_that_distill_takes(tmp_path):
