@@ -282,108 +282,109 @@ def test_optimizer_and_schedule_of_a_config_move_images_and_labels():
   assert moved(label_learning_rate=0.0)[:, 1].tolist() == [0.0] * 3
 
 
-def test_rfad_draws_new_networks_and_images_each_step(
-  monkeypatch, drawn_networks
-):
-  seen = _settings(monkeypatch, rfad, 'distill_from')
-  drawn_networks(rfad)
+def _plan(peer, own, num_steps, **changes):
+  """The steps that a peer's method plans, and what it was planned for."""
+  network, dataset, transform = toy.problem()
   config = fsdd.DistillationConfig(
-    ipc=1, num_steps=3, real_batch=7, ridge=0.25, seed=5
+    ipc=1, num_steps=num_steps, real_batch=7, **changes
   )
-  result = rfad.distill(
-    *toy.problem(), config=config, own=RfadConfig(networks_per_step=2)
+  setup = peers.prepare(
+    peer.title,
+    network,
+    dataset,
+    transform,
+    config=config,
+    own=own,
+    options=LoopOptions(),
+    start=None,
   )
-  kernels, images = [], []
-  for step in range(3):
-    variables, target = seen['inputs_at'](step)
+  return peer.plan(setup), setup
+
+
+def test_rfad_draws_new_networks_and_images_each_step(monkeypatch):
+  errors, losses = rfad.loss_of, []
+
+  def recorded(*args, config, own, **fields):
+    losses.append((config.ridge, own.networks_per_step))
+    return errors(*args, config=config, own=own, **fields)
+
+  monkeypatch.setattr(rfad, 'loss_of', recorded)
+  own = RfadConfig(networks_per_step=2)
+  plan, _ = _plan(rfad.RFAD, own, 3, ridge=0.25, seed=5)
+  state, kernels, images = plan.state, [], []
+  for index in range(3):
+    variables, target = plan.inputs_at(index)
     kernels += [
       np.asarray(x['params']['Conv_0']['kernel']).tobytes() for x in variables
     ]
     images.append(np.asarray(target.images).tobytes())
     assert len(target.mask) == 7
+    state, _ = plan.step(state, variables, target)
+  assert losses == [(0.25, 2)]  # Compiled once.
   assert len(kernels) == 6
   assert _all_differ(kernels)
   assert _all_differ(images)
-  assert seen['num_steps'] == 3
-  assert seen['loss_fn'].keywords['ridge'] == 0.25
-  assert seen['loss_fn'].keywords['error_fn'] is rfad.platt_error
   last = [
-    np.asarray(x['params']['Conv_0']['kernel']).tobytes() for x in result.seen
+    np.asarray(x['params']['Conv_0']['kernel']).tobytes()
+    for x in plan.seen(state)
   ]
   assert last == kernels[-2:]
 
 
 def test_frepo_visits_its_pool_at_random_and_draws_networks_anew(
-  monkeypatch, drawn_networks
+  drawn_networks,
 ):
-  networks = drawn_networks(frepo)
-  seen = {}
+  networks = drawn_networks(peers)
+  own = FrepoConfig(pool_size=2, max_online_updates=2)
+  plan, _ = _plan(frepo.FREPO, own, 12)
 
   def biases(state):
     return [
       float(x.variables['params']['classifier']['bias'][0]) for x in state.pool
     ]
 
-  def run(step_fn, state, inputs_at, **fields):
-    seen.update(inputs=[inputs_at(i) for i in range(12)])
-    seen['pools'] = [biases(state)]
-    for given in seen['inputs']:
-      state, _ = step_fn(state, *given)
-      seen['pools'].append(biases(state))
-    return state.synthetic
-
-  monkeypatch.setattr(frepo.distill_loop, 'run', run)
-  own = FrepoConfig(pool_size=2, max_online_updates=2)
-  config = fsdd.DistillationConfig(ipc=1, num_steps=12, real_batch=7)
-  frepo.distill_in_pool(*toy.problem(), config=config, own=own)
-  places = [place for place, _, _ in seen['inputs']]
-  assert set(places) == {0, 1}
-  uses = {0: 0, 1: 0}
-  renewed = 0
-  for place, used, target in seen['inputs']:
-    assert used == uses[place]
-    renewed += used > 0 and used % 2 == 0
-    uses[place] += 1
-    assert len(target.mask) == 7
-  assert _all_differ(
-    [np.asarray(t.images).tobytes() for _, _, t in seen['inputs']]
-  )
+  state, pools, images, renewed = plan.state, [biases(plan.state)], [], 0
+  ages = {0: 0, 1: 0}
+  for index in range(12):
+    given = plan.inputs_at(index)
+    assert given[0] == index
+    assert len(given[1].mask) == 7
+    images.append(np.asarray(given[1].images).tobytes())
+    drawn = len(networks)
+    state, _ = plan.step(state, *given)
+    pools.append(biases(state))
+    moved = [p for p in (0, 1) if pools[-1][p] != pools[-2][p]]
+    assert len(moved) == 1  # One network learns at a time.
+    (place,) = moved
+    is_new = len(networks) > drawn
+    renewed += is_new
+    assert is_new == (ages[place] == 2)  # Drawn anew after two updates.
+    ages[place] = 1 if is_new else ages[place] + 1
+  assert _all_differ(images)
+  assert renewed > 0
   assert len(networks) == 2 + renewed
   assert _all_differ(networks)
-  # One network learns at a time, and each step moves it.
-  for place, before, after in zip(
-    places, seen['pools'], seen['pools'][1:], strict=False
-  ):
-    assert after[place] != before[place]
-    assert after[1 - place] == before[1 - place]
 
 
 def test_the_start_of_peers_has_images_of_each_class():
-  _, dataset, transform = toy.problem()
+  network, dataset, transform = toy.problem()
   config = fsdd.DistillationConfig(ipc=2, real_batch=4, seed=3)
-  prepared = peers.prepare(
-    'RFAD',
-    dataset,
-    transform,
-    config=config,
-    own=RfadConfig(),
-    options=LoopOptions(),
-    start=None,
-    network='x',
+  common = {'own': RfadConfig(), 'options': LoopOptions()}
+  setup = peers.prepare(
+    'RFAD', network, dataset, transform, config=config, start=None, **common
   )
-  assert prepared.start.images.shape == (6, 8, 8, 3)
-  keys = [_number(key) for key in prepared[1:]]
-  assert _all_differ(keys)
+  assert setup.start.images.shape == (6, 8, 8, 3)
+  keys = setup.network_key, setup.order_key, setup.batch_key
+  assert _all_differ([_number(key) for key in keys])
   with pytest.raises(ValueError, match='set to start from'):
     peers.prepare(
       'RFAD',
+      network,
       dataset,
       transform,
       config=dataclasses.replace(config, ipc=1),
-      own=RfadConfig(),
-      options=LoopOptions(),
-      start=prepared.start,
-      network='x',
+      start=setup.start,
+      **common,
     )
 
 
