@@ -169,7 +169,7 @@ class SubsetDistiller:
           self._on_step(done, float(np.mean(curves[-1])))
     finite.check(
       state[0],
-      f'Subsets {list(draws.numbers)} after the last step',
+      f'Subsets {np.asarray(draws.numbers).tolist()} after the last step',
       'Try a smaller learning rate, in a new folder.',
     )
     curve: Any = np.asarray(curves).T
