@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator, Mapping
 
 import jax
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 from tqdm import auto as tqdm
 
 from fsdd_jax import files, processes
@@ -52,22 +54,40 @@ class MetricWriter:
     ]
     files.write_bytes_atomic(path, ''.join(kept).encode())
     self._file = path.open('a')
-    self._board = tensorboardX.SummaryWriter(
-      str(folder / 'tensorboard'), purge_step=resume_step + 1
-    )
+    # Without the thread of tensorboardX's own writer: where the disk is full,
+    # it ends, and the program waits for it for ever.
+    board = folder / 'tensorboard'
+    board.mkdir(exist_ok=True)
+    self._board_path = board
+    with files.named(board):
+      self._board = EventsWriter(f'{board}/events', f'.{os.getpid()}')
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._board.write_event(
+        event_pb2.Event(
+          wall_time=time.time(), step=resume_step + 1, session_log=start
+        )
+      )
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds one line and one point a scalar."""
     with files.named(self._file.name):
       self._file.write(json.dumps({'step': step, **scalars}) + '\n')
       self._file.flush()
-    for name, value in scalars.items():
-      self._board.add_scalar(name, value, step)
+    with files.named(self._board_path):
+      for name, value in scalars.items():
+        self._board.write_event(
+          event_pb2.Event(
+            wall_time=time.time(),
+            step=step,
+            summary=summary.scalar(name, float(value)),
+          )
+        )
 
   def close(self) -> None:
     """Flushes and closes both files."""
     self._file.close()
-    self._board.close()
+    with files.named(self._board_path):
+      self._board.close()
 
   def __enter__(self) -> 'MetricWriter':
     return self

@@ -16,10 +16,11 @@ from fsdd_jax.stage_loop import LoopOptions, StageLoop
 
 @pytest.fixture(autouse=True)
 def _installed():
-  before = signal.getsignal(signal.SIGTERM)
+  kinds = signal.SIGTERM, signal.SIGINT
+  before = [signal.getsignal(kind) for kind in kinds]
   preemption.install()
   yield
-  signal.signal(signal.SIGTERM, before)
+  list(map(signal.signal, kinds, before))
 
 
 @flax.struct.dataclass
@@ -46,6 +47,28 @@ def test_outside_of_a_stage_it_ends_at_once(capsys):
     signal.raise_signal(signal.SIGTERM)
   assert error.value.code == 0
   assert 'Stopped by SIGTERM. What was saved' in capsys.readouterr().err
+
+
+def test_a_second_signal_while_it_ends_changes_nothing(capsys):
+  with pytest.raises(SystemExit):
+    signal.raise_signal(signal.SIGINT)
+  signal.raise_signal(signal.SIGINT)
+  signal.raise_signal(signal.SIGTERM)
+  assert capsys.readouterr().err.count('Stopped by Ctrl-C.') == 1
+
+
+def test_ctrl_c_twice_within_a_step_saves_that_step(tmp_path, capsys):
+  def on_log(done, values):
+    if done == 2:
+      signal.raise_signal(signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
+
+  with pytest.raises(SystemExit) as error:
+    _count(4, tmp_path, on_log)
+  assert error.value.code == 0
+  assert capsys.readouterr().err.count('Stopped by Ctrl-C. Step 3') == 1
+  preemption.install()
+  assert _count(4, tmp_path) == [4]
 
 
 def test_who_started_the_program_may_ask_for_another_status(monkeypatch):
