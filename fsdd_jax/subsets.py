@@ -287,8 +287,8 @@ def class_labels(
     Row c is the label vector of class c.
 
   Example:
-    >>> class_labels(2, 3, types.centered_one_hot).tolist()
-    [[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    >>> class_labels(2, 3, types.one_hot).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
   """
   labels = coding(jnp.arange(num_labels), num_labels)
   used = jnp.arange(num_labels) < num_classes

@@ -27,7 +27,7 @@ from fsdd_jax import (
 )
 from fsdd_jax.inputs import coded_labels
 from fsdd_jax.method_configs import AdaptationConfig
-from fsdd_jax.one_network import FixedNetwork
+from fsdd_jax.one_network import FixedNetwork, distill_sets
 from fsdd_jax.stage_loop import LoopOptions
 from fsdd_jax.translator import Translator, translate
 
@@ -35,6 +35,8 @@ _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
 _CONFIG = AdaptationConfig(
   adapt_ipcs=(1, 2),
   num_steps=4,
+  num_starts=1,
+  thinned=0.0,
   num_adaptation_steps=4,
   adaptation_learning_rate=3e-3,
   real_batch=9,
@@ -260,6 +262,43 @@ def test_later_steps_compile_nothing(tiny_network, start, target, in_theta):
     jax.monitoring.unregister_event_duration_listener(listen)
   assert counts[0] > 0
   assert counts == counts[:1] * 4
+
+
+def test_sets_of_other_starts_differ_and_reach_the_adaptation(
+  tiny_network, start, target, in_theta
+):
+  found = distill_sets(
+    start.theta, *target, names=[(1, 0), (1, 1), (2, 1)], config=_CONFIG
+  )
+  assert _bytes(found[1, 0]) == _bytes(in_theta[1])
+  assert not np.array_equal(found[1, 1].start, found[1, 0].start)
+  assert not np.array_equal(found[1, 1].images, found[1, 1].start)
+  one, two = (
+    _adapt(tiny_network, start, target, in_theta, num_starts=n).variables
+    for n in (1, 2)
+  )
+  assert _bytes(one) != _bytes(two)
+
+
+def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
+  tiny_network, start, target, in_theta
+):
+  config = dataclasses.replace(_CONFIG, network_pool=2, finishing_steps=3)
+  networks = adaptation_samples.pool_networks(tiny_network, *target, config)
+  result = adaptation.finish(
+    tiny_network, in_theta[2], *target, ipc=2, config=config, networks=networks
+  )
+  moved = np.abs(result.synthetic.images - in_theta[2].images).max()
+  assert 0 < moved < 1
+  kernels = {
+    np.asarray(x['params']['Conv_0']['kernel']).tobytes() for x in result.seen
+  }
+  assert kernels == {
+    np.asarray(networks(i, 0)[0]['params']['Conv_0']['kernel']).tobytes()
+    for i in (0, 1)
+  }
+  with pytest.raises(ValueError, match=r'finishing_steps = 1 .*network_pool'):
+    dataclasses.replace(config, finishing_steps=1)
 
 
 def test_nan_stops_and_names_the_sets(tiny_network, start, target, in_theta):

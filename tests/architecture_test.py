@@ -108,6 +108,7 @@ _LAYERS = (
     'torch_benchmark',
     'caching_benchmark',
     'bank_benchmark',
+    'zoo',
     'cli',
     'runners',
     'comparison',
@@ -121,7 +122,10 @@ _LAYERS = (
   ),
 )
 _ORDER = [name for layer in _LAYERS for name in layer]
-_MODULES = sorted(p.stem for p in _ROOT.glob('*.py') if p.stem != '__init__')
+_FILES = {p.stem: p for p in _ROOT.glob('*.py') if p.stem != '__init__'} | {
+  p.parent.name: p for p in _ROOT.glob('*/__init__.py')
+}
+_MODULES = sorted(_FILES)
 
 
 def _imports(tree):
@@ -144,14 +148,14 @@ def test_every_file_has_a_layer():
 
 @pytest.mark.parametrize('name', _MODULES)
 def test_imports_point_down(name):
-  tree = ast.parse((_ROOT / f'{name}.py').read_text())
+  tree = ast.parse(_FILES[name].read_text())
   upward = [m for m in _imports(tree) if _ORDER.index(m) >= _ORDER.index(name)]
   assert not upward
 
 
 @pytest.mark.parametrize('name', _MODULES)
 def test_public_functions_are_documented_and_typed(name):
-  tree = ast.parse((_ROOT / f'{name}.py').read_text())
+  tree = ast.parse(_FILES[name].read_text())
   for node in tree.body:
     if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
       assert ast.get_docstring(node), node.name
