@@ -34,6 +34,7 @@ from fsdd_jax import (
   comparison,
   curves,
   files,
+  one_network,
   pictures,
   report,
   resolution,
@@ -42,7 +43,7 @@ from fsdd_jax import (
 from fsdd_jax.configs import DataConfig, NetworkConfig
 from fsdd_jax.datasets import Dataset
 from fsdd_jax.evaluation import PROTOCOLS
-from fsdd_jax.method_configs import TranslatorConfig
+from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
 from fsdd_jax.translator import translate
 from fsdd_jax.types import LabeledSet
 
@@ -248,6 +249,29 @@ def main(_: list[str]) -> None:
   columns = _columns(problem, found.network_config)
   scoring = Scoring(problem, held, data.dataset, columns)
 
+  translated = _translated(found)
+  tables = []
+  for ipc, own in methods.items():
+    tables += _compare(ipc, own, scoring, translated)
+  for table in tables:
+    print(report.to_markdown(table))
+  print(f'Wrote .json, .png and .csv of each IPC to {_WORKDIR.value}.')
+
+
+def _translated(problem: cli.AdaptationProblem) -> curves.TranslateFn:
+  """Translates a set as it was distilled in theta."""
+  start, train = problem.start, problem.dataset
+
+  @functools.cache
+  def began_with(ipc: int) -> jax.Array:
+    return one_network.start_of(
+      start.theta,
+      train,
+      problem.normalization,
+      name=(ipc, 0),
+      config=AdaptationConfig(seed=_SEED.value),
+    ).images
+
   @jax.jit
   def translated(params: Any, labeled: LabeledSet) -> LabeledSet:
     labeled = resolution.upsample(labeled, train.images.shape[1:])
@@ -255,12 +279,13 @@ def main(_: list[str]) -> None:
       start.translator, {'params': params}, labeled, start.maps_of
     )
 
-  tables = []
-  for ipc, own in methods.items():
-    tables += _compare(ipc, own, scoring, translated)
-  for table in tables:
-    print(report.to_markdown(table))
-  print(f'Wrote .json, .png and .csv of each IPC to {_WORKDIR.value}.')
+  def from_theta(params: Any, labeled: LabeledSet) -> LabeledSet:
+    ipc = len(labeled.mask) // train.num_classes
+    return translated(
+      params, dataclasses.replace(labeled, start=began_with(ipc))
+    )
+
+  return from_theta
 
 
 def _write(

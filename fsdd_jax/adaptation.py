@@ -182,7 +182,8 @@ def adapt(
         for ipc in config.adapt_ipcs
       ],
       config=config,
-      options=options,
+      # Curves follow the first start alone.
+      options=dataclasses.replace(options, state_fn=None),
       clock=clock,
     )
     problem = network, dataset, normalization, config, clock

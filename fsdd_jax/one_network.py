@@ -255,15 +255,8 @@ def distill_sets(
     clock=clock,
   )
   starts = {
-    (ipc, number): baselines.random_real(
-      _start_key(config.seed, ipc, number),
-      dataset,
-      normalization,
-      ipc=ipc,
-      label_coding=config.label_coding,
-      short_classes=config.short_classes,
-    )
-    for ipc, number in names
+    name: start_of(theta, dataset, normalization, name=name, config=config)
+    for name in names
   }
   found = {}
   for (ipc, number), start in starts.items():
@@ -290,6 +283,40 @@ def distill_sets(
       )
     found[ipc, number] = dataclasses.replace(distilled, start=start.images)
   return found
+
+
+def start_of(
+  theta: FixedNetwork,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  name: SetName,
+  config: AdaptationConfig,
+) -> LabeledSet:
+  """The real images that `distill_sets` begins a set with.
+
+  Args:
+    theta: the fixed network.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    name: IPC and number of the start.
+    config: the seed and the coding of labels.
+
+  Returns:
+    The set before the first step, at the resolution of theta.
+
+  Raises:
+    ValueError: if a class has fewer images than the IPC.
+  """
+  ipc, number = name
+  return baselines.random_real(
+    _start_key(config.seed, ipc, number),
+    resolution.reduce_resolution(dataset, theta.image_shape),
+    normalization,
+    ipc=ipc,
+    label_coding=config.label_coding,
+    short_classes=config.short_classes,
+  )
 
 
 def _start_key(seed: int, ipc: int, number: int) -> jax.Array:
