@@ -90,6 +90,10 @@ def main(_: list[str]) -> None:
   adapted = adaptation.adapt(
     problem.network, start, in_theta=in_theta, networks=pool, **common
   ).pretrained
+  made = {
+    ipc: _sets(problem, adapted, in_theta[ipc], ipc, pool, common)
+    for ipc in ipcs
+  }
   if not processes.is_first_process():
     return
   record = {
@@ -102,51 +106,56 @@ def main(_: list[str]) -> None:
       path, start, adapted.variables, problem.normalization, record=record
     )
     print(f'Wrote {path}.')
-  method = pretrained.method_name(start, config)
-
-  def write(
-    name: str, synthetic: LabeledSet, ipc: int, method: str, **facts: Any
-  ) -> None:
-    distilled = cli.describe_result(
-      synthetic,
-      problem.normalization,
-      problem.dataset,
-      data,
-      problem.network_config,
-      config.distillation(ipc),
-      method=method,
-      further={**record, **facts},
-      theta_seed=start.theta.seed,
-    )
-    cli.write_result(workdir / f'{name}_ipc{ipc}.safetensors', distilled)
-
-  for ipc in ipcs:
-    seen = pretrained.adapted_on(ipc, config)
-    write('in_theta', in_theta[ipc], ipc, '1 Net')
-    translated = adaptation.distill_dataset(
-      adapted, ipc=ipc, in_theta=in_theta[ipc], **common
-    )
-    write('distilled', translated, ipc, method, adapted_on=seen)
-    if config.finishing_steps and pool is not None:
-      with clock.part(f'finishing, IPC {ipc}'):
-        result = adaptation.finish(
-          problem.network,
-          translated,
-          problem.dataset,
-          problem.normalization,
-          ipc=ipc,
-          config=config,
-          networks=pool,
-          options=options_within(common['options'], 'finished', f'ipc_{ipc}'),
-        )
-      write(
-        'finished',
-        result.synthetic,
-        ipc,
-        f'{method}, then Pool({config.network_pool})',
-        adapted_on=seen,
+  for ipc, sets in made.items():
+    for name, (method, synthetic) in sets.items():
+      distilled = cli.describe_result(
+        synthetic,
+        problem.normalization,
+        problem.dataset,
+        data,
+        problem.network_config,
+        config.distillation(ipc),
+        method=method,
+        further={**record, 'adapted_on': pretrained.adapted_on(ipc, config)},
+        theta_seed=start.theta.seed,
       )
-  cli.report_seconds(method, clock.seconds())
+      cli.write_result(workdir / f'{name}_ipc{ipc}.safetensors', distilled)
+  cli.report_seconds(pretrained.method_name(start, config), clock.seconds())
+
+
+def _sets(
+  problem: cli.AdaptationProblem,
+  adapted: pretrained.Pretrained,
+  in_theta: LabeledSet,
+  ipc: int,
+  pool: inputs.InputsFn | None,
+  common: dict[str, Any],
+) -> dict[str, tuple[str, LabeledSet]]:
+  """The sets of an IPC by the names of their files, each with its method."""
+  config, clock = common['config'], common['clock']
+  method = pretrained.method_name(problem.start, config)
+  translated = adaptation.distill_dataset(
+    adapted, ipc=ipc, in_theta=in_theta, **common
+  )
+  found = {
+    'in_theta': ('1 Net', in_theta),
+    'distilled': (method, translated),
+  }
+  if config.finishing_steps and pool is not None:
+    with clock.part(f'finishing, IPC {ipc}'):
+      result = adaptation.finish(
+        problem.network,
+        translated,
+        problem.dataset,
+        problem.normalization,
+        ipc=ipc,
+        config=config,
+        networks=pool,
+        options=options_within(common['options'], 'finished', f'ipc_{ipc}'),
+      )
+    title = f'{method}, then Pool({config.network_pool})'
+    found['finished'] = title, result.synthetic
+  return found
 
 
 def _pool(
