@@ -21,6 +21,7 @@ from fsdd_jax import (
   metrics,
   pretrained,
   processes,
+  resolution,
   stage_loop,
 )
 from fsdd_jax.configs import DataConfig, NetworkConfig
@@ -137,8 +138,9 @@ def _sets(
   translated = adaptation.distill_dataset(
     adapted, ipc=ipc, in_theta=in_theta, **common
   )
+  shape = problem.dataset.images.shape[1:]
   found = {
-    'in_theta': ('1 Net', in_theta),
+    'in_theta': ('1 Net', resolution.upsample(in_theta, shape)),
     'distilled': (method, translated),
   }
   if config.finishing_steps and pool is not None:

@@ -32,8 +32,10 @@ from fsdd_jax.inputs import coded_labels
 from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.network_pool import OnlineNetwork
 from fsdd_jax.normalization import standardization
+from fsdd_jax.one_network import FixedNetwork
 from fsdd_jax.peer_configs import FrepoConfig
-from fsdd_jax.translator import translate
+from fsdd_jax.pretrained import Pretrained
+from fsdd_jax.translator import MapsFn, translate
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
 _NUM_CLASSES = 10
@@ -336,6 +338,7 @@ def adaptation_step(
     num_adaptation_steps=repeats + 2,  # Those of the warm-up.
     batch_size=batch_size,
     network_pool=_POOL,
+    thinned=0.0,
   )
   dataset = _noise(100 * _NUM_CLASSES, image_size)
   loss_fn, samples_at = adaptation_samples.pool(
@@ -349,12 +352,15 @@ def adaptation_step(
     adaptation_samples.entries({(ipc, 0): _noisy_set(ipc, image_size)}, config),
     samples_at,
   )
+  image_shape = dataset.images.shape[1:]
+  theta = FixedNetwork(network, 0, image_shape)
+  maps_of = Pretrained(translator, {}, theta).maps_of
   tx = optax.adam(config.adaptation_learning_rate)
   state = translator_step.init_state(
-    jax.random.key(1), translator, dataset.images.shape[1:], tx
+    jax.random.key(1), translator, image_shape, tx, maps_of
   )
   params = jax.tree.map(jnp.copy, state.params)  # The first step donates them.
-  step_fn = translator_step.make_step(translator, loss_fn, tx)
+  step_fn = translator_step.make_step(translator, loss_fn, tx, maps_of=maps_of)
 
   numbers = itertools.count()
 
@@ -364,7 +370,7 @@ def adaptation_step(
     return values
 
   features_of = objective.feature_fn(network)
-  yardstick = jax.jit(_passes(translator, features_of))
+  yardstick = jax.jit(_passes(translator, features_of, maps_of))
   variables, sets, _ = batch_at(0)
   first = jax.tree.map(lambda x: x[0], (variables, sets.images))
   inputs = params, variables, sets, jnp.ones_like(features_of(*first))
@@ -372,7 +378,9 @@ def adaptation_step(
 
 
 def _passes(
-  translator: nn.Module, features_of: objective.FeatureFn
+  translator: nn.Module,
+  features_of: objective.FeatureFn,
+  maps_of: MapsFn | None,
 ) -> Callable[..., Any]:
   """Forward and backward of b sets, through G and through b networks."""
 
@@ -380,7 +388,8 @@ def _passes(
     params: Any, variables: Any, sets: LabeledSet, cotangent: jax.Array
   ) -> Any:
     images, pull_back = jax.vjp(
-      lambda p: translate(translator, {'params': p}, sets).images, params
+      lambda p: translate(translator, {'params': p}, sets, maps_of).images,
+      params,
     )
     gradients = [
       _pulled_back(
@@ -419,4 +428,6 @@ def _noisy_set(ipc: int, image_size: int) -> LabeledSet:
   classes = jnp.tile(jnp.arange(_NUM_CLASSES), ipc)
   shape = (len(classes), image_size, image_size, 3)
   images = jax.random.normal(jax.random.key(2), shape)
-  return labeled_set(images, centered_one_hot(classes, _NUM_CLASSES))
+  start = jax.random.normal(jax.random.key(3), shape)
+  labels = centered_one_hot(classes, _NUM_CLASSES)
+  return dataclasses.replace(labeled_set(images, labels), start=start)

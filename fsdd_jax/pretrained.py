@@ -7,13 +7,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from fsdd_jax import artifacts, networks
 from fsdd_jax.layers import choose
 from fsdd_jax.method_configs import AdaptationConfig
 from fsdd_jax.normalization import Normalization
 from fsdd_jax.one_network import FixedNetwork, stage_keys
-from fsdd_jax.translator import TRANSLATORS, MapsFn, init
+from fsdd_jax.translator import TRANSLATORS, MapsFn, init, translate
+from fsdd_jax.types import LabeledSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,32 @@ class Pretrained:
   def is_adapted(self) -> bool:
     """Whether it comes from a file that adaptation wrote."""
     return 'adaptation' in self.record
+
+
+def relative_cost(start: Pretrained) -> float:
+  """Operations of translating an image, over those of its pass through theta.
+
+  By the program before the compiler; theta's maps count where G sees them.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> relative_cost(toy.translator()) > 0
+    True
+  """
+  theta, shape = start.theta, start.theta.image_shape
+  image = jnp.zeros((1, *shape))
+  labeled = LabeledSet(image, jnp.zeros((1, 1)), jnp.ones(1), start=image)
+  variables = theta.sample(shape)
+
+  def operations(function: Any, *arguments: Any) -> float:
+    return jax.jit(function).lower(*arguments).cost_analysis()['flops']
+
+  own = operations(
+    lambda v, x: translate(start.translator, v, x, start.maps_of),
+    init(jax.random.key(0), start.translator, shape, start.maps_of),
+    labeled,
+  )
+  return own / operations(theta.network.apply, variables, image)
 
 
 def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
