@@ -380,7 +380,7 @@ def adaptation_step(
 def _passes(
   translator: nn.Module,
   features_of: objective.FeatureFn,
-  maps_of: MapsFn | None,
+  maps_of: MapsFn | None = None,
 ) -> Callable[..., Any]:
   """Forward and backward of b sets, through G and through b networks."""
 

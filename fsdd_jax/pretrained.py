@@ -82,7 +82,8 @@ def relative_cost(start: Pretrained) -> float:
   variables = theta.sample(shape)
 
   def operations(function: Any, *arguments: Any) -> float:
-    return jax.jit(function).lower(*arguments).cost_analysis()['flops']
+    found: Any = jax.jit(function).lower(*arguments).cost_analysis()
+    return found['flops']
 
   own = operations(
     lambda v, x: translate(start.translator, v, x, start.maps_of),

@@ -101,7 +101,6 @@ def test_caching_side_by_side_is_the_loop_with_padding(
   result = caching_benchmark.compare(
     tiny_network, tiny_dataset, tiny_normalization, config=_CACHING
   )
-  # Augmentation is drawn an image, and padding comes last.
   assert 0 < result.difference < 1e-3
   first, second = result.passes
   assert first.batched_compilation > 0
@@ -110,6 +109,4 @@ def test_caching_side_by_side_is_the_loop_with_padding(
   assert second.batched > 0
   assert second.loop > 0
   assert 1 < result.num_shapes <= 5
-  # Three batches of two; targets have 12 images for 2 or 3 classes.
-  assert result.padded_target == pytest.approx(1 - 5 * 12 / (6 * 13))
   assert 0 < result.padded_synthetic < 0.5
