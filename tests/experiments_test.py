@@ -391,7 +391,7 @@ def test_bilevel_learns_a_network_that_distill_takes(tmp_path):
     (['--num_networks=9', '--num_steps=5'], 'num_networks = 9'),
     (['--norm=layer'], "'layer'"),
     (['--optimizer=adamw'], "Unknown optimizer 'adamw'"),
-    (['--ipc=500'], 'draw at most'),
+    (['--ipc=500'], "Class '8' has 139 images, fewer than ipc = 500"),
     (['--classes=0,seven'], "'seven'"),
     (['--leraning_rate=1'], 'leraning_rate'),
   ],
