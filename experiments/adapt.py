@@ -133,7 +133,7 @@ def _sets(
   common: dict[str, Any],
 ) -> dict[str, tuple[str, LabeledSet]]:
   """The sets of an IPC by the names of their files, each with its method."""
-  config, clock = common['config'], common['clock']
+  config = common['config']
   method = pretrained.method_name(problem.start, config)
   translated = adaptation.distill_dataset(
     adapted, ipc=ipc, in_theta=in_theta, **common
@@ -144,17 +144,16 @@ def _sets(
     'distilled': (method, translated),
   }
   if config.finishing_steps and pool is not None:
-    with clock.part(f'finishing, IPC {ipc}'):
-      result = adaptation.finish(
-        problem.network,
-        translated,
-        problem.dataset,
-        problem.normalization,
-        ipc=ipc,
-        config=config,
-        networks=pool,
-        options=options_within(common['options'], 'finished', f'ipc_{ipc}'),
-      )
+    result = adaptation.finish(
+      problem.network,
+      translated,
+      problem.dataset,
+      problem.normalization,
+      ipc=ipc,
+      config=config,
+      networks=pool,
+      options=options_within(common['options'], 'finished', f'ipc_{ipc}'),
+    )
     title = f'{method}, then Pool({config.network_pool})'
     found['finished'] = title, result.synthetic
   return found

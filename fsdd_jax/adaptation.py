@@ -338,6 +338,7 @@ def finish(
     options=options,
     start=translated,
     networks=networks,
+    part=f'finishing, IPC {ipc}',
   )
 
 

@@ -175,6 +175,7 @@ def distill_over_networks(
   progress_fn: ProgressFn | None = None,
   start: LabeledSet | None = None,
   networks: inputs.InputsFn | None = None,
+  part: str = 'distillation',
 ) -> DistillationResult:
   """Distils a target set in R random networks (Alg. 4).
 
@@ -193,6 +194,7 @@ def distill_over_networks(
     networks: at least R networks with their statistics over `dataset`, such as
       those of an adaptation (`adaptation_samples.pool_networks`), instead of
       new ones.
+    part: what the clock calls the steps.
 
   Returns:
     The distilled set, the networks seen last, and seconds.
@@ -244,7 +246,7 @@ def distill_over_networks(
     check_start(start, dataset, config)
     facts['start_sha256'] = containers.hash_tree(start)
   claim_workdir(options, config, **facts)
-  with clock.part('distillation'):
+  with clock.part(part):
     features_of = objective.feature_fn(network)
     synthetic = distill_from(
       start,

@@ -288,6 +288,7 @@ def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
   result = adaptation.finish(
     tiny_network, in_theta[2], *target, ipc=2, config=config, networks=networks
   )
+  assert result.seconds['finishing, IPC 2'] > 0
   moved = np.abs(result.synthetic.images - in_theta[2].images).max()
   assert 0 < moved < 1
   kernels = {
