@@ -134,7 +134,9 @@ def local(tree: Tree) -> Tree:
     >>> local(jnp.ones(2)).tolist()
     [1.0, 1.0]
   """
-  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+  return jax.tree.map(
+    lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree
+  )
 
 
 def map_devices(
