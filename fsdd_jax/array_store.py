@@ -50,6 +50,18 @@ def folder_for(root: pathlib.Path, facts: Mapping[str, Any]) -> pathlib.Path:
   return root / hashlib.sha256(_canonical(facts).encode()).hexdigest()[:20]
 
 
+def pieces_of(total: int, size: int) -> list[slice]:
+  """Slices of at most `size` rows that together are all rows.
+
+  Example:
+    >>> pieces_of(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+  """
+  return [
+    slice(start, min(start + size, total)) for start in range(0, total, size)
+  ]
+
+
 def fill(
   folder: pathlib.Path,
   facts: Mapping[str, Any],

@@ -314,10 +314,7 @@ def _decode_once(
   name = identity['name']
   (first,) = source.read(rows[:1])
   shape = _pixels(first, source.channels, image_size).shape
-  pieces = [
-    slice(start, min(start + _BATCH_SIZE, len(rows)))
-    for start in range(0, len(rows), _BATCH_SIZE)
-  ]
+  pieces = array_store.pieces_of(len(rows), _BATCH_SIZE)
 
   def make(number: int) -> dict[str, np.ndarray]:
     own = rows[pieces[number]]

@@ -111,10 +111,7 @@ def feature_rows(source: BankSource, rows: np.ndarray | None = None) -> Any:
     (24, 64)
   """
   every = np.arange(len(source.dataset.labels)) if rows is None else rows
-  pieces = [
-    slice(start, min(start + _IMAGES_A_PIECE, len(every)))
-    for start in range(0, len(every), _IMAGES_A_PIECE)
-  ]
+  pieces = array_store.pieces_of(len(every), _IMAGES_A_PIECE)
 
   def make(number: int) -> dict[str, np.ndarray]:
     own = every[pieces[number]]

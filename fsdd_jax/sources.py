@@ -455,10 +455,7 @@ def _open_tfds(name: str, split: str, data_dir: PathLike | None) -> Source:
       "prepare it elsewhere: download_and_prepare(file_format='array_record')."
     ) from error
   # Labels alone are kept, as the encoded images may not fit in memory.
-  pieces = [
-    slice(start, min(start + _RECORDS_AT_ONCE, len(records)))
-    for start in range(0, len(records), _RECORDS_AT_ONCE)
-  ]
+  pieces = array_store.pieces_of(len(records), _RECORDS_AT_ONCE)
 
   def read_labels(number: int) -> dict[str, np.ndarray]:
     batch = range(len(records))[pieces[number]]
