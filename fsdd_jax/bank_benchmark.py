@@ -37,7 +37,7 @@ from fsdd_jax.devices import ALONE
 from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.normalization import Normalization, normalize
 from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.pretrained import random_translator
+from fsdd_jax.pretrained import Pretrained
 from fsdd_jax.pretraining_objectives import Problem
 from fsdd_jax.subset_distiller import SubsetDistiller
 from fsdd_jax.subset_draws import Draws
@@ -139,6 +139,8 @@ def pretraining_pairs(
     return literal.inputs(step, whole)
 
   sides = [(banks.loss_fn, banks.inputs), (literal.loss_fn, literal_inputs)]
+  for step in range(repeats + 2):  # Banks are made before the clock starts.
+    banks.inputs(step, batch)
   calls = [
     _updates(problem, translator, batch, loss_fn, inputs)
     for loss_fn, inputs in sides
@@ -156,7 +158,7 @@ def _updates(
   """One more update a call."""
   image_shape = problem.dataset.images.shape[1:]
   theta = FixedNetwork(problem.network, 0, image_shape)
-  maps_of = random_translator(0, translator, theta).maps_of
+  maps_of = Pretrained(translator, {}, theta).maps_of
   tx = optax.adam(problem.config.learning_rate)
   update = pretraining_state.make_update(
     translator, loss_fn, tx, networks_per_call=1, devices=ALONE, maps_of=maps_of
