@@ -16,11 +16,12 @@ import numpy as np
 from absl import flags
 
 from fsdd_jax import choices as choices_lib
-from fsdd_jax import cli, report, timing
+from fsdd_jax import cli, timing
 from fsdd_jax import roofline as roofline_lib
-from fsdd_jax.configs import NetworkConfig
-from fsdd_jax.method_configs import TranslatorConfig
+from fsdd_jax.algorithms.configs import NetworkConfig
+from fsdd_jax.algorithms.method_configs import TranslatorConfig
 from fsdd_jax.programs import Problem
+from fsdd_jax.reporting import tables
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
@@ -57,14 +58,14 @@ def _conditions() -> str:
   )
 
 
-def _table(title: str, found: Mapping[str, choices_lib.Choice]) -> report.Table:
+def _table(title: str, found: Mapping[str, choices_lib.Choice]) -> tables.Table:
   first = np.array(next(iter(found.values())).seconds)
   rows = []
   for name, choice in found.items():
     seconds = np.array(choice.seconds)
     spread, ratio = timing.quartiles(1e3 * seconds), np.median(seconds / first)
     rows.append([name, spread, f'{ratio:.2f}', f'{choice.error:.1e}'])
-  return report.Table(
+  return tables.Table(
     title,
     ['way', 'ms', 'over the first', 'difference'],
     rows,
@@ -72,7 +73,7 @@ def _table(title: str, found: Mapping[str, choices_lib.Choice]) -> report.Table:
   )
 
 
-def choices() -> list[report.Table]:
+def choices() -> list[tables.Table]:
   """Each way's milliseconds, and how far its results are from the first's."""
   (problem, translator), count = _problem(), 10 * _IPC.value
   return [
@@ -105,7 +106,7 @@ def choices() -> list[report.Table]:
   ]
 
 
-def roofline() -> list[report.Table]:
+def roofline() -> list[tables.Table]:
   """Operations and bytes a second of each step, over the ceilings."""
   problem, translator = _problem()
   ceilings = roofline_lib.ceilings(
@@ -136,7 +137,7 @@ def roofline() -> list[report.Table]:
   )
   columns = ['step', 'ms', 'GFLOP', 'MB']
   columns += [f'of {name}' for name in (*ceilings.flops, 'memory')]
-  return [report.Table('Steps under the ceilings', columns, rows, caption)]
+  return [tables.Table('Steps under the ceilings', columns, rows, caption)]
 
 
 PARTS = {'choices': choices, 'roofline': roofline}
@@ -145,7 +146,7 @@ PARTS = {'choices': choices, 'roofline': roofline}
 def main(arguments: list[str]) -> None:
   """Runs the part that the first argument names."""
   for table in cli.chosen(arguments, PARTS)():
-    print(report.to_markdown(table))
+    print(tables.to_markdown(table))
 
 
 if __name__ == '__main__':

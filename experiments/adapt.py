@@ -12,22 +12,18 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import (
-  adaptation,
-  adaptation_samples,
-  cli,
-  files,
-  inputs,
-  metrics,
-  pretrained,
-  processes,
-  resolution,
-  stage_loop,
+from fsdd_jax import cli
+from fsdd_jax.algorithms import adaptation, adaptation_samples
+from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
+from fsdd_jax.algorithms.method_configs import (
+  AdaptationConfig,
+  TranslatorConfig,
 )
-from fsdd_jax.configs import DataConfig, NetworkConfig
-from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
-from fsdd_jax.one_network import options_within
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.algorithms.one_network import options_within
+from fsdd_jax.data import inputs, resolution
+from fsdd_jax.runtime import files, metrics, processes, stage_loop
+from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.storage import pretrained
 from fsdd_jax.types import LabeledSet
 
 _WORKDIR = flags.DEFINE_string(

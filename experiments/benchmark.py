@@ -40,23 +40,22 @@ from fsdd_jax import (
   benchmarks,
   caching_benchmark,
   cli,
-  kernels,
-  networks,
-  parallel,
-  report,
   timing,
   torch_benchmark,
 )
 from fsdd_jax import scaling as scaling_lib
-from fsdd_jax.configs import DataConfig, NetworkConfig
-from fsdd_jax.devices import Devices
-from fsdd_jax.method_configs import (
+from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
+from fsdd_jax.algorithms.method_configs import (
   BilevelConfig,
   CachingConfig,
   PretrainingConfig,
   TranslatorConfig,
 )
+from fsdd_jax.networks import extractors, infinite
 from fsdd_jax.programs import Problem
+from fsdd_jax.reporting import tables
+from fsdd_jax.runtime import parallel
+from fsdd_jax.runtime.devices import Devices
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _IPCS = flags.DEFINE_list('ipcs', ['1', '10', '50'], 'The same (torch).')
@@ -101,7 +100,7 @@ def _size() -> tuple[int, int]:
   return flags.FLAGS.image_size, _REPEATS.value or 15
 
 
-def step() -> report.Table:
+def step() -> tables.Table:
   """A step by statistics against the forward and backward of X_S alone."""
   size, repeats = _size()
   network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
@@ -115,7 +114,7 @@ def step() -> report.Table:
       repeats=repeats,
     )
     rows.append(_row(str(num_real), pairs))
-  return report.Table(
+  return tables.Table(
     'One distillation step over forward and backward of its images',
     ['target images', 'step s', 'forward + backward s', 'ratio'],
     rows,
@@ -124,7 +123,7 @@ def step() -> report.Table:
   )
 
 
-def adapt() -> report.Table:
+def adapt() -> tables.Table:
   """A step of adaptation against passes of translator and networks."""
   size, repeats = _size()
   network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
@@ -137,7 +136,7 @@ def adapt() -> report.Table:
     image_size=size,
     repeats=repeats,
   )
-  return report.Table(
+  return tables.Table(
     'One adaptation step over forward and backward of translator and networks',
     ['sets', 'step s', 'forward + backward s', 'ratio'],
     [_row(str(_BATCH_SIZE.value), pairs)],
@@ -146,7 +145,7 @@ def adapt() -> report.Table:
   )
 
 
-def frepo() -> report.Table:
+def frepo() -> tables.Table:
   """A step of FRePo against the passes that it cannot do without."""
   size, repeats = _size()
   network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
@@ -163,7 +162,7 @@ def frepo() -> report.Table:
       )
       name = f'{real_batch}{" and mirror images" if mirror else ""}'
       rows.append(_row(name, pairs))
-  return report.Table(
+  return tables.Table(
     'One step of FRePo over forward and backward of X_S and forward of a batch',
     ['real images', 'step s', 'passes s', 'ratio'],
     rows,
@@ -172,12 +171,12 @@ def frepo() -> report.Table:
   )
 
 
-def against_torch() -> report.Table:
+def against_torch() -> tables.Table:
   """Ours over plain PyTorch, at each IPC of --ipcs."""
   size, repeats = _size()
   config = cli.from_flags(NetworkConfig)
   network = cli.make_network(config, (size, size, 3), 10)
-  if not isinstance(network, networks.ConvNet):
+  if not isinstance(network, extractors.ConvNet):
     raise ValueError(
       f'--network={config.network}: only convnet is written twice.'
     )
@@ -189,17 +188,17 @@ def against_torch() -> report.Table:
     repeats=repeats,
   )
   torch = torch_benchmark.import_torch()
-  return report.Table(
+  return tables.Table(
     'Ours over plain PyTorch',
     ['', 'ours s', 'PyTorch s', 'ratio'],
     [_row(name, pairs) for name, pairs in found.items()],
-    f'{networks.describe(network)}, {size} x {size}; median [quartiles] of '
+    f'{extractors.describe(network)}, {size} x {size}; median [quartiles] of '
     f'{repeats} pairs in turn; PyTorch {torch.__version__} with '
     f'{torch.get_num_threads()} threads, {timing.conditions()}',
   )
 
 
-def kernel() -> report.Table:
+def kernel() -> tables.Table:
   """Pairs of images a second of each kernel."""
   size, repeats = _size()
   config = dataclasses.replace(cli.from_flags(NetworkConfig), norm='none')
@@ -208,10 +207,10 @@ def kernel() -> report.Table:
   rng = np.random.default_rng(0)
   x = rng.normal(size=(count, size, size, 3)).astype(np.float32)
   rows = []
-  for kind in kernels.KINDS:
+  for kind in infinite.KINDS:
     for float64 in (False, True):
       call = functools.partial(
-        kernels.gram, network, kind, x, x[: 10 * _IPC.value], float64=float64
+        infinite.gram, network, kind, x, x[: 10 * _IPC.value], float64=float64
       )
       seconds = timing.in_turn({'gram': call}, repeats=repeats)['gram']
       pairs = count * 10 * _IPC.value / np.array(seconds)
@@ -219,16 +218,16 @@ def kernel() -> report.Table:
       rows.append(
         [kind, dtype, timing.quartiles(seconds), timing.quartiles(pairs)]
       )
-  return report.Table(
+  return tables.Table(
     f'A kernel between {count} and {10 * _IPC.value} images',
     ['kernel', 'type', 'seconds', 'pairs a second'],
     rows,
-    f'{networks.describe(network)} at infinite width, {size} x {size}; '
+    f'{extractors.describe(network)} at infinite width, {size} x {size}; '
     f'median [quartiles] of {repeats} calls; {timing.conditions()}',
   )
 
 
-def side_by_side() -> report.Table:
+def side_by_side() -> tables.Table:
   """Subsets a second side by side, against one after another unpadded."""
   # What both sides compile is measured, so nothing may come from disk.
   jax.config.update('jax_enable_compilation_cache', False)
@@ -252,7 +251,7 @@ def side_by_side() -> report.Table:
     ]
     for number, p in enumerate(result.passes, 1)
   ]
-  return report.Table(
+  return tables.Table(
     f'Caching {config.subsets_per_batch} subsets side by side over a loop',
     ['pass', 'subsets/s', 'of the loop', 'ratio', 'compiling s', 'of the loop'],
     rows,
@@ -263,7 +262,7 @@ def side_by_side() -> report.Table:
   )
 
 
-def cache() -> report.Table:
+def cache() -> tables.Table:
   """Four subsets by a feature bank, against X_T passing theta."""
 
   def pairs(problem: tuple, config: CachingConfig, folder: pathlib.Path) -> Any:
@@ -274,7 +273,7 @@ def cache() -> report.Table:
   return _banks('Four subsets', pairs)
 
 
-def pretrain() -> report.Table:
+def pretrain() -> tables.Table:
   """An update of pre-training by banks, against X_T passing networks."""
   translator = cli.make_translator(cli.from_flags(TranslatorConfig))
 
@@ -296,7 +295,7 @@ def pretrain() -> report.Table:
   return _banks('An update of pre-training', pairs)
 
 
-def _banks(title: str, pairs_of: Callable[..., Any]) -> report.Table:
+def _banks(title: str, pairs_of: Callable[..., Any]) -> tables.Table:
   """A row for the M of the flags, and one for all images of the classes."""
   data, config = cli.from_flags(DataConfig), cli.from_flags(CachingConfig)
   train = cli.load_dataset(data, 'train')
@@ -312,7 +311,7 @@ def _banks(title: str, pairs_of: Callable[..., Any]) -> report.Table:
     with tempfile.TemporaryDirectory() as folder:
       pairs = pairs_of(problem, own, pathlib.Path(folder))
     rows.append(_row(str(max_images or 'all'), pairs))
-  return report.Table(
+  return tables.Table(
     f'{title} by feature banks, over X_T passing the network',
     ['target images M', 'by banks, s', 'by passing, s', 'ratio'],
     rows,
@@ -322,7 +321,7 @@ def _banks(title: str, pairs_of: Callable[..., Any]) -> report.Table:
   )
 
 
-def bilevel() -> report.Table:
+def bilevel() -> tables.Table:
   """Peak memory of temporaries with steps kept, or computed again."""
   size = flags.FLAGS.image_size
   network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
@@ -342,7 +341,7 @@ def bilevel() -> report.Table:
       megabytes = [f'{x / 2**20:.0f}' for x in (kept, again)]
       row = [str(num_real), str(num_steps), *megabytes, f'{kept / again:.1f}']
       rows.append(row)
-  return report.Table(
+  return tables.Table(
     'Temporary memory of the gradient of Bi-Level',
     ['target images', 'steps', 'kept, MiB', 'jax.checkpoint, MiB', 'ratio'],
     rows,
@@ -351,7 +350,7 @@ def bilevel() -> report.Table:
   )
 
 
-def scaling() -> report.Table:
+def scaling() -> tables.Table:
   """Operations and communication of each of 1, 2, 4, ... devices."""
   size, sets = flags.FLAGS.image_size, _BATCH_SIZE.value * jax.device_count()
   config, fields = (
@@ -380,7 +379,7 @@ def scaling() -> report.Table:
       formatted = [f'{number:.4g}' for number in numbers]
       rows.append([name, str(devices.count), *formatted, str(cost.collectives)])
   rows.sort(key=lambda row: row[0])
-  return report.Table(
+  return tables.Table(
     'A step of each stage on one of several devices',
     [
       *('step', 'devices', 'GFLOP', 'MB accessed', 'MB held', 'MB between'),
@@ -410,7 +409,7 @@ BENCHMARKS = {
 
 def main(arguments: list[str]) -> None:
   """Runs the benchmark that the first argument names."""
-  print(report.to_markdown(cli.chosen(arguments, BENCHMARKS)()))
+  print(tables.to_markdown(cli.chosen(arguments, BENCHMARKS)()))
 
 
 if __name__ == '__main__':

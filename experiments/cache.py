@@ -17,11 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from fsdd_jax import cache_summary, caching, cli, files, pictures
-from fsdd_jax.cache_records import CacheEntry
-from fsdd_jax.configs import DataConfig, NetworkConfig
-from fsdd_jax.method_configs import CachingConfig
-from fsdd_jax.normalization import Normalization, denormalize
+from fsdd_jax import cli
+from fsdd_jax.algorithms import caching
+from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
+from fsdd_jax.algorithms.method_configs import CachingConfig
+from fsdd_jax.data.normalization import Normalization, denormalize
+from fsdd_jax.reporting import pictures
+from fsdd_jax.runtime import files
+from fsdd_jax.storage.cache import summary as cache_summary
+from fsdd_jax.storage.cache.records import CacheEntry
 
 _FOLDER = flags.DEFINE_string('folder', None, 'The cache.', required=True)
 _INSPECT = flags.DEFINE_bool(

@@ -29,22 +29,19 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from fsdd_jax import (
-  cli,
-  comparison,
-  curves,
-  files,
-  one_network,
-  pictures,
-  report,
-  resolution,
-  runners,
+from fsdd_jax import cli, comparison, curves, runners
+from fsdd_jax.algorithms import one_network
+from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
+from fsdd_jax.algorithms.method_configs import (
+  AdaptationConfig,
+  TranslatorConfig,
 )
-from fsdd_jax.configs import DataConfig, NetworkConfig
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.evaluation import PROTOCOLS
-from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
-from fsdd_jax.translator import translate
+from fsdd_jax.data import resolution
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.evaluation.evaluate import PROTOCOLS
+from fsdd_jax.networks.translator import translate
+from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.runtime import files
 from fsdd_jax.types import LabeledSet
 
 _WORKDIR = flags.DEFINE_string(
@@ -184,20 +181,20 @@ def _compare(
   methods: Mapping[str, runners.Runner],
   scoring: Scoring,
   translated: Any,
-) -> list[report.Table]:
+) -> list[tables.Table]:
   """Runs, scores and draws each method at one IPC."""
   workdir = files.resolve(_WORKDIR.value)
   points: dict[str, list[curves.Point]] = {}
   steps: dict[str, int] = {}
   ends: dict[str, comparison.End] = {}
-  tables: list[report.Table] = []
+  made: list[tables.Table] = []
   title = f'{scoring.name}, IPC {ipc}'
   for text, runner in methods.items():
     # A variant of a method may have its name.
     name = text if runner.title in points else runner.title
     snapshots, steps[name] = _curve(runner, translated)
     points[name] = scoring.curve(snapshots)
-    tables = [_table(points, steps, title)]
+    made = [_table(points, steps, title)]
     found = {
       name: list(map(dataclasses.asdict, p)) for name, p in points.items()
     }
@@ -205,18 +202,18 @@ def _compare(
       workdir / f'compare_ipc{ipc}.json',
       {'title': title, 'steps': steps, 'curves': found},
       curves.draw(points, title=title, ylabel=_label()),
-      tables[0],
+      made[0],
     )
     if scoring.columns:
       ends[name] = scoring.end(steps[name], snapshots[-1])
-      tables.append(comparison.to_table(ends, title, _SPLIT.value))
+      made.append(comparison.to_table(ends, title, _SPLIT.value))
       _write(
         workdir / f'ends_ipc{ipc}.json',
         {'title': title, 'ends': {n: end.as_dict() for n, end in ends.items()}},
         comparison.draw(ends, title, _SPLIT.value),
-        tables[1],
+        made[1],
       )
-  return tables
+  return made
 
 
 def main(_: list[str]) -> None:
@@ -250,11 +247,11 @@ def main(_: list[str]) -> None:
   scoring = Scoring(problem, held, data.dataset, columns)
 
   translated = _translated(found)
-  tables = []
+  made = []
   for ipc, own in methods.items():
-    tables += _compare(ipc, own, scoring, translated)
-  for table in tables:
-    print(report.to_markdown(table))
+    made += _compare(ipc, own, scoring, translated)
+  for table in made:
+    print(tables.to_markdown(table))
   print(f'Wrote .json, .png and .csv of each IPC to {_WORKDIR.value}.')
 
 
@@ -289,14 +286,14 @@ def _translated(problem: cli.AdaptationProblem) -> curves.TranslateFn:
 
 
 def _write(
-  path: pathlib.Path, values: Any, picture: Any, table: report.Table
+  path: pathlib.Path, values: Any, picture: Any, table: tables.Table
 ) -> None:
   """Writes numbers, picture and table of the methods that are done."""
   text = json.dumps(values, indent=2) + '\n'
   files.write_bytes_atomic(path, text.encode())
   png = pictures.figure_png(picture)
   files.write_bytes_atomic(path.with_suffix('.png'), png)
-  csv = report.to_csv(table)
+  csv = tables.to_csv(table)
   files.write_bytes_atomic(path.with_suffix('.csv'), csv.encode())
 
 
@@ -308,7 +305,7 @@ def _table(
   points: Mapping[str, Sequence[curves.Point]],
   steps: Mapping[str, int],
   title: str,
-) -> report.Table:
+) -> tables.Table:
   """The end of each curve, and when it reached that of Baseline."""
   goal = points['Baseline'][-1].mean if 'Baseline' in points else None
   rows = []
@@ -324,7 +321,7 @@ def _table(
     "Seconds without compilation, and those until Baseline's accuracy."
   )
   columns = ['method', 'accuracy', 'steps', 'seconds', "to Baseline's"]
-  return report.Table(title, columns, rows, caption)
+  return tables.Table(title, columns, rows, caption)
 
 
 if __name__ == '__main__':

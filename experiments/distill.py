@@ -17,24 +17,23 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import (
-  baselines,
-  bilevel,
-  cli,
-  files,
-  one_network,
-  processes,
-  resolution,
+from fsdd_jax import cli
+from fsdd_jax.algorithms import baselines, bilevel, one_network
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  DistillationConfig,
+  NetworkConfig,
 )
-from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
-from fsdd_jax.methods import METHODS
-from fsdd_jax.peer_configs import (
+from fsdd_jax.algorithms.peers.peer_configs import (
   FrepoConfig,
   KipConfig,
   RcigConfig,
   RfadConfig,
 )
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.data import resolution
+from fsdd_jax.methods import METHODS
+from fsdd_jax.runtime import files, processes
+from fsdd_jax.runtime.stage_loop import LoopOptions
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',

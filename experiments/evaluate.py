@@ -13,19 +13,18 @@ import flax.linen as nn
 import jax
 from absl import flags
 
-from fsdd_jax import (
-  artifacts,
-  baselines,
-  cli,
-  datasets,
-  evaluation,
-  files,
-  processes,
-  protocols,
-  report,
-  resolution,
+from fsdd_jax import cli
+from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  EvaluationConfig,
+  NetworkConfig,
 )
-from fsdd_jax.configs import DataConfig, EvaluationConfig, NetworkConfig
+from fsdd_jax.data import datasets, resolution
+from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.reporting import tables
+from fsdd_jax.runtime import files, processes
+from fsdd_jax.storage import artifacts
 from fsdd_jax.types import LabeledSet, labeled_set
 
 _OUTPUT = flags.DEFINE_string(
@@ -146,7 +145,7 @@ def main(arguments: list[str]) -> None:
   scores, table = {}, []
   for row, synthetic in _rows(path, distilled, data, seed).items():
     scores[row] = [
-      evaluation.evaluate(
+      evaluate.evaluate(
         jax.random.key(seed),
         synthetic,
         dataset,
@@ -175,14 +174,14 @@ def main(arguments: list[str]) -> None:
     f'{data.dataset}: mean ± std (ddof=1) over n fresh networks, last step.'
   )
   columns = ['set', 'protocol', 'network', 'accuracy', 'seconds']
-  result = report.Table('Scores', columns, table, caption)
+  result = tables.Table('Scores', columns, table, caption)
   rows = {row: [s.as_dict() for s in found] for row, found in scores.items()}
   text = json.dumps({'file': path, 'scores': rows}, indent=2, sort_keys=True)
   files.write_bytes_atomic(output, text.encode() + b'\n')
   if _WRITE_SCORES.value:
     own = [row for row in rows if row != 'random real']
     artifacts.add_scores(path, rows[own[0]])
-  print(report.to_markdown(result))
+  print(tables.to_markdown(result))
   print(f'Wrote {output}.')
   if _WRITE_SCORES.value:
     print(f'Added the scores to {path}.')

@@ -16,8 +16,10 @@ from typing import Any
 from absl import flags
 from matplotlib import figure as mpl_figure
 
-from fsdd_jax import cli, columns, files, pictures, recipe_cli, report, tasks
+from fsdd_jax import cli, columns, recipe_cli, tasks
 from fsdd_jax.columns import Made, Recipe
+from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.runtime import files
 from fsdd_jax.tasks import Task
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
@@ -162,7 +164,7 @@ def _write(
     f'over n={n} fresh networks, one set each; scale {recipe.scale}.'
   )
   heads = ['theta alone' if c == 0 else f'R = {c}' for c in counts]
-  table = report.Table(title, ['method', *heads], rows, caption)
+  table = tables.Table(title, ['method', *heads], rows, caption)
   recipe_cli.write(
     workdir, name, table, found, recipe, pictures=[(title, picture)]
   )

@@ -13,8 +13,10 @@ from typing import Any
 from absl import flags
 from matplotlib import figure as mpl_figure
 
-from fsdd_jax import cli, columns, files, pictures, recipe_cli, report, tasks
+from fsdd_jax import cli, columns, recipe_cli, tasks
 from fsdd_jax.columns import Made, Recipe
+from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.runtime import files
 from fsdd_jax.tasks import Task
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
@@ -78,7 +80,7 @@ def main(_: list[str]) -> None:
     f'Test accuracy in percent by protocol {protocol}: mean ± std (ddof = 1) '
     f'over n={n} fresh networks; scale {recipe.scale}.'
   )
-  table = report.Table(title, ['IPC', *found], rows, caption)
+  table = tables.Table(title, ['IPC', *found], rows, caption)
   recipe_cli.write(
     workdir, 'figure2', table, found, recipe, pictures=[(title, picture)]
   )

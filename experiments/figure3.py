@@ -15,18 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from fsdd_jax import (
-  artifacts,
-  cli,
-  columns,
-  files,
-  normalization,
-  pictures,
-  recipe_cli,
-  report,
-  tasks,
-)
+from fsdd_jax import cli, columns, recipe_cli, tasks
 from fsdd_jax.columns import Made, Recipe
+from fsdd_jax.data import normalization
+from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.runtime import files
+from fsdd_jax.storage import artifacts
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class that are shown.')
@@ -104,7 +98,7 @@ def main(_: list[str]) -> None:
     ]
   for number, (_caption, picture) in enumerate(shown):
     files.write_bytes_atomic(workdir / f'figure3_{number}.png', picture)
-  table = report.Table(
+  table = tables.Table(
     f'Sets of {_IPC.value} images a class, {row}',
     ['set', 'accuracy', 'mean change of a pixel'],
     rows,

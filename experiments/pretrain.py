@@ -9,20 +9,18 @@ Give the data and the network of the cache. The column `w AE` is
 
 from absl import flags
 
-from fsdd_jax import (
-  artifacts,
-  cache,
-  cache_manifest,
-  cli,
-  files,
-  pretrained,
-  pretraining,
-  processes,
-  stage_loop,
+from fsdd_jax import cli
+from fsdd_jax.algorithms import pretraining
+from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
+from fsdd_jax.algorithms.method_configs import (
+  PretrainingConfig,
+  TranslatorConfig,
 )
-from fsdd_jax.configs import DataConfig, NetworkConfig
-from fsdd_jax.method_configs import PretrainingConfig, TranslatorConfig
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.runtime import files, processes, stage_loop
+from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage.cache import manifest as cache_manifest
+from fsdd_jax.storage.cache import shards
 
 _CACHE = flags.DEFINE_string(
   'cache', None, 'Folder of experiments/cache.py.', required=True
@@ -49,7 +47,7 @@ def main(_: list[str]) -> None:
   workdir = files.resolve(_WORKDIR.value)
   folder = files.resolve(_CACHE.value)
   held = cache_manifest.read_manifest(folder).num_heldout
-  source = cache.open_cache(
+  source = shards.open_cache(
     folder,
     num_subsets=held + config.num_subsets if config.num_subsets else None,
   )

@@ -16,25 +16,25 @@ import numpy as np
 from absl import flags
 
 import fsdd_jax as fsdd
-from fsdd_jax import (
-  baselines,
-  cli,
-  datasets,
-  files,
-  pictures,
-  pretrained,
-  protocols,
-  report,
-  resolution,
+from fsdd_jax import cli
+from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  DistillationConfig,
+  NetworkConfig,
 )
-from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
-from fsdd_jax.method_configs import (
+from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   CachingConfig,
   PretrainingConfig,
 )
-from fsdd_jax.normalization import Normalization, denormalize
-from fsdd_jax.one_network import FixedNetwork, distill_in_theta
+from fsdd_jax.algorithms.one_network import FixedNetwork, distill_in_theta
+from fsdd_jax.data import datasets, resolution
+from fsdd_jax.data.normalization import Normalization, denormalize
+from fsdd_jax.evaluation import protocols
+from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.runtime import files
+from fsdd_jax.storage import pretrained
 from fsdd_jax.types import LabeledSet
 
 _WORKDIR = flags.DEFINE_string(
@@ -183,7 +183,7 @@ def _write_report(
     'step. Seconds are those of distillation and adaptation, with compilation '
     'and without the pre-training, which serves every target set.'
   )
-  table = report.Table(
+  table = tables.Table(
     'Digits, one image a class', list(_COLUMNS), rows, caption
   )
   shown = []
@@ -191,7 +191,7 @@ def _write_report(
     pixels = np.asarray(denormalize(synthetic.images, transform))
     figure = pictures.class_grid(pixels, train.class_names, ipc=1)
     shown.append((name, pictures.figure_png(figure)))
-  report.write_report(
+  tables.write_report(
     workdir / 'report.html',
     title='fsdd_jax: a first look',
     tables=[table],
@@ -203,7 +203,7 @@ def _write_report(
       'translator': str(_TRANSLATOR),
     },
   )
-  print(report.to_markdown(table))
+  print(tables.to_markdown(table))
   print(f'Wrote {workdir}/report.html with a picture of each set.')
 
 

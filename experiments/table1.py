@@ -18,17 +18,10 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from fsdd_jax import (
-  cli,
-  columns,
-  costs,
-  estimates,
-  files,
-  recipe_cli,
-  report,
-  tasks,
-)
+from fsdd_jax import cli, columns, costs, estimates, recipe_cli, tasks
 from fsdd_jax.columns import RANDOM_REAL, Cell, Recipe
+from fsdd_jax.reporting import tables
+from fsdd_jax.runtime import files
 
 _PUBLISHED = pathlib.Path(__file__).parent / 'recipes' / 'paper_table1.json'
 _ROWS = flags.DEFINE_list(
@@ -90,7 +83,7 @@ def main(_: list[str]) -> None:
   places = _places()
   workdir = files.resolve(flags.FLAGS.workdir)
   if _DRY_RUN.value:
-    print(report.to_markdown(estimate(places, workdir / 'tasks')))
+    print(tables.to_markdown(estimate(places, workdir / 'tasks')))
     return
   ran = tasks.run([place.score for place in places], workdir / 'tasks')
   print(f'{len(ran)} tasks ran, the others were done.')
@@ -112,7 +105,7 @@ def main(_: list[str]) -> None:
   recipe_cli.write(workdir, 'table1', to_table(cells, recipe), records, recipe)
 
 
-def estimate(places: Sequence[Place], root: pathlib.Path) -> report.Table:
+def estimate(places: Sequence[Place], root: pathlib.Path) -> tables.Table:
   """What each cell takes, and the seconds of all that is not done yet."""
   made = [place.score.needs['made'] for place in places]
   found = {
@@ -145,7 +138,7 @@ def estimate(places: Sequence[Place], root: pathlib.Path) -> report.Table:
     f'shown in each. Not done yet, each task once: {left:.0f} s in all.'
   )
   header = ['data', 'IPC', 'column', 'state', 'make, s', 'score, s', 'GB']
-  return report.Table('Dry run', header, rows, caption)
+  return tables.Table('Dry run', header, rows, caption)
 
 
 def _estimated(
@@ -162,7 +155,7 @@ def _estimated(
   ]
 
 
-def to_table(cells: Sequence[Cell], recipe: Recipe) -> report.Table:
+def to_table(cells: Sequence[Cell], recipe: Recipe) -> tables.Table:
   """Accuracy, seconds and acceleration a row, IPC and protocol."""
   names = list(dict.fromkeys(cell.column for cell in cells))
   published = files.read_json(_PUBLISHED, list)
@@ -202,7 +195,7 @@ def to_table(cells: Sequence[Cell], recipe: Recipe) -> report.Table:
     'without compilation. Rows "paper" are the supplement\'s own, of other '
     'networks, hardware and evaluation.'
   )
-  return report.Table('Table 1', ['data', 'IPC', '', *names], rows, caption)
+  return tables.Table('Table 1', ['data', 'IPC', '', *names], rows, caption)
 
 
 def _numbers(

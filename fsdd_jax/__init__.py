@@ -2,59 +2,67 @@
 
 import importlib.metadata
 
-from fsdd_jax.adaptation import AdaptationResult, adapt, distill_dataset
-from fsdd_jax.artifacts import DistilledSet, load_distilled, save_distilled
-from fsdd_jax.augment import dsa
-from fsdd_jax.baselines import (
+from fsdd_jax.algorithms.adaptation import (
+  AdaptationResult,
+  adapt,
+  distill_dataset,
+)
+from fsdd_jax.algorithms.baselines import (
   DistillationResult,
   distill_over_networks,
   random_real,
 )
-from fsdd_jax.cache import CacheSource, open_cache
-from fsdd_jax.caching import build_cache
-from fsdd_jax.configs import (
+from fsdd_jax.algorithms.caching import build_cache
+from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
   EvaluationConfig,
   NetworkConfig,
 )
-from fsdd_jax.datasets import Dataset, from_arrays, load
-from fsdd_jax.evaluation import PROTOCOLS, Score, evaluate
-from fsdd_jax.krr import mean_squared_error, predict, solve
-from fsdd_jax.method_configs import (
+from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   CachingConfig,
   PretrainingConfig,
   TranslatorConfig,
 )
-from fsdd_jax.networks import make as make_network
-from fsdd_jax.networks import register as register_network
-from fsdd_jax.normalization import (
+from fsdd_jax.algorithms.one_network import FixedNetwork
+from fsdd_jax.algorithms.pretraining import pretrain
+from fsdd_jax.core.augment import dsa
+from fsdd_jax.core.krr import mean_squared_error, predict, solve
+from fsdd_jax.core.objective import (
+  feature_fn,
+  krr_loss,
+  krr_loss_from_statistics,
+  target_statistics,
+)
+from fsdd_jax.data.datasets import Dataset, from_arrays, load
+from fsdd_jax.data.normalization import (
   Normalization,
   denormalize,
   normalize,
   standardization,
   zca_whitening,
 )
-from fsdd_jax.objective import (
-  feature_fn,
-  krr_loss,
-  krr_loss_from_statistics,
-  target_statistics,
+from fsdd_jax.data.resolution import repeat_channels
+from fsdd_jax.evaluation.evaluate import PROTOCOLS, Score, evaluate
+from fsdd_jax.networks.extractors import make as make_network
+from fsdd_jax.networks.extractors import register as register_network
+from fsdd_jax.networks.random_networks import sample as sample_network
+from fsdd_jax.networks.translator import LightTranslator, Translator, translate
+from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.storage.artifacts import (
+  DistilledSet,
+  load_distilled,
+  save_distilled,
 )
-from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.pretrained import (
+from fsdd_jax.storage.cache.shards import CacheSource, open_cache
+from fsdd_jax.storage.pretrained import (
   Pretrained,
   load_pretrained,
   random_translator,
   save_adapted,
   save_pretrained,
 )
-from fsdd_jax.pretraining import pretrain
-from fsdd_jax.random_networks import sample as sample_network
-from fsdd_jax.resolution import repeat_channels
-from fsdd_jax.stage_loop import LoopOptions
-from fsdd_jax.translator import LightTranslator, Translator, translate
 from fsdd_jax.types import LabeledSet, labeled_set, pad, unpad
 from fsdd_jax.zoo import load_translator
 

@@ -17,30 +17,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax import (
-  cache,
-  cache_batches,
+from fsdd_jax.algorithms import (
   caching,
-  krr,
-  objective,
   pretraining_banks,
   pretraining_objectives,
   pretraining_state,
-  random_networks,
   subset_targets,
-  subsets,
 )
+from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
+from fsdd_jax.algorithms.one_network import FixedNetwork
+from fsdd_jax.algorithms.pretraining_objectives import Problem
+from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
+from fsdd_jax.algorithms.subset_draws import Draws
 from fsdd_jax.benchmarks import Pairs, time_pairs
-from fsdd_jax.cache_batches import Sample
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.devices import ALONE
-from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
-from fsdd_jax.normalization import Normalization, normalize
-from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.pretrained import Pretrained
-from fsdd_jax.pretraining_objectives import Problem
-from fsdd_jax.subset_distiller import SubsetDistiller
-from fsdd_jax.subset_draws import Draws
+from fsdd_jax.core import krr, objective
+from fsdd_jax.data import subsets
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.networks import random_networks
+from fsdd_jax.runtime.devices import ALONE
+from fsdd_jax.storage.cache import batches as cache_batches
+from fsdd_jax.storage.cache import shards
+from fsdd_jax.storage.cache.batches import Sample
+from fsdd_jax.storage.pretrained import Pretrained
 from fsdd_jax.types import LABEL_CODINGS, Subset
 
 _IMAGES_A_CALL = 1000
@@ -123,7 +122,7 @@ def pretraining_pairs(
   caching.build_cache(
     *common, config=caching_config, folder=folder / 'cache', bank_root=folder
   )
-  source = cache.open_cache(folder / 'cache')
+  source = shards.open_cache(folder / 'cache')
   problem = Problem(*common, jax.random.key(0), config)
   banks = pretraining_banks.translation_in_banks(problem, folder)
   literal = pretraining_objectives.translation(problem)

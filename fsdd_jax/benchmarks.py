@@ -15,27 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax import (
-  adaptation_samples,
-  bilevel,
-  datasets,
-  distill,
-  frepo,
-  metrics,
-  objective,
-  random_networks,
-  timing,
-  translator_step,
-)
-from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.inputs import coded_labels
-from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
-from fsdd_jax.network_pool import OnlineNetwork
-from fsdd_jax.normalization import standardization
-from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.peer_configs import FrepoConfig
-from fsdd_jax.pretrained import Pretrained
-from fsdd_jax.translator import MapsFn, translate
+from fsdd_jax import timing
+from fsdd_jax.algorithms import adaptation_samples, bilevel
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
+from fsdd_jax.algorithms.one_network import FixedNetwork
+from fsdd_jax.algorithms.peers import frepo
+from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork
+from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
+from fsdd_jax.core import distill_step, objective, translator_step
+from fsdd_jax.data import datasets
+from fsdd_jax.data.inputs import coded_labels
+from fsdd_jax.data.normalization import standardization
+from fsdd_jax.networks import random_networks
+from fsdd_jax.networks.translator import MapsFn, translate
+from fsdd_jax.runtime import metrics
+from fsdd_jax.storage.pretrained import Pretrained
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
 _NUM_CLASSES = 10
@@ -130,16 +125,16 @@ def distillation_step(
     coded_labels(dataset, 'centered'),
     standardization(dataset.images[:1000]),
   )
-  tx = distill.make_optimizer('adam', 1e-3)
-  step_fn = distill.make_step(
+  tx = distill_step.make_optimizer('adam', 1e-3)
+  step_fn = distill_step.make_step(
     lambda s, v, stats: objective.krr_loss_from_statistics(
       features_of, v, s, stats, ridge=1e-6
     ),
     tx,
   )
-  state = distill.init_state(synthetic, tx)
+  state = distill_step.init_state(synthetic, tx)
 
-  def step() -> distill.Metrics:
+  def step() -> distill_step.Metrics:
     nonlocal state  # As each step donates it.
     state, values = step_fn(state, variables, stats)
     return values
@@ -238,9 +233,9 @@ def frepo_step(
     Seconds of a step, and of its yardstick.
 
   Example:
-    >>> from fsdd_jax import networks
+    >>> from fsdd_jax.networks import extractors
     >>> pairs = frepo_step(
-    ...   networks.ConvNet(width=4, depth=1),
+    ...   extractors.ConvNet(width=4, depth=1),
     ...   real_batch=20,
     ...   ipc=1,
     ...   image_size=8,
@@ -255,7 +250,7 @@ def frepo_step(
   target = _noisy_set(-(-real_batch // _NUM_CLASSES), image_size)
   target = jax.tree.map(lambda x: x[:real_batch], target)
   features_of = objective.feature_fn(network)
-  tx = distill.make_optimizer('lamb', 1e-3)
+  tx = distill_step.make_optimizer('lamb', 1e-3)
   online_tx = optax.adam(3e-4)
   update = frepo.make_update(
     network,
@@ -267,7 +262,7 @@ def frepo_step(
     mirror=mirror,
   )
   variables = random_networks.sample(jax.random.key(0), network, shape)
-  state = distill.init_state(synthetic, tx)
+  state = distill_step.init_state(synthetic, tx)
   online = OnlineNetwork(
     jax.tree.map(jnp.array, variables), online_tx.init(variables['params'])
   )

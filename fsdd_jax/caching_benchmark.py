@@ -6,12 +6,13 @@ from collections.abc import Callable
 import flax.linen as nn
 import numpy as np
 
-from fsdd_jax import metrics, subset_distiller, subset_draws
-from fsdd_jax.cache_records import CacheEntry
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.method_configs import CachingConfig
-from fsdd_jax.normalization import Normalization
-from fsdd_jax.subset_distiller import SubsetDistiller
+from fsdd_jax.algorithms import subset_distiller, subset_draws
+from fsdd_jax.algorithms.method_configs import CachingConfig
+from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.runtime import metrics
+from fsdd_jax.storage.cache.records import CacheEntry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import distill, layers, programs, timing
-from fsdd_jax.convolution import PatchConv
+from fsdd_jax import programs, timing
+from fsdd_jax.core import distill_step
+from fsdd_jax.networks import layers
+from fsdd_jax.networks.convolution import PatchConv
 from fsdd_jax.programs import Problem, Program
 
 # What JAX calls the precision of products of float32, and the type in which
@@ -52,8 +54,8 @@ def by_patches(network: nn.Module) -> nn.Module:
     TypeError: for a network that is not built on `layers.Network`.
 
   Example:
-    >>> from fsdd_jax import networks
-    >>> by_patches(networks.ConvNet(width=4, depth=1)).width
+    >>> from fsdd_jax.networks import extractors
+    >>> by_patches(extractors.ConvNet(width=4, depth=1)).width
     4
   """
   kind = type(network)
@@ -192,19 +194,19 @@ def steps_together(
     ['2 calls of a step', 'a call of 2 steps']
   """
   loss_fn = programs.loss_in(problem, 'squared', ridge=1e-6, on_images=False)
-  tx = distill.make_optimizer('adam', 1e-3)
-  step = distill.make_step(lambda x, v, stats: loss_fn(v, x, stats), tx)
+  tx = distill_step.make_optimizer('adam', 1e-3)
+  step = distill_step.make_step(lambda x, v, stats: loss_fn(v, x, stats), tx)
   program = programs.step(problem, num_synthetic, loss='squared', ridge=1e-6)
   start, *inputs = program.make_arguments()
 
   def one_by_one() -> Any:
-    state = distill.init_state(start, tx)
+    state = distill_step.init_state(start, tx)
     for _ in range(num_steps):
       state, _ = step(state, *inputs)
     return state.synthetic
 
   @jax.jit
-  def scanned(state: distill.DistillState, *inputs: Any) -> Any:
+  def scanned(state: distill_step.DistillState, *inputs: Any) -> Any:
     return jax.lax.scan(
       lambda state, _: step(state, *inputs), state, length=num_steps
     )[0]
@@ -212,7 +214,7 @@ def steps_together(
   calls = {
     f'{num_steps} calls of a step': one_by_one,
     f'a call of {num_steps} steps': lambda: (
-      scanned(distill.init_state(start, tx), *inputs).synthetic
+      scanned(distill_step.init_state(start, tx), *inputs).synthetic
     ),
   }
   return _compared(calls, repeats=repeats)

@@ -15,31 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from fsdd_jax import (
-  artifacts,
-  baselines,
-  bilevel,
-  datasets,
-  networks,
-  pictures,
-  preemption,
-  pretrained,
-  processes,
-  resolution,
-  sources,
-  terminal,
-  zoo,
-)
-from fsdd_jax import normalization as normalization_lib
-from fsdd_jax.configs import (
+from fsdd_jax import zoo
+from fsdd_jax.algorithms import baselines, bilevel
+from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
   NetworkConfig,
   UpdateConfig,
 )
-from fsdd_jax.method_configs import AdaptationConfig, TranslatorConfig
-from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.translator import TRANSLATORS
+from fsdd_jax.algorithms.method_configs import (
+  AdaptationConfig,
+  TranslatorConfig,
+)
+from fsdd_jax.algorithms.one_network import FixedNetwork
+from fsdd_jax.data import datasets, resolution, sources
+from fsdd_jax.data import normalization as normalization_lib
+from fsdd_jax.networks import extractors
+from fsdd_jax.networks.translator import TRANSLATORS
+from fsdd_jax.reporting import pictures
+from fsdd_jax.runtime import preemption, processes, terminal
+from fsdd_jax.storage import artifacts, pretrained
 from fsdd_jax.types import LabeledSet, labeled_set
 
 Config = TypeVar('Config')
@@ -323,7 +318,7 @@ def make_network(
   }.get(config.network, ())
   # A depth of 0 is the network's own.
   fields |= {x: value for x in sizes if (value := getattr(config, x))}
-  return networks.make(
+  return extractors.make(
     config.network, image_shape=image_shape, num_classes=num_classes, **fields
   )
 
@@ -386,7 +381,7 @@ def translator_from_flags(
       )
   found = zoo.load_translator(path)
   shape = _resized(found.theta.image_shape, theta_size)
-  described = networks.describe_network(found.theta.network)
+  described = extractors.describe_network(found.theta.network)
   network = used = _network_like(described)
   if resolution.is_above(image_shape, shape):  # Deeper than theta, that is.
     used = dataclasses.replace(network, depth=described.get('depth', 0))
@@ -532,7 +527,7 @@ def theta_from_file(
   """
   theta = bilevel.load_learned(path, num_classes=num_classes)
   network = make_network(config, theta.image_shape, num_classes)
-  theirs, ours = map(networks.describe_network, (theta.network, network))
+  theirs, ours = map(extractors.describe_network, (theta.network, network))
   if theirs != ours:
     raise ValueError(
       f'{path} holds a network {theirs}, the flags make {ours}; give the flags '
@@ -609,7 +604,8 @@ def describe_result(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import baselines, toy
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import baselines
     >>> _, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
     ...   jax.random.key(0), dataset, transform, ipc=1

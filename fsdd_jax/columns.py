@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fsdd_jax import files, metrics
+from fsdd_jax.runtime import files, metrics
 from fsdd_jax.tasks import Task
 
 RANDOM_REAL = 'random real'
@@ -268,7 +268,7 @@ class Cell:
     row: the target set.
     ipc: images per class.
     column: the method.
-    scores: of `evaluation.Score.as_dict`, one a protocol.
+    scores: of `evaluate.Score.as_dict`, one a protocol.
     seconds: of each part of making the set, `compilation` apart; none for
       random real images.
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import figure as mpl_figure
 
-from fsdd_jax import evaluation, protocols, report
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.evaluation import Score
-from fsdd_jax.normalization import Normalization
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.evaluation.evaluate import Score
+from fsdd_jax.reporting import tables
 from fsdd_jax.types import LabeledSet
 
 
@@ -71,7 +72,8 @@ def score(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import baselines, toy
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
     ...   jax.random.key(0), dataset, transform, ipc=1
@@ -91,7 +93,7 @@ def score(
   without = protocols.unsuitable_augmentation(dataset_name)
   synthetic = jax.tree.map(jnp.asarray, synthetic)
   return {
-    name: evaluation.evaluate(
+    name: evaluate.evaluate(
       *(key, synthetic, dataset, normalization, network),
       protocol=protocol,
       repeats=repeats,
@@ -102,7 +104,7 @@ def score(
   }
 
 
-def to_table(ends: Mapping[str, End], title: str, split: str) -> report.Table:
+def to_table(ends: Mapping[str, End], title: str, split: str) -> tables.Table:
   """A row a method, a column a protocol or architecture.
 
   Example:
@@ -125,7 +127,7 @@ def to_table(ends: Mapping[str, End], title: str, split: str) -> report.Table:
     f'one set, its last step. {networks}. Seconds without compilation.'
   )
   columns = ['method', 'steps', 'seconds', *first]
-  return report.Table(f'{title}, ends', columns, rows, caption)
+  return tables.Table(f'{title}, ends', columns, rows, caption)
 
 
 def draw(ends: Mapping[str, End], title: str, split: str) -> mpl_figure.Figure:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fsdd_jax import objective, programs
+from fsdd_jax import programs
+from fsdd_jax.core import objective
 from fsdd_jax.programs import Problem, Program
 
 _TIMED_CALLS = 4

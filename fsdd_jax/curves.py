@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from matplotlib import figure as mpl_figure
 
-from fsdd_jax import evaluation, metrics
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.normalization import Normalization
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.evaluation import evaluate
+from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import LabeledSet
 
 _LIKE_LATER = 8
@@ -86,7 +87,8 @@ def record(
 
   Example:
     >>> import functools
-    >>> from fsdd_jax import baselines, configs, toy
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import baselines, configs
     >>> config = configs.DistillationConfig(ipc=1, num_steps=2)
     >>> method = functools.partial(
     ...   baselines.distill_over_networks, *toy.problem(), config=config
@@ -187,7 +189,7 @@ def score(
     network: the architecture.
     repeats: number of networks.
     split: what `dataset` is, for messages.
-    protocol: a name in `evaluation.PROTOCOLS`.
+    protocol: a name in `evaluate.PROTOCOLS`.
 
   Returns:
     A point a snapshot.
@@ -212,7 +214,7 @@ def score(
   points = []
   with metrics.progress_bar(len(snapshots), 'score', unit='set') as bar:
     for snapshot in snapshots:
-      found = evaluation.evaluate(
+      found = evaluate.evaluate(
         key,
         snapshot.synthetic,
         dataset,

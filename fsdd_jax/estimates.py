@@ -12,10 +12,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax import bilevel, cli, costs, programs, protocols, sources
-from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
-from fsdd_jax.costs import NOTHING, Estimate, real_pass
-from fsdd_jax.method_configs import (
+from fsdd_jax import cli, costs, programs
+from fsdd_jax.algorithms import bilevel
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  DistillationConfig,
+  NetworkConfig,
+)
+from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   BilevelConfig,
   CachingConfig,
@@ -23,6 +27,9 @@ from fsdd_jax.method_configs import (
   SubsetConfig,
   TranslatorConfig,
 )
+from fsdd_jax.costs import NOTHING, Estimate, real_pass
+from fsdd_jax.data import sources
+from fsdd_jax.evaluation import protocols
 from fsdd_jax.programs import Problem, Program
 from fsdd_jax.tasks import Task
 from fsdd_jax.types import LabeledSet

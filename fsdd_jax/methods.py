@@ -7,25 +7,18 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from fsdd_jax import (
-  baselines,
-  frepo,
-  kip,
-  peers,
-  rcig,
-  rfad,
-  selection,
-)
-from fsdd_jax.configs import Config, DistillationConfig
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.normalization import Normalization
-from fsdd_jax.peer_configs import (
+from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms.configs import Config, DistillationConfig
+from fsdd_jax.algorithms.peers import frame, frepo, kip, rcig, rfad, selection
+from fsdd_jax.algorithms.peers.peer_configs import (
   FrepoConfig,
   KipConfig,
   RcigConfig,
   RfadConfig,
 )
-from fsdd_jax.stage_loop import LoopOptions, with_clock
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.runtime.stage_loop import LoopOptions, with_clock
 from fsdd_jax.types import LabeledSet
 
 
@@ -106,8 +99,8 @@ def _real(title: str, choose: Callable[..., LabeledSet]) -> Method:
   return Method(lambda config: title, _chosen(choose), learns=False)
 
 
-def _peer(peer: peers.Peer, config_class: type[Config]) -> Method:
-  run = functools.partial(peers.distill_by, peer)
+def _peer(peer: frame.Peer, config_class: type[Config]) -> Method:
+  run = functools.partial(frame.distill_by, peer)
   return Method(lambda config: peer.title, run, config_class, check=peer.check)
 
 

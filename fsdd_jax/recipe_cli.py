@@ -7,9 +7,12 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import artifacts, cli, files, report
+from fsdd_jax import cli
 from fsdd_jax.columns import Recipe
-from fsdd_jax.report import Picture, Table
+from fsdd_jax.reporting import tables
+from fsdd_jax.reporting.tables import Picture, Table
+from fsdd_jax.runtime import files
+from fsdd_jax.storage import artifacts
 
 
 def define_flags(*, ipcs: Sequence[int]) -> None:
@@ -87,18 +90,18 @@ def write(
   settings = {**artifacts.library_versions(), 'scale': recipe.scale}
   text = json.dumps({'settings': settings, 'records': records}, indent=2)
   for ending, content in (
-    ('md', report.to_markdown(table)),
-    ('csv', report.to_csv(table)),
-    ('tex', report.to_latex(table)),
+    ('md', tables.to_markdown(table)),
+    ('csv', tables.to_csv(table)),
+    ('tex', tables.to_latex(table)),
     ('json', f'{text}\n'),
   ):
     files.write_bytes_atomic(workdir / f'{name}.{ending}', content.encode())
-  report.write_report(
+  tables.write_report(
     workdir / f'{name}.html',
     title=table.title,
     tables=[table],
     pictures=pictures,
     settings=settings,
   )
-  print(report.to_markdown(table))
+  print(tables.to_markdown(table))
   print(f'Wrote {name}.md, .csv, .tex, .json and .html to {workdir}.')

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from fsdd_jax import (
-  adaptation,
-  adaptation_samples,
-  baselines,
-  cli,
+from fsdd_jax import cli
+from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
+from fsdd_jax.algorithms.configs import (
+  Config,
+  DistillationConfig,
+  NetworkConfig,
 )
-from fsdd_jax.configs import Config, DistillationConfig, NetworkConfig
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.method_configs import AdaptationConfig
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.methods import METHODS
-from fsdd_jax.normalization import Normalization
-from fsdd_jax.pretrained import Pretrained, method_name
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.storage.pretrained import Pretrained, method_name
 
 ADAPT_THEN_POOL = 'adapt_then_pool'
 

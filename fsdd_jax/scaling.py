@@ -14,9 +14,11 @@ import flax.linen as nn
 import jax
 import optax
 
-from fsdd_jax import krr, parallel, programs, translator_step
-from fsdd_jax.devices import Devices
+from fsdd_jax import programs
+from fsdd_jax.core import krr, translator_step
 from fsdd_jax.programs import Problem
+from fsdd_jax.runtime import parallel
+from fsdd_jax.runtime.devices import Devices
 from fsdd_jax.types import LabeledSet
 
 _COLLECTIVE = re.compile(
@@ -100,7 +102,8 @@ def statistics(problem: Problem, devices: Devices) -> Cost:
     Its cost, as if all images of a device were one batch.
 
   Example:
-    >>> from fsdd_jax import devices, toy
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.runtime import devices
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> statistics(problem, devices.ALONE).communicated
     0
@@ -138,7 +141,8 @@ def update(
     num_target: real images a sample; 0: the statistics of all.
 
   Example:
-    >>> from fsdd_jax import devices, toy
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.runtime import devices
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> g, sizes = toy.translator().translator, {'batch_size': 1}
     >>> update(problem, g, devices.ALONE, num_synthetic=3, **sizes).collectives
@@ -191,7 +195,8 @@ def steps(
     Costs by the name of the step.
 
   Example:
-    >>> from fsdd_jax import devices, toy
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.runtime import devices
     >>> found = steps(
     ...   Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24),
     ...   toy.translator().translator,

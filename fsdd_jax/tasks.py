@@ -22,7 +22,9 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import artifacts, files, preemption, sources
+from fsdd_jax.data import sources
+from fsdd_jax.runtime import files, preemption
+from fsdd_jax.storage import artifacts
 
 _DONE = 'done.json'
 # What a task keeps for itself, to go on after a kill.
@@ -131,7 +133,7 @@ def _code(binary: str) -> list[Any]:
 
 @functools.cache
 def _package() -> list[Any]:
-  own = sorted(pathlib.Path(__file__).parent.glob('*.py'))
+  own = sorted(pathlib.Path(__file__).parent.rglob('*.py'))
   return [artifacts.library_versions(), *map(_parsed, own)]
 
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax import benchmarks, distill, krr, objective, random_networks
-from fsdd_jax.network_pool import OnlineNetwork, training_step
-from fsdd_jax.networks import ConvNet
+from fsdd_jax import benchmarks
+from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork, training_step
+from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.networks import random_networks
+from fsdd_jax.networks.extractors import ConvNet
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
 _NUM_CLASSES = 10
@@ -142,14 +144,14 @@ def distillation_calls(
   start = images_of(_NUM_CLASSES * ipc, image_size)
   real = images_of(num_real, image_size)
   stats = krr.statistics(features_of(variables, real.images), real.labels)
-  tx = distill.make_optimizer('adam', _RATE)
-  step_fn = distill.make_step(
+  tx = distill_step.make_optimizer('adam', _RATE)
+  step_fn = distill_step.make_step(
     lambda labeled, stats: objective.krr_loss_from_statistics(
       features_of, variables, labeled, stats, ridge=_RIDGE
     ),
     tx,
   )
-  state = distill.init_state(start, tx)
+  state = distill_step.init_state(start, tx)
 
   def ours() -> jax.Array:
     nonlocal state

@@ -12,20 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import (
-  artifacts,
-  cache,
-  caching,
-  datasets,
-  networks,
-  normalization,
-  pretrained,
-)
-from fsdd_jax.datasets import Dataset
-from fsdd_jax.method_configs import CachingConfig
-from fsdd_jax.normalization import Normalization
-from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.translator import Translator
+from fsdd_jax.algorithms import caching
+from fsdd_jax.algorithms.method_configs import CachingConfig
+from fsdd_jax.algorithms.one_network import FixedNetwork
+from fsdd_jax.data import datasets, normalization
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.networks import extractors
+from fsdd_jax.networks.translator import Translator
+from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage.cache import shards
 
 CACHING = CachingConfig(
   num_subsets=4,
@@ -54,7 +50,7 @@ def problem() -> tuple[nn.Module, Dataset, Normalization]:
     np.uint8
   )
   dataset = datasets.from_arrays(images, labels, ('red', 'green', 'blue'))
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='none'
   )
   return network, dataset, normalization.standardization(images)
@@ -88,7 +84,7 @@ def theta(seed: int) -> Any:
   return FixedNetwork(problem()[0], seed, (8, 8, 3)).sample((8, 8, 3))
 
 
-def build_cache(folder: str | os.PathLike[str]) -> cache.CacheSource:
+def build_cache(folder: str | os.PathLike[str]) -> shards.CacheSource:
   """A cache of four subsets of `problem` in a folder, opened.
 
   Example:
@@ -100,7 +96,7 @@ def build_cache(folder: str | os.PathLike[str]) -> cache.CacheSource:
   caching.build_cache(
     *problem(), config=CACHING, folder=folder, dataset_name='toy'
   )
-  return cache.open_cache(folder)
+  return shards.open_cache(folder)
 
 
 def distilled() -> artifacts.DistilledSet:

@@ -11,25 +11,17 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import (
-  adaptation,
-  adaptation_samples,
-  artifacts,
-  baselines,
-  datasets,
-  metrics,
-  networks,
-  normalization,
-  objective,
-  pretrained,
-  random_networks,
-  resolution,
-)
-from fsdd_jax.inputs import coded_labels
-from fsdd_jax.method_configs import AdaptationConfig
-from fsdd_jax.one_network import FixedNetwork, distill_sets
-from fsdd_jax.stage_loop import LoopOptions
-from fsdd_jax.translator import Translator, translate
+from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.algorithms.one_network import FixedNetwork, distill_sets
+from fsdd_jax.core import objective
+from fsdd_jax.data import datasets, normalization, resolution
+from fsdd_jax.data.inputs import coded_labels
+from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.networks.translator import Translator, translate
+from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.storage import artifacts, pretrained
 
 _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
 _CONFIG = AdaptationConfig(
@@ -333,7 +325,7 @@ def test_above_its_resolution_sets_are_upsampled(start, large_target):
   means = dataset.images.reshape(30, 8, 2, 8, 2, 3).mean((2, 4))
   correlation = np.corrcoef(small.images.ravel(), means.ravel())[0, 1]
   assert correlation > 0.9
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(16, 16, 3), num_classes=3, width=4
   )
   assert network.depth > start.theta.network.depth
@@ -402,7 +394,7 @@ def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
   assert found.translator == start.translator
   assert _bytes(found.variables) == _bytes(start.variables)
   pretrained.check_pretrained(found, target[1])
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=8
   )
   other = FixedNetwork(network, 8, (8, 8, 3))

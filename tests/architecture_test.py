@@ -17,91 +17,91 @@ _ROOT = pathlib.Path(fsdd_jax.__file__).parent
 # stands before it in the list.
 _LAYERS = (
   (
-    'files',
-    'finite',
-    'preemption',
-    'terminal',
+    'runtime.files',
+    'runtime.finite',
+    'runtime.preemption',
+    'runtime.terminal',
     'timing',
     'types',
-    'normalization',
-    'krr',
-    'image_ops',
-    'augment',
-    'convolution',
-    'layers',
-    'networks',
-    'translator',
-    '_neural_tangents',
+    'data.normalization',
+    'core.krr',
+    'core.image_ops',
+    'core.augment',
+    'networks.convolution',
+    'networks.layers',
+    'networks.extractors',
+    'networks.translator',
+    'networks._neural_tangents',
   ),
   (
-    'processes',
-    'parallel',
-    'devices',
-    'objective',
-    'random_networks',
-    'platt',
-    'solvers',
-    'implicit',
-    'implicit_gradient',
-    'distill',
-    'translator_step',
+    'runtime.processes',
+    'runtime.parallel',
+    'runtime.devices',
+    'core.objective',
+    'networks.random_networks',
+    'algorithms.peers.platt',
+    'core.solvers',
+    'algorithms.peers.implicit',
+    'algorithms.peers.implicit_gradient',
+    'core.distill_step',
+    'core.translator_step',
   ),
   (
-    'containers',
-    'array_store',
-    'fractals',
-    'subsets',
-    'sources',
-    'datasets',
-    'resolution',
-    'cache_manifest',
-    'cache_records',
-    'metrics',
-    'checkpoints',
-    'cache',
-    'artifacts',
-    'pictures',
-    'report',
-    'exports',
-    'configs',
-    'method_configs',
-    'peer_configs',
+    'storage.containers',
+    'runtime.array_store',
+    'data.fractals',
+    'data.subsets',
+    'data.sources',
+    'data.datasets',
+    'data.resolution',
+    'storage.cache.manifest',
+    'storage.cache.records',
+    'runtime.metrics',
+    'runtime.checkpoints',
+    'storage.cache.shards',
+    'storage.artifacts',
+    'reporting.pictures',
+    'reporting.tables',
+    'reporting.exports',
+    'algorithms.configs',
+    'algorithms.method_configs',
+    'algorithms.peers.peer_configs',
     'tasks',
     'columns',
-    'stage_loop',
-    'cache_summary',
-    'cache_batches',
-    'kernels',
+    'runtime.stage_loop',
+    'storage.cache.summary',
+    'storage.cache.batches',
+    'networks.infinite',
   ),
   (
-    'inputs',
-    'distill_loop',
-    'baselines',
-    'selection',
-    'network_pool',
-    'peers',
-    'rfad',
-    'kip',
-    'frepo',
-    'rcig_step',
-    'rcig',
+    'data.inputs',
+    'algorithms.distill_loop',
+    'algorithms.baselines',
+    'algorithms.peers.selection',
+    'algorithms.peers.network_pool',
+    'algorithms.peers.frame',
+    'algorithms.peers.rfad',
+    'algorithms.peers.kip',
+    'algorithms.peers.frepo',
+    'algorithms.peers.rcig_step',
+    'algorithms.peers.rcig',
     'methods',
-    'protocols',
-    'evaluation',
-    'subset_draws',
-    'feature_bank',
-    'subset_targets',
-    'subset_distiller',
-    'caching',
-    'one_network',
-    'bilevel',
-    'pretrained',
-    'pretraining_objectives',
-    'pretraining_banks',
-    'pretraining_state',
-    'pretraining',
-    'adaptation_samples',
-    'adaptation',
+    'evaluation.protocols',
+    'evaluation.evaluate',
+    'algorithms.subset_draws',
+    'data.feature_bank',
+    'algorithms.subset_targets',
+    'algorithms.subset_distiller',
+    'algorithms.caching',
+    'algorithms.one_network',
+    'algorithms.bilevel',
+    'storage.pretrained',
+    'algorithms.pretraining_objectives',
+    'algorithms.pretraining_banks',
+    'algorithms.pretraining_state',
+    'algorithms.pretraining',
+    'algorithms.adaptation_samples',
+    'algorithms.adaptation',
     'curves',
     'toy',
     'benchmarks',
@@ -122,9 +122,11 @@ _LAYERS = (
   ),
 )
 _ORDER = [name for layer in _LAYERS for name in layer]
-_FILES = {p.stem: p for p in _ROOT.glob('*.py') if p.stem != '__init__'} | {
-  p.parent.name: p for p in _ROOT.glob('*/__init__.py')
-}
+_FILES = {
+  '.'.join(p.relative_to(_ROOT).with_suffix('').parts): p
+  for p in _ROOT.rglob('*.py')
+  if p.name != '__init__.py'
+} | {'zoo': _ROOT / 'zoo' / '__init__.py'}
 _MODULES = sorted(_FILES)
 
 
@@ -132,14 +134,15 @@ def _imports(tree):
   """Names of this package's modules that a file imports."""
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and node.module:
-      if node.module == 'fsdd_jax':
-        yield from (alias.name for alias in node.names)
-      elif node.module.startswith('fsdd_jax.'):
-        yield node.module.split('.')[1]
+      package, _, inner = node.module.partition('.')
+      if package == 'fsdd_jax':
+        prefix = f'{inner}.' if inner else ''
+        names = {prefix + alias.name for alias in node.names}
+        yield from names & _FILES.keys() or {inner}
     elif isinstance(node, ast.Import):
       for alias in node.names:
         if alias.name.startswith('fsdd_jax.'):
-          yield alias.name.split('.')[1]
+          yield alias.name.removeprefix('fsdd_jax.')
 
 
 def test_every_file_has_a_layer():

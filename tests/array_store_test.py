@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from fsdd_jax import array_store
+from fsdd_jax.runtime import array_store
 
 _FACTS = {'what': 'numbers'}
 _PIECES = [slice(0, 2), slice(2, 4), slice(4, 5)]

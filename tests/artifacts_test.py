@@ -8,7 +8,9 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from fsdd_jax import artifacts, files, normalization
+from fsdd_jax.data import normalization
+from fsdd_jax.runtime import files
+from fsdd_jax.storage import artifacts
 from fsdd_jax.types import centered_one_hot
 
 

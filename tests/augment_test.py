@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import augment
+from fsdd_jax.core import augment
 
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.normal(size=(4, 8, 10, 3)), jnp.float32)

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import baselines, objective
-from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.core import objective
+from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import centered_one_hot
 
 _CONFIG = DistillationConfig(
@@ -167,7 +168,7 @@ import os, signal, sys
 from absl import flags
 from fsdd_jax import cli
 from experiments import distill
-from fsdd_jax.stage_loop import StageLoop
+from fsdd_jax.runtime.stage_loop import StageLoop
 
 kill_at = int(sys.argv.pop())
 on_step = StageLoop.on_step

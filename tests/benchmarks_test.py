@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import benchmarks, caching_benchmark, metrics, objective
-from fsdd_jax.method_configs import CachingConfig
-from fsdd_jax.translator import Translator
+from fsdd_jax import benchmarks, caching_benchmark
+from fsdd_jax.algorithms.method_configs import CachingConfig
+from fsdd_jax.core import objective
+from fsdd_jax.networks.translator import Translator
+from fsdd_jax.runtime import metrics
 
 _CACHING = CachingConfig(
   num_subsets=5,

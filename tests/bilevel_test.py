@@ -8,17 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import (
-  bilevel,
-  distill,
-  networks,
-  objective,
-  one_network,
-  random_networks,
-  types,
-)
-from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax import types
+from fsdd_jax.algorithms import bilevel, one_network
+from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
+from fsdd_jax.core import distill_step, objective
+from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.runtime.stage_loop import LoopOptions
 
 _CONFIG = BilevelConfig(
   min_classes=2,
@@ -65,15 +60,15 @@ def test_unrolled_steps_are_those_of_distillation(tiny_network, sets):
   loss_fn = functools.partial(
     objective.LOSSES[_CONFIG.loss].on_images, features_of, ridge=_CONFIG.ridge
   )
-  tx = distill.make_optimizer(
+  tx = distill_step.make_optimizer(
     _CONFIG.optimizer,
     _CONFIG.learning_rate,
     label_learning_rate=_CONFIG.label_learning_rate,
-    schedule=lambda rate: distill.SCHEDULES['cosine'](rate, 3),
+    schedule=lambda rate: distill_step.SCHEDULES['cosine'](rate, 3),
   )
-  expected = distill.distill(
-    distill.make_step(lambda labeled: loss_fn(theta, labeled, target), tx),
-    distill.init_state(start, tx),
+  expected = distill_step.distill(
+    distill_step.make_step(lambda labeled: loss_fn(theta, labeled, target), tx),
+    distill_step.init_state(start, tx),
     lambda step: (),
     num_steps=3,
   ).synthetic
@@ -255,7 +250,7 @@ def test_a_target_is_distilled_in_the_learned_network(
 
 
 def test_a_network_with_state_is_refused(tiny_dataset, tiny_normalization):
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='batch'
   )
   with pytest.raises(ValueError, match='batch_stats beside its parameters'):

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from fsdd_jax import cache_manifest
-from fsdd_jax.cache_manifest import Manifest
+from fsdd_jax.storage.cache import manifest as cache_manifest
+from fsdd_jax.storage.cache.manifest import Manifest
 
 
 def make_manifest(**fields):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsdd_jax.cache_manifest import Manifest
-from fsdd_jax.cache_records import CacheEntry, from_record, to_record
+from fsdd_jax.storage.cache.manifest import Manifest
+from fsdd_jax.storage.cache.records import CacheEntry, from_record, to_record
 from fsdd_jax.types import LabeledSet, Subset
 
 

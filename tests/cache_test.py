@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import cache
-from fsdd_jax.cache_manifest import Manifest
-from fsdd_jax.cache_records import CacheEntry
+from fsdd_jax.storage.cache import shards
+from fsdd_jax.storage.cache.manifest import Manifest
+from fsdd_jax.storage.cache.records import CacheEntry
 from fsdd_jax.types import LabeledSet, Subset
 
 MANIFEST = Manifest(
@@ -60,13 +60,13 @@ def entries_of(shard):
 
 
 def write_all(folder, process_index=0, process_count=1):
-  writer = cache.CacheWriter(folder, MANIFEST)
-  shards = writer.missing_shards(
+  writer = shards.CacheWriter(folder, MANIFEST)
+  missing = writer.missing_shards(
     process_index=process_index, process_count=process_count
   )
-  for shard in shards:
+  for shard in missing:
     writer.write_shard(shard, entries_of(shard))
-  return shards
+  return missing
 
 
 def read_folder(folder):
@@ -97,7 +97,7 @@ def shard_path(folder, shard):
 
 
 def test_entries_come_back_in_order_and_padded(whole):
-  source = cache.open_cache(whole, MANIFEST)
+  source = shards.open_cache(whole, MANIFEST)
   assert len(source) == 7
   for i in range(7):
     assert_same(source[np.int64(i)], make_entry(i))
@@ -109,16 +109,16 @@ def test_entries_come_back_in_order_and_padded(whole):
 
 def test_no_entry_depends_on_the_number_of_shards(tmp_path, whole):
   manifest = dataclasses.replace(MANIFEST, num_shards=1)
-  writer = cache.CacheWriter(tmp_path, manifest)
+  writer = shards.CacheWriter(tmp_path, manifest)
   writer.write_shard(0, (make_entry(i) for i in range(7)))  # A generator.
-  source = cache.open_cache(tmp_path)
-  assert_same(list(source), list(cache.open_cache(whole)))
+  source = shards.open_cache(tmp_path)
+  assert_same(list(source), list(shards.open_cache(whole)))
 
 
 def test_two_processes_split_the_work(tmp_path, whole):
   assert write_all(tmp_path, 1, 2) == [1]
   with pytest.raises(FileNotFoundError, match=r'shard-00000-of-00003.*miss'):
-    cache.open_cache(tmp_path)
+    shards.open_cache(tmp_path)
   assert write_all(tmp_path, 0, 2) == [0, 2]
   assert read_folder(tmp_path) == read_folder(whole)
 
@@ -149,14 +149,14 @@ def test_a_killed_writer_leaves_no_shard_and_a_restart_cleans_up(copy, whole):
   assert result.returncode == -signal.SIGKILL
   assert [p for p in copy.iterdir() if p.suffix == '.tmp']
   with pytest.raises(FileNotFoundError, match='missing'):
-    cache.open_cache(copy)
+    shards.open_cache(copy)
   assert write_all(copy) == [1]
   assert read_folder(copy) == read_folder(whole)
 
 
 @pytest.mark.parametrize('count', [1, 3])
 def test_a_wrong_number_of_entries_writes_nothing(tmp_path, count):
-  writer = cache.CacheWriter(tmp_path, MANIFEST)
+  writer = shards.CacheWriter(tmp_path, MANIFEST)
   with pytest.raises(ValueError, match=f'has 2 subsets .*got {count}'):
     writer.write_shard(0, [make_entry(i) for i in range(count)])
   assert list(read_folder(tmp_path)) == ['manifest.json']
@@ -167,7 +167,7 @@ def test_an_error_in_the_entries_writes_nothing(tmp_path):
     yield make_entry(0)
     raise RuntimeError('out of memory')
 
-  writer = cache.CacheWriter(tmp_path, MANIFEST)
+  writer = shards.CacheWriter(tmp_path, MANIFEST)
   with pytest.raises(RuntimeError, match='out of memory'):
     writer.write_shard(0, entries())
   assert list(read_folder(tmp_path)) == ['manifest.json']
@@ -175,7 +175,7 @@ def test_an_error_in_the_entries_writes_nothing(tmp_path):
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
   resource = pytest.importorskip('resource')
-  writer = cache.CacheWriter(tmp_path, MANIFEST)
+  writer = shards.CacheWriter(tmp_path, MANIFEST)
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   try:
@@ -191,17 +191,17 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
 def test_another_manifest_is_refused(whole):
   other = dataclasses.replace(MANIFEST, network_seed=4)
   with pytest.raises(ValueError, match='network_seed: 3 in the cache, 4'):
-    cache.CacheWriter(whole, other)
+    shards.CacheWriter(whole, other)
   with pytest.raises(ValueError, match='network_seed: 3 in the cache, 4'):
-    cache.open_cache(whole, other)
+    shards.open_cache(whole, other)
   with pytest.raises(ValueError, match='dataset_fingerprint'):
-    cache.open_cache(whole, {'dataset_fingerprint': 'xyz'})
-  assert len(cache.open_cache(whole, {'dataset_fingerprint': 'abc'})) == 7
+    shards.open_cache(whole, {'dataset_fingerprint': 'xyz'})
+  assert len(shards.open_cache(whole, {'dataset_fingerprint': 'abc'})) == 7
 
 
 def test_no_cache_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'manifest\.json: no such file'):
-    cache.open_cache(tmp_path)
+    shards.open_cache(tmp_path)
 
 
 @pytest.mark.parametrize('keep', [0, 1, 100, 0.5, -1])
@@ -210,7 +210,7 @@ def test_a_truncated_shard_is_refused_at_opening(copy, keep):
   data = path.read_bytes()
   path.write_bytes(data[: int(keep * len(data)) if keep == 0.5 else keep])
   with pytest.raises(ValueError, match=r'shard-00001.* of 2 .*Delete'):
-    cache.open_cache(copy)
+    shards.open_cache(copy)
 
 
 def test_a_flipped_bit_is_never_read_as_data(copy):
@@ -226,7 +226,7 @@ def test_a_flipped_bit_is_never_read_as_data(copy):
     damaged[position] ^= 1 << rng.integers(8)
     path.write_bytes(damaged)
     try:
-      assert_same(list(cache.open_cache(copy)), expected)
+      assert_same(list(shards.open_cache(copy)), expected)
     except ValueError as error:
       messages.append(str(error))
   assert len(messages) > 90
@@ -241,16 +241,16 @@ def test_shards_that_changed_places_are_refused(copy):
   for path, other in zip(paths, reversed(data), strict=True):
     path.write_bytes(other)
   with pytest.raises(ValueError, match=r'shard-00000.* holds entry 2 instead'):
-    cache.open_cache(copy).verify()
+    shards.open_cache(copy).verify()
 
 
 def test_a_shard_of_another_cache_is_refused(copy, tmp_path_factory):
   other = dataclasses.replace(MANIFEST, network_seed=4)
   folder = tmp_path_factory.mktemp('other')
-  cache.CacheWriter(folder, other).write_shard(2, entries_of(2))
+  shards.CacheWriter(folder, other).write_shard(2, entries_of(2))
   shard_path(copy, 2).write_bytes(shard_path(folder, 2).read_bytes())
   with pytest.raises(ValueError, match=r'shard-00002.* another manifest'):
-    cache.open_cache(copy).verify()
+    shards.open_cache(copy).verify()
 
 
 def batches(source):
@@ -264,7 +264,7 @@ def batches(source):
 
 
 def test_grain_shuffles_and_batches_entries(whole):
-  iterator = iter(batches(cache.open_cache(whole)))
+  iterator = iter(batches(shards.open_cache(whole)))
   drawn = [next(iterator) for _ in range(7)]
   assert drawn[0].synthetic.images.shape == (2, 4, 8, 8, 1)
   assert drawn[0].target.labels.shape == (2, 6, 3)
@@ -278,17 +278,17 @@ def test_grain_shuffles_and_batches_entries(whole):
 
 
 def test_grain_resumes_where_it_stopped(whole):
-  iterator = iter(batches(cache.open_cache(whole)))
+  iterator = iter(batches(shards.open_cache(whole)))
   for _ in range(3):
     next(iterator)
   state = iterator.get_state()
   expected = [next(iterator) for _ in range(4)]
-  resumed = iter(batches(cache.open_cache(whole)))
+  resumed = iter(batches(shards.open_cache(whole)))
   resumed.set_state(state)
   assert_same([next(resumed) for _ in range(4)], expected)
 
 
 def test_the_source_can_be_sent_to_a_worker_process(whole):
-  source = cache.open_cache(whole)
+  source = shards.open_cache(whole)
   assert_same(source[5], make_entry(5))  # With an open reader.
   assert_same(pickle.loads(pickle.dumps(source))[5], make_entry(5))

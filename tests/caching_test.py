@@ -18,25 +18,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from experiments import cache as cache_binary
-from fsdd_jax import (
-  cache,
-  cache_summary,
-  caching,
-  cli,
-  datasets,
-  distill,
-  krr,
-  metrics,
-  networks,
-  objective,
-  random_networks,
-)
-from fsdd_jax import subset_distiller as subset_distiller_lib
-from fsdd_jax.cache_manifest import read_manifest
-from fsdd_jax.configs import DataConfig, NetworkConfig
-from fsdd_jax.method_configs import CachingConfig
-from fsdd_jax.normalization import normalize, standardization
-from fsdd_jax.subset_distiller import SubsetDistiller
+from fsdd_jax import cli
+from fsdd_jax.algorithms import caching
+from fsdd_jax.algorithms import subset_distiller as subset_distiller_lib
+from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
+from fsdd_jax.algorithms.method_configs import CachingConfig
+from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
+from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.data import datasets
+from fsdd_jax.data.normalization import normalize, standardization
+from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.runtime import metrics
+from fsdd_jax.storage.cache import shards
+from fsdd_jax.storage.cache import summary as cache_summary
+from fsdd_jax.storage.cache.manifest import read_manifest
 from fsdd_jax.types import labeled_set
 
 _CONFIG = CachingConfig(
@@ -51,7 +46,7 @@ _CONFIG = CachingConfig(
   features_per_call=10,
   log_every=2,
 )
-_NETWORK = networks.make(
+_NETWORK = extractors.make(
   'convnet', image_shape=(8, 8, 3), num_classes=5, width=4
 )
 
@@ -124,18 +119,18 @@ def _distilled_alone(data, entry, config):
     weights = krr.solve(features, synthetic.labels, ridge=config.ridge)
     return krr.error_on(config.loss, weights, target)
 
-  tx = distill.make_optimizer(
+  tx = distill_step.make_optimizer(
     config.optimizer,
     config.learning_rate,
     label_learning_rate=config.label_learning_rate,
-    schedule=lambda rate: distill.SCHEDULES[config.schedule](
+    schedule=lambda rate: distill_step.SCHEDULES[config.schedule](
       rate, config.num_steps
     ),
   )
   losses = []
-  state = distill.distill(
-    distill.make_step(loss_fn, tx),
-    distill.init_state(start, tx),
+  state = distill_step.distill(
+    distill_step.make_step(loss_fn, tx),
+    distill_step.init_state(start, tx),
     lambda step: (),
     num_steps=config.num_steps,
     on_step=lambda done, state, values: losses.append(float(values['loss'])),
@@ -248,13 +243,13 @@ def test_restart_writes_missing_files_only_to_the_same_bytes(
   for name in content.keys() - {removed}:
     (tmp_path / name).write_bytes(content[name])
   written = []
-  write_shard = cache.CacheWriter.write_shard
+  write_shard = shards.CacheWriter.write_shard
 
   def write(self, shard, entries):
     written.append(shard)
     write_shard(self, shard, entries)
 
-  monkeypatch.setattr(cache.CacheWriter, 'write_shard', write)
+  monkeypatch.setattr(shards.CacheWriter, 'write_shard', write)
   _build(data, tmp_path)
   assert written == [1]
   assert _content(tmp_path) == content
@@ -277,7 +272,7 @@ def test_progress_and_losses_reach_the_caller(data, whole, tmp_path):
     folder=tmp_path,
     progress_fn=lambda count, values: done.append((count, values)),
   )
-  source = cache.open_cache(tmp_path, manifest)
+  source = shards.open_cache(tmp_path, manifest)
   assert [count for count, _ in done] == [1, 3, 5]
   assert done[0][1]['last_loss'] == pytest.approx(source[0].losses[-1])
   assert source[0].losses.shape == (_CONFIG.num_steps,)
@@ -305,14 +300,14 @@ def test_divergence_names_the_subset_and_writes_no_file(data, tmp_path):
 
 
 def test_a_description_builds_the_network_and_its_theta_again():
-  network = networks.make(
+  network = extractors.make(
     'convnet',
     image_shape=(8, 8, 3),
     num_classes=5,
     width=4,
     dtype=jnp.bfloat16,
   )
-  described = networks.describe_network(network)
+  described = extractors.describe_network(network)
   assert described['dtype'] == 'bfloat16'
   assert described['norm'] == 'instance'
   sample = functools.partial(
@@ -322,7 +317,7 @@ def test_a_description_builds_the_network_and_its_theta_again():
     sample(network=net)['params']['Conv_0']
     for net in (
       network,
-      networks.make(**described, image_shape=(8, 8, 3), num_classes=9),
+      extractors.make(**described, image_shape=(8, 8, 3), num_classes=9),
     )
   )
   jax.tree.map(np.testing.assert_array_equal, theta, again)
@@ -332,7 +327,7 @@ def test_summary_tells_counts_losses_and_damage(data, whole, tmp_path):
   summary = cache_summary.summarize(whole)
   text = cache_summary.to_text(summary)
   assert '5 of 5 subsets' in text
-  entries = [cache.open_cache(whole)[i] for i in range(5)]
+  entries = [shards.open_cache(whole)[i] for i in range(5)]
   assert summary.subsets.tolist() == list(range(5))
   assert summary.ipc.tolist() == [int(e.ipc) for e in entries]
   np.testing.assert_allclose(
@@ -372,11 +367,12 @@ def test_histogram_counts_every_subset():
 
 _SCRIPT = """
 import os, signal, sys
-from fsdd_jax import cache, cli
+from fsdd_jax import cli
+from fsdd_jax.storage.cache import shards
 from experiments import cache as binary
 
 kill_at = int(sys.argv.pop())
-write_records = cache.CacheWriter._write_records
+write_records = shards.CacheWriter._write_records
 
 def killing(self, path, subsets, entries):
   count = write_records(self, path, subsets, entries)
@@ -384,7 +380,7 @@ def killing(self, path, subsets, entries):
     os.kill(os.getpid(), signal.SIGKILL)
   return count
 
-cache.CacheWriter._write_records = killing
+shards.CacheWriter._write_records = killing
 cli.define_flags(*binary.CONFIGS, **binary.DEFAULTS)
 cli.run(binary.main)
 """

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax.checkpoints import Checkpointer
+from fsdd_jax.runtime.checkpoints import Checkpointer
 
 
 def _state(value):

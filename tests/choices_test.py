@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import choices, networks, toy
+from fsdd_jax import choices, toy
+from fsdd_jax.networks import extractors
 from fsdd_jax.programs import Problem
 
 _PROBLEM = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
@@ -13,7 +14,7 @@ _PROBLEM = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
 
 @pytest.mark.parametrize('name', ['convnet', 'alexnet'])
 def test_patches_take_the_same_weights_to_the_same_features(name):
-  network = networks.make(name, image_shape=(8, 8, 3), num_classes=3)
+  network = extractors.make(name, image_shape=(8, 8, 3), num_classes=3)
   images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
   key = jax.random.key(1)
   other = choices.by_patches(network)

@@ -17,7 +17,8 @@ os.environ['FSDD_CACHE_DIR'] = tempfile.mkdtemp(prefix='fsdd_jax_cache_')
 import numpy as np
 import pytest
 
-from fsdd_jax import datasets, networks, normalization
+from fsdd_jax.data import datasets, normalization
+from fsdd_jax.networks import extractors
 
 
 @pytest.fixture(scope='session')
@@ -40,4 +41,6 @@ def tiny_normalization(tiny_dataset):
 @pytest.fixture(scope='session')
 def tiny_network():
   """A ConvNet of one block of four channels for `tiny_dataset`."""
-  return networks.make('convnet', image_shape=(8, 8, 3), num_classes=3, width=4)
+  return extractors.make(
+    'convnet', image_shape=(8, 8, 3), num_classes=3, width=4
+  )

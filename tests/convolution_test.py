@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fsdd_jax import convolution
+from fsdd_jax.networks import convolution
 
 
 def _reference(images, kernel, strides, padding):

@@ -12,20 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fsdd_jax import (
-  artifacts,
-  bilevel,
-  cache,
-  cache_manifest,
-  columns,
-  files,
-  metrics,
-  pretrained,
-  stage_loop,
-  tasks,
-  toy,
-)
-from fsdd_jax.configs import DistillationConfig
+from fsdd_jax import columns, tasks, toy
+from fsdd_jax.algorithms import bilevel
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.runtime import files, metrics, stage_loop
+from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage.cache import manifest as cache_manifest
+from fsdd_jax.storage.cache import shards
 
 _BOUNDED = settings(
   max_examples=60,
@@ -108,13 +101,13 @@ def test_safetensors(written, kind, changes, length):
 @given(changes=_CHANGES, length=_LENGTH, shard=st.booleans())
 def test_caches(tmp_path_factory, changes, length, shard):
   folder = _cache(tmp_path_factory)
-  source = cache.open_cache(folder)
+  source = shards.open_cache(folder)
   name = source.manifest.shard_name(0) if shard else 'manifest.json'
   path = folder / name
   whole = path.read_bytes()
 
   def read():
-    found = cache.open_cache(folder)
+    found = shards.open_cache(folder)
     return [found[number] for number in range(len(found))]
 
   expected = [source[number] for number in range(len(source))]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdd_jax import datasets
+from fsdd_jax.data import datasets
 
 
 def _load(name, **kwargs):

@@ -17,26 +17,24 @@ import numpy as np
 import optax
 import pytest
 
-from fsdd_jax import (
+from fsdd_jax import methods, programs, scaling, toy
+from fsdd_jax.algorithms import (
   adaptation,
   caching,
-  devices,
-  evaluation,
-  inputs,
-  krr,
-  methods,
-  objective,
   pretraining,
   pretraining_state,
-  programs,
-  scaling,
-  toy,
-  translator_step,
 )
-from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.method_configs import AdaptationConfig, PretrainingConfig
-from fsdd_jax.peer_configs import FrepoConfig, RcigConfig
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.algorithms.method_configs import (
+  AdaptationConfig,
+  PretrainingConfig,
+)
+from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RcigConfig
+from fsdd_jax.core import krr, objective, translator_step
+from fsdd_jax.data import inputs
+from fsdd_jax.evaluation import evaluate
+from fsdd_jax.runtime import devices
+from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
 # Sums in another order, over at most a hundred images.
@@ -139,7 +137,7 @@ def check_items_go_to_several_devices():
 def check_evaluation_gives_the_scores_of_one_device():
   network, dataset, transform = toy.problem()
   score = functools.partial(
-    evaluation.evaluate,
+    evaluate.evaluate,
     jax.random.key(3),
     synthetic(),
     dataset,

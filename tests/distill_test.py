@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import distill
+from fsdd_jax.core import distill_step
 from fsdd_jax.types import labeled_set
 
 
@@ -24,10 +24,10 @@ def _quadratic(synthetic, scale):
 
 
 def test_sgd_is_the_literal_update():
-  tx = distill.make_optimizer('sgd', 0.1, label_learning_rate=0.2)
+  tx = distill_step.make_optimizer('sgd', 0.1, label_learning_rate=0.2)
   start = _set()
-  state, metrics = distill.make_step(_quadratic, tx)(
-    distill.init_state(start, tx), 1.0
+  state, metrics = distill_step.make_step(_quadratic, tx)(
+    distill_step.init_state(start, tx), 1.0
   )
   np.testing.assert_allclose(
     state.synthetic.images, 0.8 * start.images, rtol=1e-6
@@ -39,13 +39,13 @@ def test_sgd_is_the_literal_update():
   assert int(state.step) == 1
 
 
-@pytest.mark.parametrize('name', sorted(distill.OPTIMIZERS))
+@pytest.mark.parametrize('name', sorted(distill_step.OPTIMIZERS))
 def test_every_optimizer_descends_and_label_rate_zero_fixes_labels(name):
-  tx = distill.make_optimizer(name, 0.05, label_learning_rate=0.0)
+  tx = distill_step.make_optimizer(name, 0.05, label_learning_rate=0.0)
   start = _set()
-  state = distill.distill(
-    distill.make_step(_quadratic, tx),
-    distill.init_state(start, tx),
+  state = distill_step.distill(
+    distill_step.make_step(_quadratic, tx),
+    distill_step.init_state(start, tx),
     lambda step: (1.0,),
     num_steps=5,
   )
@@ -54,10 +54,10 @@ def test_every_optimizer_descends_and_label_rate_zero_fixes_labels(name):
 
 
 def test_a_step_that_is_not_finite_changes_nothing():
-  tx = distill.make_optimizer('adam', 0.1)
+  tx = distill_step.make_optimizer('adam', 0.1)
   start = _set()
-  step = distill.make_step(_quadratic, tx)
-  state, metrics = step(distill.init_state(start, tx), jnp.nan)
+  step = distill_step.make_step(_quadratic, tx)
+  state, metrics = step(distill_step.init_state(start, tx), jnp.nan)
   assert np.isnan(metrics['loss'])
   np.testing.assert_array_equal(state.synthetic.images, start.images)
   state, _ = step(state, 1.0)
@@ -65,28 +65,28 @@ def test_a_step_that_is_not_finite_changes_nothing():
 
 
 def test_a_second_step_compiles_nothing():
-  tx = distill.make_optimizer('adam', 0.1)
-  step = distill.make_step(_quadratic, tx)
-  state, _ = step(distill.init_state(_set(), tx), jnp.float32(1.0))
+  tx = distill_step.make_optimizer('adam', 0.1)
+  step = distill_step.make_step(_quadratic, tx)
+  state, _ = step(distill_step.init_state(_set(), tx), jnp.float32(1.0))
   state, _ = step(state, jnp.float32(2.0))
   assert step._cache_size() == 1
 
 
 def test_resumed_equals_straight():
-  tx = distill.make_optimizer('adam', 0.1)
-  step = distill.make_step(_quadratic, tx)
+  tx = distill_step.make_optimizer('adam', 0.1)
+  step = distill_step.make_step(_quadratic, tx)
 
   def inputs(index):
     key = jax.random.fold_in(jax.random.key(0), index)
     return (jax.random.uniform(key),)
 
-  straight = distill.distill(
-    step, distill.init_state(_set(), tx), inputs, num_steps=6
+  straight = distill_step.distill(
+    step, distill_step.init_state(_set(), tx), inputs, num_steps=6
   )
-  half = distill.distill(
-    step, distill.init_state(_set(), tx), inputs, num_steps=3
+  half = distill_step.distill(
+    step, distill_step.init_state(_set(), tx), inputs, num_steps=3
   )
-  resumed = distill.distill(step, half, inputs, num_steps=6)
+  resumed = distill_step.distill(step, half, inputs, num_steps=6)
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
 
 
@@ -100,4 +100,4 @@ def test_resumed_equals_straight():
 )
 def test_bad_optimizers_are_named(arguments, match):
   with pytest.raises(ValueError, match=match):
-    distill.make_optimizer(*arguments)
+    distill_step.make_optimizer(*arguments)

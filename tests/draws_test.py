@@ -13,34 +13,27 @@ import numpy as np
 import pytest
 
 import fsdd_jax as fsdd
-from fsdd_jax import (
+from fsdd_jax import toy, types
+from fsdd_jax.algorithms import (
   adaptation_samples,
   baselines,
   bilevel,
-  cache_batches,
-  distill,
   distill_loop,
-  evaluation,
-  frepo,
-  inputs,
-  krr,
-  metrics,
-  objective,
-  peers,
   pretraining,
   pretraining_objectives,
-  protocols,
-  rfad,
   subset_distiller,
   subset_draws,
   subset_targets,
-  subsets,
-  toy,
-  types,
 )
-from fsdd_jax.method_configs import AdaptationConfig, BilevelConfig
-from fsdd_jax.peer_configs import FrepoConfig, RfadConfig
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
+from fsdd_jax.algorithms.peers import frame, frepo, rfad
+from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RfadConfig
+from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.data import inputs, subsets
+from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.types import labeled_set, pad
 
 
@@ -288,7 +281,7 @@ def _plan(peer, own, num_steps, **changes):
   config = fsdd.DistillationConfig(
     ipc=1, num_steps=num_steps, real_batch=7, **changes
   )
-  setup = peers.prepare(
+  setup = frame.prepare(
     peer.title,
     network,
     dataset,
@@ -334,7 +327,7 @@ def test_rfad_draws_new_networks_and_images_each_step(monkeypatch):
 def test_frepo_visits_its_pool_at_random_and_draws_networks_anew(
   drawn_networks,
 ):
-  networks = drawn_networks(peers)
+  networks = drawn_networks(frame)
   own = FrepoConfig(pool_size=2, max_online_updates=2)
   plan, _ = _plan(frepo.FREPO, own, 12)
 
@@ -370,14 +363,14 @@ def test_the_start_of_peers_has_images_of_each_class():
   network, dataset, transform = toy.problem()
   config = fsdd.DistillationConfig(ipc=2, real_batch=4, seed=3)
   common = {'own': RfadConfig(), 'options': LoopOptions()}
-  setup = peers.prepare(
+  setup = frame.prepare(
     'RFAD', network, dataset, transform, config=config, start=None, **common
   )
   assert setup.start.images.shape == (6, 8, 8, 3)
   keys = setup.network_key, setup.order_key, setup.batch_key
   assert _all_differ([_number(key) for key in keys])
   with pytest.raises(ValueError, match='set to start from'):
-    peers.prepare(
+    frame.prepare(
       'RFAD',
       network,
       dataset,
@@ -632,11 +625,9 @@ def test_each_repeat_of_a_score_has_a_network_of_its_own(monkeypatch):
     np.testing.assert_array_equal(synthetic.images, real.images)
     return float(len(seen))
 
-  monkeypatch.setitem(
-    evaluation.PROTOCOLS, 'krr', evaluation.Protocol(accuracy_in)
-  )
+  monkeypatch.setitem(evaluate.PROTOCOLS, 'krr', evaluate.Protocol(accuracy_in))
   settings = protocols.Settings(('flip',), 0.5, True)
-  score = evaluation.evaluate(
+  score = evaluate.evaluate(
     jax.random.key(1),
     *(real, dataset, transform, network),
     repeats=3,
@@ -729,10 +720,12 @@ def test_bilevel_scores_each_subset_in_a_network_of_its_own(
 
 
 def test_a_step_adds_one_and_moves_against_the_gradient():
-  tx = distill.make_optimizer('sgd', 0.5, label_learning_rate=0.0)
+  tx = distill_step.make_optimizer('sgd', 0.5, label_learning_rate=0.0)
   start = labeled_set(jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1)))
-  step = distill.make_step(lambda s: jnp.sum(s.images**2 + s.labels**2), tx)
-  state, values = step(distill.init_state(start, tx))
+  step = distill_step.make_step(
+    lambda s: jnp.sum(s.images**2 + s.labels**2), tx
+  )
+  state, values = step(distill_step.init_state(start, tx))
   assert int(state.step) == 1
   assert state.synthetic.images.item() == 0.0
   assert state.synthetic.labels.item() == 1.0

@@ -7,13 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import (
-  baselines,
-  evaluation,
-  networks,
-  protocols,
-  random_networks,
-)
+from fsdd_jax.algorithms import baselines
+from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.types import labeled_set
 
 
@@ -43,7 +39,7 @@ def test_easy_colors_are_learned(
   monkeypatch,
 ):
   _short(monkeypatch, 200)
-  score = evaluation.evaluate(
+  score = evaluate.evaluate(
     jax.random.key(1),
     real,
     tiny_dataset,
@@ -63,7 +59,7 @@ def test_wrong_labels_score_zero(
   real, tiny_dataset, tiny_normalization, tiny_network
 ):
   wrong = labeled_set(real.images, jnp.roll(real.labels, 1, axis=1))
-  score = evaluation.evaluate(
+  score = evaluate.evaluate(
     jax.random.key(1),
     wrong,
     tiny_dataset,
@@ -80,7 +76,7 @@ def test_krr_accuracy_equals_numpy(
 ):
   variables = random_networks.sample(jax.random.key(3), tiny_network, (8, 8, 3))
   fitted = protocols.fit_krr_in(variables, tiny_network, real)
-  found = evaluation.accuracy(
+  found = evaluate.accuracy(
     *fitted, tiny_dataset, tiny_normalization, batch_size=7
   )
   _, features = tiny_network.apply(variables, real.images)
@@ -94,7 +90,7 @@ def test_krr_accuracy_equals_numpy(
 
 
 def test_score_statistics():
-  score = evaluation.Score('krr', 'net', 'test', (40.0, 44.0), 1.0)
+  score = evaluate.Score('krr', 'net', 'test', (40.0, 44.0), 1.0)
   assert score.mean == 42.0
   np.testing.assert_allclose(score.std, np.sqrt(8.0))
   assert str(score) == '42.00 ± 2.83 (n=2)'
@@ -141,7 +137,7 @@ def test_dc_is_sgd_with_decay_and_a_drop_after_half():
 
 def test_batch_statistics_are_trained(real, tiny_normalization, monkeypatch):
   _short(monkeypatch, 3)
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='batch'
   )
   _, variables = protocols.train(
@@ -161,12 +157,12 @@ def test_unknown_protocol_and_other_sizes_are_refused(
 ):
   arguments = (tiny_normalization, tiny_network)
   with pytest.raises(ValueError, match=r"'freop'; choose among krr, frepo, dc"):
-    evaluation.evaluate(
+    evaluate.evaluate(
       jax.random.key(0), real, tiny_dataset, *arguments, protocol='freop'
     )
   big = labeled_set(jnp.zeros((3, 16, 16, 3)), jnp.eye(3))
   with pytest.raises(ValueError, match=r'\(16, 16, 3\).*image_size'):
-    evaluation.evaluate(jax.random.key(0), big, tiny_dataset, *arguments)
+    evaluate.evaluate(jax.random.key(0), big, tiny_dataset, *arguments)
 
 
 def test_nan_set_stops_training(real, tiny_network, monkeypatch):
@@ -186,7 +182,7 @@ def test_a_rate_can_be_asked_for(
 ):
   _short(monkeypatch, 20)
   scores = [
-    evaluation.evaluate(
+    evaluate.evaluate(
       jax.random.key(1),
       real,
       tiny_dataset,

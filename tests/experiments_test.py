@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fsdd_jax import artifacts
+from fsdd_jax.storage import artifacts
 
 _ROOT = pathlib.Path(__file__).parents[1]
 

@@ -12,7 +12,9 @@ import PIL.Image
 import pytest
 import safetensors.numpy
 
-from fsdd_jax import artifacts, exports, normalization
+from fsdd_jax.data import normalization
+from fsdd_jax.reporting import exports
+from fsdd_jax.storage import artifacts
 from fsdd_jax.types import centered_one_hot
 
 NAMES = ('circle', '../a b', 'Straße')

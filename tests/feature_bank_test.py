@@ -4,16 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import (
-  feature_bank,
-  krr,
-  networks,
-  objective,
-  random_networks,
-)
-from fsdd_jax.normalization import normalize
+from fsdd_jax.core import krr, objective
+from fsdd_jax.data import feature_bank
+from fsdd_jax.data.normalization import normalize
+from fsdd_jax.networks import extractors, random_networks
 
-_NETWORK = networks.make(
+_NETWORK = extractors.make(
   'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='none'
 )
 
@@ -72,7 +68,7 @@ def test_a_bank_is_read_again_and_named_by_what_it_was_made_of(source):
     source._replace(facts={'seed': 1}),
     source._replace(augmentation=copy),
     source._replace(augmentation=copy | {'copy': 2}),
-    source._replace(network=networks.ConvNet(width=8)),
+    source._replace(network=extractors.ConvNet(width=8)),
   ]
   folders = {feature_bank.folder_of(one, 'classes') for one in others}
   folders |= {folder, feature_bank.folder_of(source, 'rows')}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fsdd_jax import files
+from fsdd_jax.runtime import files
 
 
 def _fail_with_full_disk(*args: object) -> None:
@@ -120,7 +120,7 @@ def test_where_there_are_no_locks_it_warns_and_goes_on(
 def test_it_imports_where_there_is_no_fcntl():
   code = (
     'import sys; sys.modules["fcntl"] = None\n'
-    'from fsdd_jax import files; print(files.fcntl)'
+    'from fsdd_jax.runtime import files; print(files.fcntl)'
   )
   result = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True

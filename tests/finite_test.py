@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 
 import fsdd_jax as fsdd
-from fsdd_jax import (
+from fsdd_jax import curves, toy
+from fsdd_jax.algorithms import (
   adaptation,
   baselines,
   bilevel,
   caching,
-  curves,
-  evaluation,
-  finite,
-  networks,
-  normalization,
   pretraining,
-  selection,
-  toy,
 )
-from fsdd_jax.method_configs import BilevelConfig
+from fsdd_jax.algorithms.method_configs import BilevelConfig
+from fsdd_jax.algorithms.peers import selection
+from fsdd_jax.data import normalization
+from fsdd_jax.evaluation import evaluate
+from fsdd_jax.networks import extractors
+from fsdd_jax.runtime import finite
 from fsdd_jax.types import labeled_set
 
 
@@ -49,7 +48,7 @@ def test_one_bad_pixel_ends_every_protocol(real, protocol, value):
   images = real.images.at[0, 0, 0, 0].set(value)
   network, dataset, transform = toy.problem()
   with pytest.raises(FloatingPointError, match=r'distilled set.*images'):
-    evaluation.evaluate(
+    evaluate.evaluate(
       jax.random.key(1),
       dataclasses.replace(real, images=images),
       dataset,
@@ -61,13 +60,13 @@ def test_one_bad_pixel_ends_every_protocol(real, protocol, value):
 
 def test_constant_images_have_no_features_under_instance_norm(real):
   _, dataset, transform = toy.problem()
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=4
   )
   constant = dataclasses.replace(real, images=jnp.zeros_like(real.images))
   key = jax.random.key(1)
   with pytest.raises(FloatingPointError, match='24 of 24 images'):
-    evaluation.evaluate(key, constant, dataset, transform, network)
+    evaluate.evaluate(key, constant, dataset, transform, network)
   # The snapshots of a comparison are scored by the same.
   snapshots = [curves.Snapshot(1.0, 1, constant)]
   with pytest.raises(FloatingPointError, match='24 of 24 images'):
@@ -86,11 +85,11 @@ def test_one_bad_score_is_counted_once_and_padding_never():
     return jnp.where(is_padding, jnp.nan, found)
 
   with pytest.raises(FloatingPointError, match='1 of 24 images'):
-    evaluation.accuracy(score, jnp.nan, dataset, transform, batch_size=24)
+    evaluate.accuracy(score, jnp.nan, dataset, transform, batch_size=24)
   part = dataclasses.replace(
     dataset, images=dataset.images[:20], labels=dataset.labels[:20]
   )
-  found = evaluation.accuracy(score, 1.0, part, transform, batch_size=16)
+  found = evaluate.accuracy(score, 1.0, part, transform, batch_size=16)
   assert found == 100 * 8 / 20  # Padded rows are neither hits nor errors.
 
 
@@ -181,7 +180,7 @@ def test_repeats_are_a_number_above_0(real):
   network, dataset, transform = toy.problem()
   for repeats in (0, 1.5, True):
     with pytest.raises(ValueError, match='repeats'):
-      evaluation.evaluate(
+      evaluate.evaluate(
         jax.random.key(1), real, dataset, transform, network, repeats=repeats
       )
 

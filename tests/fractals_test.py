@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fsdd_jax import fractals
+from fsdd_jax.data import fractals
 
 
 def _draw(seed=0, num_classes=4, images_per_class=5, image_size=16, draw=0):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from fsdd_jax import image_ops
-from fsdd_jax.image_ops import ColorShift, Zoom
+from fsdd_jax.core import image_ops
+from fsdd_jax.core.image_ops import ColorShift, Zoom
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(3, 9, 6, 3)).astype(np.float32)

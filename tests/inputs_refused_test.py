@@ -13,20 +13,19 @@ import safetensors.numpy
 from absl import flags
 
 import fsdd_jax as fsdd
-from fsdd_jax import (
-  artifacts,
-  baselines,
-  bilevel,
-  cli,
-  containers,
-  exports,
-  pretrained,
-  sources,
-  toy,
+from fsdd_jax import cli, toy
+from fsdd_jax.algorithms import baselines, bilevel
+from fsdd_jax.algorithms.configs import (
+  Config,
+  DataConfig,
+  EvaluationConfig,
+  whole,
 )
-from fsdd_jax.configs import Config, DataConfig, EvaluationConfig, whole
-from fsdd_jax.method_configs import AdaptationConfig, CachingConfig
-from fsdd_jax.one_network import FixedNetwork, stage_keys
+from fsdd_jax.algorithms.method_configs import AdaptationConfig, CachingConfig
+from fsdd_jax.algorithms.one_network import FixedNetwork, stage_keys
+from fsdd_jax.data import sources
+from fsdd_jax.reporting import exports
+from fsdd_jax.storage import artifacts, containers, pretrained
 
 
 @pytest.mark.parametrize('seed', [-1, 2**32, 1.5, True, '0'])

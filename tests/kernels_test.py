@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import (
+from fsdd_jax.core import krr, objective
+from fsdd_jax.evaluation import evaluate
+from fsdd_jax.networks import (
   _neural_tangents,
-  evaluation,
-  kernels,
-  krr,
-  networks,
-  objective,
+  extractors,
+  infinite,
   random_networks,
 )
 from fsdd_jax.types import LabeledSet
@@ -38,13 +37,13 @@ def _arc_cosine(x):
   return {'nngp': nngp, 'ntk': nngp + inner * (np.pi - angle) / (2 * np.pi)}
 
 
-@pytest.mark.parametrize('kind', kernels.KINDS)
+@pytest.mark.parametrize('kind', infinite.KINDS)
 def test_one_hidden_layer_is_the_arc_cosine_kernel(kind):
-  network = networks.Mlp(depth=1, initialization='lecun')
-  found = kernels.gram(network, kind, _IMAGES, _IMAGES, float64=True)
+  network = extractors.Mlp(depth=1, initialization='lecun')
+  found = infinite.gram(network, kind, _IMAGES, _IMAGES, float64=True)
   assert found.dtype == np.float64
   np.testing.assert_allclose(found, _arc_cosine(_IMAGES)[kind], rtol=1e-6)
-  single = kernels.gram(network, kind, _IMAGES, _IMAGES)
+  single = infinite.gram(network, kind, _IMAGES, _IMAGES)
   assert single.dtype == np.float32
   # The angle of an image with itself is known to the root of rounding only.
   np.testing.assert_allclose(single, found, rtol=3e-4)
@@ -56,7 +55,7 @@ def test_one_hidden_layer_is_the_arc_cosine_kernel(kind):
 def test_random_networks_converge_to_the_kernel(name, initialization):
   errors, images, draws = [], _IMAGES[:, :4, :4], 8
   for width in (8, 512):
-    network = networks.make(
+    network = extractors.make(
       name,
       image_shape=(4, 4, 3),
       num_classes=10,
@@ -65,7 +64,7 @@ def test_random_networks_converge_to_the_kernel(name, initialization):
       depth=2,
       initialization=initialization,
     )
-    expected = kernels.gram(network, 'nngp', images, images)
+    expected = infinite.gram(network, 'nngp', images, images)
     features_of, found = jax.jit(objective.feature_fn(network)), 0
     for seed in range(draws):
       variables = random_networks.sample(
@@ -80,10 +79,10 @@ def test_random_networks_converge_to_the_kernel(name, initialization):
 
 def test_double_precision_reaches_images_of_the_usual_size():
   """By XLA's own convolution, jax 0.10 ends the process here."""
-  network = networks.ConvNet(norm='none', depth=1)
+  network = extractors.ConvNet(norm='none', depth=1)
   images = np.random.default_rng(1).normal(size=(2, 32, 32, 3))
-  double = kernels.gram(network, 'ntk', images, images, float64=True)
-  single = kernels.gram(network, 'ntk', images, images)
+  double = infinite.gram(network, 'ntk', images, images, float64=True)
+  single = infinite.gram(network, 'ntk', images, images)
   np.testing.assert_allclose(single, double, rtol=3e-4)
 
 
@@ -104,19 +103,19 @@ def test_covariances_are_convolved_as_by_jax(padding):
 
 
 def test_tiles_are_parts_of_one_matrix(monkeypatch):
-  network = networks.ConvNet(norm='none', depth=1)
-  whole = kernels.gram(network, 'ntk', _IMAGES, _IMAGES[:3])
-  monkeypatch.setattr(kernels, '_COVARIANCES', 64**2 * 2)
-  assert kernels.images_at_once(network, (8, 8, 3), 1) == 2
-  tiled = kernels.gram(network, 'ntk', _IMAGES, _IMAGES[:3])
+  network = extractors.ConvNet(norm='none', depth=1)
+  whole = infinite.gram(network, 'ntk', _IMAGES, _IMAGES[:3])
+  monkeypatch.setattr(infinite, '_COVARIANCES', 64**2 * 2)
+  assert infinite.images_at_once(network, (8, 8, 3), 1) == 2
+  tiled = infinite.gram(network, 'ntk', _IMAGES, _IMAGES[:3])
   np.testing.assert_allclose(tiled, whole, rtol=1e-5)
 
 
-@pytest.mark.parametrize('kind', kernels.KINDS)
+@pytest.mark.parametrize('kind', infinite.KINDS)
 def test_a_set_is_scored_once_without_norm(
   kind, tiny_dataset, tiny_normalization, tiny_network
 ):
-  score = evaluation.evaluate(
+  score = evaluate.evaluate(
     jax.random.key(0),
     LabeledSet(
       jnp.asarray(tiny_dataset.images[::20] / 100.0 - 1.5),
@@ -150,18 +149,18 @@ def test_a_kernel_solves_as_features_do():
 
 def test_networks_without_a_kernel_are_refused():
   with pytest.raises(ValueError, match='as it normalises; take --norm=none'):
-    kernels.kernel_fn(networks.ConvNet(norm='instance'), 'ntk')
+    infinite.kernel_fn(extractors.ConvNet(norm='instance'), 'ntk')
   with pytest.raises(ValueError, match=r'has no kernel here\. Take a ConvNet'):
-    kernels.limit_of(networks.VGG11())
+    infinite.limit_of(extractors.VGG11())
   with pytest.raises(ValueError, match="Unknown kernel 'gp'; choose nngp or"):
-    kernels.kernel_fn(networks.ConvNet(norm='none'), 'gp')
+    infinite.kernel_fn(extractors.ConvNet(norm='none'), 'gp')
 
 
 def test_an_infinite_kernel_is_named():
-  network = networks.Mlp(depth=1)
+  network = extractors.Mlp(depth=1)
   images = np.full((1, 2, 2, 1), np.nan)
   with pytest.raises(FloatingPointError, match=r'values up to nan\. Normalise'):
-    kernels.gram(network, 'nngp', images, images)
+    infinite.gram(network, 'nngp', images, images)
 
 
 def test_what_was_lent_to_the_import_is_taken_back():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from fsdd_jax import krr
+from fsdd_jax.core import krr
 
 
 def oracle(features, labels, ridge):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import layers
+from fsdd_jax.networks import layers
 
 
 def test_instance_norm_is_affine_and_per_image_and_channel():

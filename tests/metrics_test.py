@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fsdd_jax import metrics
+from fsdd_jax.runtime import metrics
 
 
 def test_rows_come_back_and_later_ones_are_dropped_on_resume(tmp_path):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import layers, networks
+from fsdd_jax.networks import extractors, layers
 
 KEY = jax.random.key(0)
 NAMES = ('convnet', 'alexnet', 'vgg11', 'resnet18')
@@ -19,7 +19,7 @@ IMAGES = jnp.asarray(
 
 
 def small(**fields):
-  return networks.ConvNet(**{'width': 8, 'depth': 2, **fields})
+  return extractors.ConvNet(**{'width': 8, 'depth': 2, **fields})
 
 
 def shapes(network, image_shape):
@@ -34,7 +34,7 @@ def shapes(network, image_shape):
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('size', [28, 32, 64, 128])
 def test_shapes(name, size, channels):
-  network = networks.make(
+  network = extractors.make(
     name, image_shape=(size, size, channels), num_classes=7
   )
   _, logits, features = shapes(network, (size, size, channels))
@@ -52,7 +52,7 @@ def test_shapes(name, size, channels):
 @pytest.mark.parametrize('norm', ['instance', 'batch'])
 @pytest.mark.parametrize('name', NAMES)
 def test_norms_fit_every_network(name, norm):
-  network = networks.make(
+  network = extractors.make(
     name, image_shape=(32, 32, 1), num_classes=3, norm=norm
   )
   variables, logits, _ = shapes(network, (32, 32, 1))
@@ -61,7 +61,7 @@ def test_norms_fit_every_network(name, norm):
 
 
 def test_doubling_widths_give_frepo_features():
-  network = networks.ConvNet(width_multiplier=2)
+  network = extractors.ConvNet(width_multiplier=2)
   variables, _, features = shapes(network, (32, 32, 3))
   assert features == (2, 512 * 4 * 4)
   assert variables['params']['Conv_2']['kernel'] == (3, 3, 256, 512)
@@ -72,20 +72,22 @@ def test_doubling_widths_give_frepo_features():
   [(4, 1), (8, 1), (16, 2), (28, 3), (32, 3), (64, 4), (128, 5), (224, 6)],
 )
 def test_depth_follows_the_resolution(size, depth):
-  assert networks.depth_for(size) == depth
-  network = networks.make('convnet', image_shape=(size, size, 3), num_classes=2)
+  assert extractors.depth_for(size) == depth
+  network = extractors.make(
+    'convnet', image_shape=(size, size, 3), num_classes=2
+  )
   assert network.depth == depth
 
 
 def test_make_passes_fields_on():
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(64, 64, 1), num_classes=5, depth=2, norm='none'
   )
-  assert network == networks.ConvNet(num_classes=5, depth=2, norm='none')
+  assert network == extractors.ConvNet(num_classes=5, depth=2, norm='none')
 
 
 def test_28_pixels_are_padded_by_2_on_each_side():
-  network = networks.ConvNet(width=4)
+  network = extractors.ConvNet(width=4)
   images = jax.random.normal(KEY, (2, 28, 28, 1))
   variables = network.init(KEY, images)
   padded = jnp.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
@@ -95,14 +97,14 @@ def test_28_pixels_are_padded_by_2_on_each_side():
 
 
 def test_describe_names_class_and_fields():
-  text = networks.describe(networks.ConvNet(num_classes=3, width=16))
+  text = extractors.describe(extractors.ConvNet(num_classes=3, width=16))
   assert text.startswith('ConvNet(')
   assert 'width=16' in text
   assert 'depth=3' in text
 
 
 def test_oblong_images_and_odd_sides():
-  _, _, features = shapes(networks.ConvNet(width=4), (30, 41, 2))
+  _, _, features = shapes(extractors.ConvNet(width=4), (30, 41, 2))
   assert features == (2, 4 * 4 * 6)
 
 
@@ -140,7 +142,7 @@ def test_convnet_against_float64():
 
 @pytest.mark.parametrize('name', ['convnet', 'resnet18'])
 def test_pytorch_initialization_is_uniform_by_fan_in(name):
-  network = networks.make(name, image_shape=(32, 32, 3), num_classes=10)
+  network = extractors.make(name, image_shape=(32, 32, 3), num_classes=10)
   images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
   params = network.lazy_init(KEY, images)['params']
   layer_names = [n for n in params if n.startswith(('Conv', 'classifier'))]
@@ -257,15 +259,15 @@ def test_bfloat16_computes_low_and_returns_float32():
 def test_unknown_names_are_errors():
   shape = (32, 32, 3)
   with pytest.raises(ValueError, match=r"network 'lenet'.*alexnet.*convnet"):
-    networks.make('lenet', image_shape=shape, num_classes=2)
+    extractors.make('lenet', image_shape=shape, num_classes=2)
   with pytest.raises(ValueError, match=r"norm 'layer'.*batch.*instance"):
-    networks.make('convnet', image_shape=shape, num_classes=2, norm='layer')
+    extractors.make('convnet', image_shape=shape, num_classes=2, norm='layer')
   with pytest.raises(ValueError, match=r"'he'.*lecun, pytorch"):
-    networks.ConvNet(initialization='he')
+    extractors.ConvNet(initialization='he')
   with pytest.raises(ValueError, match=r'no field dept; .*width, depth'):
-    networks.make('convnet', image_shape=shape, num_classes=2, dept=3)
+    extractors.make('convnet', image_shape=shape, num_classes=2, dept=3)
   with pytest.raises(ValueError, match=r'image_shape'):
-    networks.make('convnet', image_shape=(32, 32), num_classes=2)
+    extractors.make('convnet', image_shape=(32, 32), num_classes=2)
 
 
 class Tiny(nn.Module):
@@ -279,14 +281,20 @@ class Tiny(nn.Module):
 
 
 def test_registered_modules_can_be_made(monkeypatch):
-  monkeypatch.setattr(networks, 'NETWORKS', dict(networks.NETWORKS))
-  networks.register('tiny', fields_for=lambda shape: {'width': shape[0]})(Tiny)
-  networks.register('tiny')(Tiny)  # A notebook's cell, run again.
-  networks.register('wide', fields_for=lambda shape: {'width': shape[0]})(Tiny)
-  assert networks.make('tiny', image_shape=(5, 5, 1), num_classes=2).width == 4
-  network = networks.make('wide', image_shape=(5, 5, 1), num_classes=2)
+  monkeypatch.setattr(extractors, 'NETWORKS', dict(extractors.NETWORKS))
+  extractors.register('tiny', fields_for=lambda shape: {'width': shape[0]})(
+    Tiny
+  )
+  extractors.register('tiny')(Tiny)  # A notebook's cell, run again.
+  extractors.register('wide', fields_for=lambda shape: {'width': shape[0]})(
+    Tiny
+  )
+  assert (
+    extractors.make('tiny', image_shape=(5, 5, 1), num_classes=2).width == 4
+  )
+  network = extractors.make('wide', image_shape=(5, 5, 1), num_classes=2)
   assert shapes(network, (5, 5, 1))[1:] == ((2, 2), (2, 5))
   with pytest.raises(ValueError, match=r"'convnet' belongs to ConvNet"):
-    networks.register('convnet')(Tiny)
+    extractors.register('convnet')(Tiny)
   with pytest.raises(TypeError, match='num_classes'):
-    networks.register('dense')(nn.Dense)
+    extractors.register('dense')(nn.Dense)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import normalization
+from fsdd_jax.data import normalization
 
 
 def _images(n=200, size=4, channels=3, seed=0):

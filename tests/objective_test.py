@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from fsdd_jax import networks, objective, random_networks
-from fsdd_jax.normalization import normalize
+from fsdd_jax.core import objective
+from fsdd_jax.data.normalization import normalize
+from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.types import centered_one_hot, labeled_set, pad
 
 
@@ -84,7 +85,7 @@ def test_padded_sets_change_neither_loss_nor_gradient(problem):
 
 def test_gradients_of_images_and_labels_by_finite_differences(problem):
   _, _, synthetic, target = problem
-  smooth = networks.make(
+  smooth = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='none'
   )
   with jax.enable_x64(True):
@@ -139,7 +140,7 @@ def test_equal_networks_share_one_compilation(
   *_, target = problem
 
   def run(seed):
-    network = networks.make(
+    network = extractors.make(
       'convnet', image_shape=(8, 8, 3), num_classes=3, width=4
     )
     drawn = random_networks.sample(jax.random.key(seed), network, (8, 8, 3))

@@ -16,7 +16,8 @@ import pytest
 import translator_step_test as step_test
 from jax.sharding import PartitionSpec
 
-from fsdd_jax import parallel, processes, translator_step
+from fsdd_jax.core import translator_step
+from fsdd_jax.runtime import parallel, processes
 
 
 def normal(seed, *shape):

@@ -10,31 +10,27 @@ import numpy as np
 import optax
 import pytest
 
-from fsdd_jax import (
-  baselines,
-  datasets,
-  distill,
+from fsdd_jax import methods, toy
+from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.algorithms.peers import (
   frepo,
   kip,
-  krr,
-  methods,
   network_pool,
-  networks,
-  normalization,
-  objective,
   platt,
   rfad,
   selection,
-  toy,
 )
-from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.peer_configs import (
+from fsdd_jax.algorithms.peers.peer_configs import (
   FrepoConfig,
   KipConfig,
   RcigConfig,
   RfadConfig,
 )
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.data import datasets, normalization
+from fsdd_jax.networks import extractors
+from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
 _CONFIG = DistillationConfig(
@@ -66,7 +62,7 @@ class KilledError(Exception):
 def _run(method, config=_CONFIG, options=None, problem=None, **changes):
   network, dataset, transform = problem or toy.problem()
   if method == 'kip':  # Whose kernel compiles faster.
-    network = networks.Mlp(num_classes=3, depth=1)
+    network = extractors.Mlp(num_classes=3, depth=1)
   return (
     methods.METHODS[method]
     .run(
@@ -169,9 +165,9 @@ def test_frepo_updates_images_and_network_as_by_hand():
   slope = jax.grad(online_loss)(theta['params'])
   move, _ = online_tx.update(slope, online_tx.init(theta['params']))
   params = optax.apply_updates(theta['params'], move)
-  tx = distill.make_optimizer('sgd', 0.5)
+  tx = distill_step.make_optimizer('sgd', 0.5)
   update = frepo.make_update(network, loss_fn, tx, online_tx, mirror=True)
-  start = distill.init_state(real, tx)
+  start = distill_step.init_state(real, tx)
   first = jax.tree.map(jnp.array, theta)
   state, online, values = update(
     start,
@@ -302,7 +298,7 @@ def test_rfads_linear_map_starts_as_none_and_moves_images():
 )
 def test_each_setting_of_rfad_changes_the_set(changes):
   config = dataclasses.replace(_CONFIG, num_steps=3)
-  problem = networks.Mlp(num_classes=3, depth=1, width=8), *toy.problem()[1:]
+  problem = extractors.Mlp(num_classes=3, depth=1, width=8), *toy.problem()[1:]
   found = _run('rfad', config, problem=problem, **changes)
   plain = _run('rfad', config, problem=problem)
   assert abs(found.images - plain.images).max() > 1e-6

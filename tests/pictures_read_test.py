@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdd_jax import datasets, sources
+from fsdd_jax.data import datasets, sources
 
 
 def _load(root, **options):

@@ -5,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from fsdd_jax import pictures
+from fsdd_jax.reporting import pictures
 
 
 def _decode(data):

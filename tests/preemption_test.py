@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fsdd_jax import preemption
-from fsdd_jax.stage_loop import LoopOptions, StageLoop
+from fsdd_jax.runtime import preemption
+from fsdd_jax.runtime.stage_loop import LoopOptions, StageLoop
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_a_list_of_tasks_tells_the_running_one(tmp_path):
   binary = tmp_path / 'binary.py'
   binary.write_text(
     'import os, pathlib, signal, sys, time\n'
-    'from fsdd_jax import preemption\n'
+    'from fsdd_jax.runtime import preemption\n'
     'preemption.install()\n'
     'runs = pathlib.Path(sys.argv[1]) / "runs"\n'
     'runs.open("a").write("run" + chr(10))\n'
@@ -114,7 +114,8 @@ def test_a_list_of_tasks_tells_the_running_one(tmp_path):
     '  time.sleep(60)\n'
   )
   driver = textwrap.dedent(f"""
-    from fsdd_jax import preemption, tasks
+    from fsdd_jax import tasks
+    from fsdd_jax.runtime import preemption
     preemption.install()
     task = tasks.Task('waits', {str(binary)!r}, ('{{out}}',))
     print(len(tasks.run([task], {str(tmp_path)!r})), 'done')

@@ -6,23 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import (
-  cache,
-  cache_batches,
-  caching,
-  krr,
-  networks,
-  objective,
-  pretraining_banks,
-)
-from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
-from fsdd_jax.normalization import normalize
-from fsdd_jax.pretraining_objectives import Problem
+from fsdd_jax.algorithms import caching, pretraining_banks
+from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
+from fsdd_jax.algorithms.pretraining_objectives import Problem
+from fsdd_jax.core import krr, objective
+from fsdd_jax.data.normalization import normalize
+from fsdd_jax.networks import extractors
+from fsdd_jax.storage.cache import batches as cache_batches
+from fsdd_jax.storage.cache import shards
 
 _CONFIG = PretrainingConfig(
   batch_size=2, bank_networks=3, bank_renewal=4, bank_images=6, ridge=1e-3
 )
-_NETWORK = networks.make(
+_NETWORK = extractors.make(
   'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='none'
 )
 
@@ -49,7 +45,7 @@ def batch(data, tmp_path):
     augmentation='none',
   )
   caching.build_cache(_NETWORK, *data, config=config, folder=tmp_path / 'c')
-  source = cache.open_cache(tmp_path / 'c')
+  source = shards.open_cache(tmp_path / 'c')
   return cache_batches.read(
     source, data[0], cache_batches.without_images, rows=[0, 1]
   )

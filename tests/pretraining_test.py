@@ -11,26 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import (
-  artifacts,
-  cache,
-  cache_batches,
-  caching,
-  datasets,
-  metrics,
-  networks,
-  normalization,
-  objective,
-  pretrained,
-  pretraining,
-  pretraining_state,
-  random_networks,
+from fsdd_jax.algorithms import caching, pretraining, pretraining_state
+from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
+from fsdd_jax.algorithms.one_network import FixedNetwork
+from fsdd_jax.algorithms.pretraining_objectives import (
+  Problem,
+  make_score,
+  translation,
 )
-from fsdd_jax.method_configs import CachingConfig, PretrainingConfig
-from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.pretraining_objectives import Problem, make_score, translation
-from fsdd_jax.stage_loop import LoopOptions
-from fsdd_jax.translator import Translator
+from fsdd_jax.core import objective
+from fsdd_jax.data import datasets, normalization
+from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.networks.translator import Translator
+from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage.cache import batches as cache_batches
+from fsdd_jax.storage.cache import shards
 from fsdd_jax.types import labeled_set, unpad
 
 _CONFIG = PretrainingConfig(
@@ -48,7 +45,7 @@ _CONFIG = PretrainingConfig(
 _MAX_SYNTHETIC = 6
 # One module for all, as drawing weights of another compiles for seconds.
 _TRANSLATOR = Translator(width=4, num_blocks=0, head_scale=1.0)
-_NETWORK = networks.make(
+_NETWORK = extractors.make(
   'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='none'
 )
 
@@ -81,7 +78,7 @@ def source(data, network, tmp_path_factory):
   assert config.num_heldout == 1  # A tenth at most.
   folder = tmp_path_factory.mktemp('cache')
   manifest = caching.build_cache(network, *data, config=config, folder=folder)
-  return cache.open_cache(folder, manifest)
+  return shards.open_cache(folder, manifest)
 
 
 def _pretrain(network, source, data, *, options=None, **changes):
@@ -310,7 +307,9 @@ def test_another_network_data_or_theta_is_named_and_refused(
   shifted = dataclasses.replace(transform, mean=transform.mean + 0.1)
   with pytest.raises(ValueError, match=r'normalization: .* in the cache'):
     _pretrain(network, source, (dataset, shifted))
-  wide = networks.make('convnet', image_shape=(8, 8, 3), num_classes=3, width=8)
+  wide = extractors.make(
+    'convnet', image_shape=(8, 8, 3), num_classes=3, width=8
+  )
   with pytest.raises(ValueError, match=r"network: .*'width': 4.*'width': 8"):
     _pretrain(wide, source, data)
   with pytest.raises(ValueError, match='network_seed: 0 in the cache, 7 now'):
@@ -345,7 +344,7 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
   assert again.record == {'num_steps': 1}
   loaded, found = artifacts.load_translator(path)
   assert _bytes(loaded) == _bytes(variables)
-  assert found['network'] == networks.describe_network(network)
+  assert found['network'] == extractors.describe_network(network)
   assert found['translator']['width'] == 4
   assert found['theta_seed'] == 0
   assert found['image_shape'] == [8, 8, 3]
@@ -354,7 +353,7 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
 _KILLED = """
 import os, signal, sys
 from fsdd_jax import cli
-from fsdd_jax.stage_loop import StageLoop
+from fsdd_jax.runtime.stage_loop import StageLoop
 from experiments import pretrain
 
 kill_at = int(sys.argv.pop())

@@ -13,17 +13,16 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from fsdd_jax import (
-  adaptation,
-  cache,
-  caching,
-  evaluation,
-  pretraining,
-  processes,
-  toy,
+from fsdd_jax import toy
+from fsdd_jax.algorithms import adaptation, caching, pretraining
+from fsdd_jax.algorithms.method_configs import (
+  AdaptationConfig,
+  PretrainingConfig,
 )
-from fsdd_jax.method_configs import AdaptationConfig, PretrainingConfig
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.evaluation import evaluate
+from fsdd_jax.runtime import processes
+from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.storage.cache import shards
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
 # Many quick steps, so that a signal falls among them.
@@ -102,7 +101,7 @@ def pipeline(folder):
   start = pretraining.pretrain(
     network,
     toy.translator().translator,
-    cache.open_cache(folder / 'cache'),
+    shards.open_cache(folder / 'cache'),
     dataset,
     transform,
     config=PretrainingConfig(num_steps=3, batch_size=2, eval_every=2),
@@ -123,7 +122,7 @@ def pipeline(folder):
     config=config,
     options=LoopOptions(folder / 'adapt'),
   )
-  score = evaluation.evaluate(
+  score = evaluate.evaluate(
     jax.random.key(0),
     adapted.distilled_in_theta[1],
     dataset,

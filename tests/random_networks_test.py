@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import random_networks
+from fsdd_jax.networks import random_networks
 from fsdd_jax.types import LabeledSet
 
 IMAGE_SHAPE = (4, 4, 1)

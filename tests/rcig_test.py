@@ -11,20 +11,19 @@ import numpy as np
 import optax
 import pytest
 
-from fsdd_jax import (
+from fsdd_jax import toy
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.algorithms.peers import (
+  frame,
   implicit,
   implicit_gradient,
-  layers,
-  networks,
-  peers,
   rcig,
   rcig_step,
-  solvers,
-  toy,
 )
-from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.peer_configs import RcigConfig
-from fsdd_jax.stage_loop import LoopOptions
+from fsdd_jax.algorithms.peers.peer_configs import RcigConfig
+from fsdd_jax.core import solvers
+from fsdd_jax.networks import extractors, layers
+from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
 _LEVEL = 0.05
@@ -282,7 +281,7 @@ def test_the_average_is_that_of_its_formula():
 
 
 def test_softplus_is_near_relu_and_shares_its_weights():
-  network = networks.ConvNet(width=4, depth=1, norm='none')
+  network = extractors.ConvNet(width=4, depth=1, norm='none')
   images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
   variables = network.init(jax.random.key(1), images)
   soft = layers.with_softplus(network, 60.0)
@@ -295,8 +294,8 @@ def test_softplus_is_near_relu_and_shares_its_weights():
 
 def _run(own=_OWN, config=_CONFIG, network=None, **options):
   _, dataset, transform = toy.problem()
-  network = network or networks.Mlp(num_classes=3, depth=1, width=8)
-  return peers.distill_by(
+  network = network or extractors.Mlp(num_classes=3, depth=1, width=8)
+  return frame.distill_by(
     *(rcig.RCIG, network, dataset, transform),
     config=config,
     own=own,
@@ -359,10 +358,10 @@ def test_the_margin_changes_labels():
   # Less than half of 1 / k apart, so that the margin pulls.
   start = labeled_set(toy.distilled().images, 0.1 * jnp.eye(3))
   _, dataset, transform = toy.problem()
-  network = networks.Mlp(num_classes=3, depth=1, width=8)
+  network = extractors.Mlp(num_classes=3, depth=1, width=8)
   config = dataclasses.replace(_CONFIG, num_steps=2, optimizer='sgd')
   found = [
-    peers.distill_by(
+    frame.distill_by(
       *(rcig.RCIG, network, dataset, transform),
       config=config,
       own=settings,

@@ -7,8 +7,13 @@ import subprocess
 
 import pytest
 
-from fsdd_jax import cli, method_configs, methods
-from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax import cli, methods
+from fsdd_jax.algorithms import method_configs
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  DistillationConfig,
+  NetworkConfig,
+)
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
 _FLAGFILES = sorted((_EXPERIMENTS / 'recipes').glob('*.flags'))

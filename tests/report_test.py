@@ -9,10 +9,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from fsdd_jax import report
-from fsdd_jax.pictures import png_bytes
+from fsdd_jax.reporting import tables
+from fsdd_jax.reporting.pictures import png_bytes
 
-TABLE = report.Table(
+TABLE = tables.Table(
   'Accuracy <%>',
   ('Method', 'IPC 1', 'Note'),
   [
@@ -58,7 +58,7 @@ def _parse(path):
 def test_report_is_escaped_and_accessible(tmp_path):
   path = tmp_path / 'report.html'
   picture = np.linspace(0, 1, 48).reshape(4, 4, 3)
-  report.write_report(
+  tables.write_report(
     path,
     title='Run <1>',
     tables=[TABLE],
@@ -82,7 +82,7 @@ def test_report_is_escaped_and_accessible(tmp_path):
 def test_report_needs_nothing_outside_itself(tmp_path):
   path = tmp_path / 'report.html'
   picture = np.random.default_rng(0).integers(0, 256, (4, 5, 1), np.uint8)
-  report.write_report(path, title='t', pictures=[('p', picture)])
+  tables.write_report(path, title='t', pictures=[('p', picture)])
   text = path.read_text(encoding='utf-8')
   assert not re.search(r'https?:|url\(|@import|<link', text)
   (source,) = (x['src'] for x in _parse(path).all('img'))
@@ -93,16 +93,16 @@ def test_report_needs_nothing_outside_itself(tmp_path):
 
 def test_failed_report_leaves_the_old_one(tmp_path):
   path = tmp_path / 'report.html'
-  report.write_report(path, title='old')
+  tables.write_report(path, title='old')
   before = path.read_bytes()
   with pytest.raises(ValueError, match=r"'curve'.* no PNG"):
-    report.write_report(path, title='new', pictures=[('curve', b'<svg/>')])
+    tables.write_report(path, title='new', pictures=[('curve', b'<svg/>')])
   assert path.read_bytes() == before
   assert os.listdir(tmp_path) == ['report.html']
 
 
 def test_markdown_lines_up():
-  assert report.to_markdown(TABLE) == (
+  assert tables.to_markdown(TABLE) == (
     '### Accuracy <%>\n'
     '\n'
     '| Method                    |      IPC 1 | Note      |\n'
@@ -115,15 +115,15 @@ def test_markdown_lines_up():
 
 
 def test_csv_reads_back():
-  rows = list(csv.reader(io.StringIO(report.to_csv(TABLE))))
+  rows = list(csv.reader(io.StringIO(tables.to_csv(TABLE))))
   assert rows == [list(TABLE.columns), *map(list, TABLE.rows)]
 
 
 def test_table_without_rows_has_its_columns():
-  table = report.Table('t', ('a', 'b'), [])
-  assert report.to_csv(table) == 'a,b\n'
-  assert '| a   | b   |' in report.to_markdown(table)
-  assert report.to_html(table).count('scope="col"') == 2
+  table = tables.Table('t', ('a', 'b'), [])
+  assert tables.to_csv(table) == 'a,b\n'
+  assert '| a   | b   |' in tables.to_markdown(table)
+  assert tables.to_html(table).count('scope="col"') == 2
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,12 @@ def test_table_without_rows_has_its_columns():
   ],
 )
 def test_only_columns_of_numbers_are_right_aligned(cells, right):
-  table = report.Table('t', ('row', 'x'), [('r', cell) for cell in cells])
-  assert ('class="number"' in report.to_html(table)) == right
+  table = tables.Table('t', ('row', 'x'), [('r', cell) for cell in cells])
+  assert ('class="number"' in tables.to_html(table)) == right
 
 
 def test_bad_tables_are_named():
   with pytest.raises(ValueError, match=r"'t': row 1 has 1 cells for 2"):
-    report.Table('t', ('a', 'b'), [(1, 2), (1,)])
+    tables.Table('t', ('a', 'b'), [(1, 2), (1,)])
   with pytest.raises(ValueError, match='no columns'):
-    report.Table('t', (), [])
+    tables.Table('t', (), [])

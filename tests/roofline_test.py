@@ -3,13 +3,14 @@
 import jax.numpy as jnp
 import pytest
 
-from fsdd_jax import networks, programs, roofline
+from fsdd_jax import programs, roofline
+from fsdd_jax.networks import extractors
 from fsdd_jax.programs import Problem, Program
 
 
 def test_gradients_of_kernels_count_in_full():
   """On the CPU they are a loop, of which the compiler counts one turn."""
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(16, 16, 8), num_classes=2, width=8, depth=1
   )
   problem = Problem(network, (16, 16, 8), 2, num_real=4)

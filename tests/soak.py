@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fsdd_jax import metrics, report
+from fsdd_jax.reporting import tables
+from fsdd_jax.runtime import metrics
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _LARGE = ('--dataset=fractals:6', '--limit=240', '--image_size=16')
@@ -362,14 +363,14 @@ def main() -> None:
       print(rows[-1], file=sys.stderr, flush=True)
   columns = ('stage', 'kills survived', 'in the loop', 'folders')
   columns += ('straight run s', 'files compared', 'equal')
-  table = report.Table(
+  table = tables.Table(
     'Stages killed at random moments and started again',
     columns,
     rows,
     'In the loop: the process killed had done a step, or for cache a file, of '
     'its own.',
   )
-  print(report.to_markdown(table))
+  print(tables.to_markdown(table))
   if different:
     sys.exit(f'Not the bytes of the straight run: {", ".join(different)}')
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from PIL import Image
 
-from fsdd_jax import datasets, sources
+from fsdd_jax.data import datasets, sources
 
 _REAL = os.environ.get('FSDD_DATA_DIR', '')
 _REAL_SETS = {  # Name: classes, size, training and test images.
@@ -258,7 +258,7 @@ def test_tensorflow_is_not_imported(tmp_path):
   folder = _write_tfds(tmp_path, 'bugs', {'train': _examples(6)})
   code = (
     'import sys\n'
-    'from fsdd_jax import datasets\n'
+    'from fsdd_jax.data import datasets\n'
     f'data = datasets.load({str(folder)!r}, progress=False)\n'
     'assert len(data.labels) == 6\n'
     "assert 'tensorflow' not in sys.modules\n"

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import checkpoints, distill, metrics
-from fsdd_jax.configs import DistillationConfig
-from fsdd_jax.stage_loop import (
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.core import distill_step
+from fsdd_jax.runtime import checkpoints, metrics
+from fsdd_jax.runtime.stage_loop import (
   LoopOptions,
   StageLoop,
   claim_workdir,
@@ -37,16 +38,16 @@ def test_a_damaged_settings_file_is_named(tmp_path):
 
 def _run(options, losses, num_steps, diagnose=None):
   """Counts steps whose losses are given; returns the last state."""
-  tx = distill.make_optimizer('sgd', 0.1)
-  step = distill.make_step(lambda s, scale: scale * jnp.sum(s.images), tx)
+  tx = distill_step.make_optimizer('sgd', 0.1)
+  step = distill_step.make_step(lambda s, scale: scale * jnp.sum(s.images), tx)
   start = labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
   loop = StageLoop(
     'count', num_steps=num_steps, options=options, diagnose=diagnose
   )
   with loop:
-    return distill.distill(
+    return distill_step.distill(
       step,
-      loop.restore_or(distill.init_state(start, tx)),
+      loop.restore_or(distill_step.init_state(start, tx)),
       lambda index: (losses[index],),
       num_steps=num_steps,
       on_step=loop.on_step,

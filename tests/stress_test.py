@@ -9,16 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsdd_jax import (
-  baselines,
-  datasets,
-  evaluation,
-  krr,
-  networks,
-  normalization,
-  toy,
-)
-from fsdd_jax.configs import DistillationConfig
+from fsdd_jax import toy
+from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.core import krr
+from fsdd_jax.data import datasets, normalization
+from fsdd_jax.evaluation import evaluate
+from fsdd_jax.networks import extractors
 
 # Few shapes, each compiled once: fewer images than features, and more.
 _SHAPES = ((1, 5), (6, 8), (9, 4))
@@ -73,7 +70,7 @@ def _problem(num_classes, images_a_class, fill=None):
     images[:] = fill
   names = tuple(map(str, range(num_classes)))
   dataset = datasets.from_arrays(images, labels, names)
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=num_classes, width=4
   )
   return network, dataset, normalization.standardization(images)
@@ -98,7 +95,7 @@ def test_a_thousand_classes_and_more_images_than_features():
   )
   assert result.synthetic.images.shape == (1000, 8, 8, 3)
   assert np.isfinite(result.synthetic.images).all()
-  score = evaluation.evaluate(
+  score = evaluate.evaluate(
     jax.random.key(0), result.synthetic, dataset, transform, network, repeats=2
   )
   assert 0 <= score.mean <= 100

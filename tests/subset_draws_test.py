@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import subset_draws, subsets, types
-from fsdd_jax.method_configs import CachingConfig
+from fsdd_jax import types
+from fsdd_jax.algorithms import subset_draws
+from fsdd_jax.algorithms.method_configs import CachingConfig
+from fsdd_jax.data import subsets
 
 _CONFIG = CachingConfig(
   min_classes=2, max_classes=3, max_images=13, max_synthetic=7

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from fsdd_jax import subsets, types
+from fsdd_jax import types
+from fsdd_jax.data import subsets
 
 _LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 30))
 _LABELS = np.concatenate([_LABELS, [2, 2, 5]])  # Classes of unequal sizes.

@@ -13,7 +13,10 @@ import time
 
 import pytest
 
-from fsdd_jax import artifacts, cache, files, metrics, tasks, toy
+from fsdd_jax import tasks, toy
+from fsdd_jax.runtime import files, metrics
+from fsdd_jax.storage import artifacts
+from fsdd_jax.storage.cache import shards
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
 _DISTILL = ('distill.py', '--dataset=digits', '--limit=50', '--ipc=1')
@@ -196,8 +199,8 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
 def test_two_programs_that_make_one_shard_are_told_of_each_other(tmp_path):
   made = toy.build_cache(tmp_path / 'made')
   entries = [made[number] for number in made.manifest.shard_range(0)]
-  first = cache.CacheWriter(tmp_path / 'cache', made.manifest)
-  second = cache.CacheWriter(tmp_path / 'cache', made.manifest)
+  first = shards.CacheWriter(tmp_path / 'cache', made.manifest)
+  second = shards.CacheWriter(tmp_path / 'cache', made.manifest)
 
   def slowly():
     with pytest.raises(BlockingIOError, match='Another program works'):
@@ -207,9 +210,9 @@ def test_two_programs_that_make_one_shard_are_told_of_each_other(tmp_path):
 
   first.write_shard(0, slowly())
   assert first.missing_shards() == []
-  shards = sorted(p.name for p in (tmp_path / 'cache').iterdir())
-  assert shards == sorted(p.name for p in (tmp_path / 'made').iterdir())
-  cache.open_cache(tmp_path / 'cache').verify()
+  names = sorted(p.name for p in (tmp_path / 'cache').iterdir())
+  assert names == sorted(p.name for p in (tmp_path / 'made').iterdir())
+  shards.open_cache(tmp_path / 'cache').verify()
 
 
 def test_a_table_keeps_the_seconds_of_a_run_that_was_stopped(tmp_path):

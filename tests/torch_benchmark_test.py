@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from fsdd_jax import networks, torch_benchmark
+from fsdd_jax import torch_benchmark
+from fsdd_jax.networks import extractors
 
 pytest.importorskip('torch', reason='needs pip install torch')
 
 _NETWORKS = [
-  networks.ConvNet(width=4, depth=1),
-  networks.ConvNet(width=4, depth=2, norm='none', width_multiplier=2),
+  extractors.ConvNet(width=4, depth=1),
+  extractors.ConvNet(width=4, depth=2, norm='none', width_multiplier=2),
 ]
 
 
@@ -24,7 +25,7 @@ def test_steps_of_one_net_have_the_same_losses(network):
 
 
 def test_a_step_with_more_images_than_features_has_the_same_loss():
-  network = networks.ConvNet(width=4, depth=3)
+  network = extractors.ConvNet(width=4, depth=3)
   calls = torch_benchmark.distillation_calls(
     network, ipc=2, num_real=30, image_size=8
   )

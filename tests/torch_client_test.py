@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fsdd_jax import (
-  artifacts,
-  baselines,
-  cli,
-  datasets,
-  evaluation,
-  exports,
-  networks,
-  normalization,
-  protocols,
+from fsdd_jax import cli
+from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  DistillationConfig,
+  NetworkConfig,
 )
-from fsdd_jax.configs import DataConfig, DistillationConfig, NetworkConfig
+from fsdd_jax.data import datasets, normalization
+from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.networks import extractors
+from fsdd_jax.reporting import exports
+from fsdd_jax.storage import artifacts
 
 pytestmark = [
   pytest.mark.skipif(
@@ -73,7 +73,7 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
   test = datasets.load('cifar10', split='test', limit=1000)
   transform = normalization.standardization(train.images)
   fields = NetworkConfig(width=_WIDTH)
-  network = networks.make(
+  network = extractors.make(
     'convnet', image_shape=(32, 32, 3), num_classes=10, width=_WIDTH
   )
   config = DistillationConfig(ipc=1, num_steps=20, num_networks=4, revisit=True)
@@ -102,7 +102,7 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
     augment=lambda key, images: images,
   )
   monkeypatch.setattr(protocols, 'dc_recipe', lambda without: recipe)
-  ours = evaluation.evaluate(
+  ours = evaluate.evaluate(
     jax.random.key(0),
     synthetic,
     test,

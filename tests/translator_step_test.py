@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from fsdd_jax import translator_step
-from fsdd_jax.translator import Translator, translate
+from fsdd_jax.core import translator_step
+from fsdd_jax.networks.translator import Translator, translate
 from fsdd_jax.types import LabeledSet
 
 SIZE, ROWS, IMAGE_SHAPE = 4, 3, (4, 4, 1)

@@ -6,9 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import networks
-from fsdd_jax.one_network import FixedNetwork
-from fsdd_jax.translator import TRANSLATORS, Translator, init, translate
+from fsdd_jax.algorithms.one_network import FixedNetwork
+from fsdd_jax.networks import extractors
+from fsdd_jax.networks.translator import (
+  TRANSLATORS,
+  Translator,
+  init,
+  translate,
+)
 from fsdd_jax.types import LabeledSet, labeled_set, pad
 
 assert_close = functools.partial(
@@ -253,7 +258,7 @@ def _set(size, key=0):
 
 @pytest.fixture(scope='module')
 def theta():
-  network = networks.ConvNet(width=4, depth=2, norm='none')
+  network = extractors.ConvNet(width=4, depth=2, norm='none')
   return FixedNetwork(network, 0, (8, 8, 3))
 
 
@@ -296,6 +301,6 @@ def test_missing_or_unknown_inputs_are_named(theta):
       translate(seen, variables, bare)
   with pytest.raises(ValueError, match=r'inputs=.*depth'):
     _sees('light', ('images', 'depth'))
-  mlp = FixedNetwork(networks.Mlp(width=4, depth=1), 0, (8, 8, 3))
+  mlp = FixedNetwork(extractors.Mlp(width=4, depth=1), 0, (8, 8, 3))
   with pytest.raises(ValueError, match="leave 'theta' out"):
     mlp.maps_of(jnp.zeros((1, 8, 8, 3)))

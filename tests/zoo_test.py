@@ -9,7 +9,7 @@ import pytest
 
 import fsdd_jax
 from fsdd_jax import zoo
-from fsdd_jax.translator import translate
+from fsdd_jax.networks.translator import translate
 from fsdd_jax.types import LabeledSet
 
 

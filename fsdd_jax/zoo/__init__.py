@@ -6,7 +6,7 @@ what it scores, and under which terms the data may be used.
 
 import pathlib
 
-from fsdd_jax.pretrained import Pretrained, load_pretrained
+from fsdd_jax.storage.pretrained import Pretrained, load_pretrained
 
 _FOLDER = pathlib.Path(__file__).parent / 'translators'
 

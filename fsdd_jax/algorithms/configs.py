@@ -1,0 +1,376 @@
+"""Settings of each stage as frozen dataclasses; `cli` makes absl flags of them.
+
+A default is stated once, here, with its source. "[ours]" marks a value that
+the supplement does not give and that we chose on held-out training images.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fsdd_jax import types
+from fsdd_jax.core import distill_step, krr
+
+SEEDS = 2**32  # Seeds that JAX tells apart, from 0.
+
+
+def option(
+  default: Any,
+  help_text: str,
+  *,
+  least: float | None = None,
+  above: float | None = None,
+  below: float | None = None,
+  most: float | None = None,
+  choices: Iterable[str] | None = None,
+) -> Any:
+  """A dataclass field; its help text becomes that of its flag.
+
+  Args:
+    default: the value where none is given.
+    help_text: what it means, with the source of the default.
+    least: the smallest value allowed.
+    above: values must be larger than this.
+    below: values must be smaller than this.
+    most: the largest value allowed.
+    choices: the values allowed.
+
+  Returns:
+    A field of a `Config`, which checks the limits.
+
+  Example:
+    >>> option(0.5, 'Share kept.', above=0, below=1).default
+    0.5
+  """
+  limits = {'least': least, 'above': above, 'below': below, 'most': most}
+  names = None if choices is None else tuple(choices)
+  return dataclasses.field(
+    default=default, metadata={'help': help_text, 'choices': names, **limits}
+  )
+
+
+def loss_option() -> Any:
+  """The error of predictions on target images that a stage minimises.
+
+  Example:
+    >>> loss_option().default
+    'scale_free'
+  """
+  return option(
+    'scale_free',
+    'squared (the paper), or scale_free: that of the best multiple of the '
+    'predictions [ours].',
+    choices=krr.ERRORS,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Checks its options on construction.
+
+  Example:
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Mine(Config):
+    ...   rate: float = option(0.1, 'Learning rate.', above=0)
+    >>> Mine(rate=0.2)
+    Mine(rate=0.2)
+  """
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError that names the first bad value and the remedy."""
+    for field in dataclasses.fields(self):
+      value, limits = getattr(self, field.name), field.metadata
+      value = _typed(field.name, value, field.type)
+      object.__setattr__(self, field.name, value)
+      if limits['choices'] is not None and value not in limits['choices']:
+        raise ValueError(
+          f'Unknown {field.name} {value!r}; choose one of '
+          f'{", ".join(limits["choices"])}.'
+        )
+      for name, good in (
+        ('least', lambda limit, value=value: value >= limit),
+        ('above', lambda limit, value=value: value > limit),
+        ('below', lambda limit, value=value: value < limit),
+        ('most', lambda limit, value=value: value <= limit),
+      ):
+        limit = limits[name]
+        if limit is not None and not good(limit):
+          words = {
+            'least': f'{limit} or more',
+            'most': f'{limit} or less',
+          }.get(name, f'{name} {limit}')
+          raise out_of_range(field.name, value, words)
+
+
+def whole(
+  name: str, value: Any, *, least: int = 0, below: int | None = None
+) -> int:
+  """A whole number of Python, of an argument that has to be one.
+
+  Args:
+    name: of the argument.
+    value: what was given; NumPy's integers are taken as well.
+    least: the smallest value allowed.
+    below: values must be smaller than this.
+
+  Raises:
+    ValueError: if it is none, or out of range.
+
+  Example:
+    >>> whole('ipc', 10, least=1)
+    10
+    >>> whole('ipc', 1.5)
+    Traceback (most recent call last):
+    ValueError: ipc = 1.5 must be of type int.
+  """
+  number = _typed(name, value, int)
+  if number < least or (below is not None and number >= below):
+    limit = '' if below is None else f' and less than {below}'
+    raise out_of_range(name, value, f'{least} or more{limit}')
+  return number
+
+
+def short_classes_option() -> Any:
+  """What a set starts from where a class has fewer images than IPC.
+
+  Example:
+    >>> short_classes_option().default
+    'error'
+  """
+  return option(
+    'error',
+    'Start of a class with fewer images than ipc: error, repeat (its images '
+    'recur) or noise (normal pixels beyond them).',
+    choices=('error', 'repeat', 'noise'),
+  )
+
+
+def seed_option(help_text: str) -> Any:
+  """A seed; JAX would wrap others to 32 bits without a word.
+
+  Example:
+    >>> seed_option('Seed of all.').default
+    0
+  """
+  return option(0, help_text, least=0, below=SEEDS)
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+  """The value as of a field's type, where nothing is lost by it."""
+  if isinstance(value, np.generic):
+    value = value.item()
+  if typing.get_origin(kind) is tuple:
+    if not isinstance(value, tuple | list):
+      raise ValueError(f'{name} = {value!r} must be a tuple.')
+    part = typing.get_args(kind)[0]
+    parts = (str, int) if name == 'classes' else part
+    return tuple(_typed(name, x, parts) for x in value)
+  if kind is float and type(value) is int:
+    return float(value)
+  kinds = kind if isinstance(kind, tuple) else (kind,)
+  if type(value) not in kinds:  # A bool is an int, but no number of images.
+    names = ' or '.join(x.__name__ for x in kinds)
+    raise ValueError(f'{name} = {value!r} must be of type {names}.')
+  return value
+
+
+def out_of_range(name: str, value: Any, remedy: str) -> ValueError:
+  """The error for an option whose value cannot be used.
+
+  Example:
+    >>> out_of_range('ipc', 0, '1 or more')
+    ValueError('ipc = 0 is out of range: use 1 or more.')
+  """
+  return ValueError(f'{name} = {value!r} is out of range: use {remedy}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Config):
+  """Which images a stage works on.
+
+  Example:
+    >>> DataConfig(dataset='cifar10', holdout=0.1).holdout
+    0.1
+  """
+
+  dataset: str = option(
+    'digits',
+    'digits, fractals, fractals:CLASSES, a TFDS name or directory, or '
+    'folder:PATH.',
+  )
+  data_dir: str = option(
+    '', "TFDS data directory; empty means $FSDD_DATA_DIR, else TFDS's own."
+  )
+  image_size: int = option(
+    0, 'Resize to this height and width; 0 keeps the size.', least=0
+  )
+  classes: tuple[str, ...] = option(
+    (), 'Only these classes, by name or number; empty means all.'
+  )
+  limit: int = option(
+    0,
+    'At most this many training images, balanced over classes; 0: all.',
+    least=0,
+  )
+  holdout: float = option(
+    0.0,
+    'Share of the training images kept apart for choices, in [0, 1).',
+    least=0,
+    below=1,
+  )
+  zca: bool = option(False, 'Whiten images (ZCA) after standardisation.')
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(Config):
+  """The feature extractor f and its distribution of weights, Theta.
+
+  Example:
+    >>> NetworkConfig(width=32).network
+    'convnet'
+  """
+
+  network: str = option(
+    'convnet', 'convnet, mlp, alexnet, vgg11, resnet18 or a registered name.'
+  )
+  width: int = option(
+    128, 'Channels of a ConvNet (DC, MTT and HaBa: 128) or Mlp.', least=1
+  )
+  width_multiplier: int = option(
+    1,
+    'Factor of the width a block: 1 is constant (DC), 2 doubles (FRePo).',
+    least=1,
+  )
+  depth: int = option(
+    0,
+    'Blocks of a ConvNet; 0: by resolution (3 at 32, 4 at 64, 5 at 128). '
+    'Layers of an Mlp; 0: 3.',
+    least=0,
+  )
+  norm: str = option(
+    '', "none, instance, batch or group; empty: the network's own default."
+  )
+  initialization: str = option('pytorch', 'pytorch or lecun weights.')
+  dtype: str = option(
+    'float32',
+    'What convolutions compute in: float32, or bfloat16 for speed on '
+    'accelerators; Gram matrices and solves stay float32.',
+    choices=('float32', 'bfloat16'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateConfig(Config):
+  """The steps on synthetic images and labels, common to Algs. 1, 3 and 4.
+
+  Example:
+    >>> UpdateConfig(num_steps=100).optimizer
+    'adam'
+  """
+
+  num_steps: int = option(300, 'Optimiser steps T in total [ours].', least=1)
+  optimizer: str = option(
+    'adam',
+    'adam, adabelief, lamb or sgd (literal).',
+    choices=distill_step.OPTIMIZERS,
+  )
+  learning_rate: float = option(0.1, 'alpha for images [ours].', above=0)
+  label_learning_rate: float = option(
+    0.03, 'alpha for labels; 0 keeps them fixed [ours].', least=0
+  )
+  schedule: str = option(
+    'cosine',
+    'Of both rates: cosine (to 0, as [ours]) or constant (literal).',
+    choices=distill_step.SCHEDULES,
+  )
+  label_coding: str = option(
+    'centered',
+    'centered (one-hot minus 1/C) or onehot (literal).',
+    choices=types.LABEL_CODINGS,
+  )
+  ridge: float = option(
+    1e-6,
+    'Ridge relative to the mean trace (KIP, FRePo); 0 is literal.',
+    least=0,
+  )
+  loss: str = loss_option()
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationConfig(UpdateConfig):
+  """Alg. 4, and the distillation of Alg. 3, lines 9-14.
+
+  Example:
+    >>> config = DistillationConfig(ipc=1, num_networks=16, revisit=True)
+    >>> config.ipc, config.num_networks, config.revisit
+    (1, 16, True)
+  """
+
+  ipc: int = option(10, 'Images per class, I.', least=1)
+  num_networks: int = option(
+    1, 'Networks R: 1 is 1 Net, num_steps Baseline.', least=1
+  )
+  revisit: bool = option(
+    False,
+    'Keep the statistics of all networks and visit them in random order '
+    '(Pool) instead of one after another.',
+  )
+  real_batch: int = option(
+    0,
+    'Class-balanced real images a step; 0: all, by statistics, which FRePo, '
+    'RFAD and KIP cannot.',
+    least=0,
+  )
+  short_classes: str = short_classes_option()
+  seed: int = seed_option(
+    'Seed of every draw: initial images, networks, order.'
+  )
+  checkpoint_every: int = option(50, 'Steps between checkpoints.', least=1)
+  log_every: int = option(10, 'Steps between log lines.', least=1)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.num_networks > self.num_steps:
+      raise out_of_range(
+        'num_networks',
+        self.num_networks,
+        f'at most num_steps = {self.num_steps}, one step a network',
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig(Config):
+  """How a distilled set is scored.
+
+  Example:
+    >>> EvaluationConfig(protocols=('krr', 'frepo')).protocols
+    ('krr', 'frepo')
+  """
+
+  protocols: tuple[str, ...] = option(
+    ('krr',), 'Names among krr, frepo, dc, nngp and ntk.'
+  )
+  networks: tuple[str, ...] = option(
+    (), 'Architectures to score in; empty: the one it was distilled in.'
+  )
+  repeats: int = option(5, 'Fresh networks a protocol.', least=1)
+  split: str = option(
+    'test',
+    'test, or holdout for choices (needs a held-out share).',
+    choices=('test', 'holdout'),
+  )
+  evaluation_seed: int = option(
+    1000, 'Seed of the fresh networks.', least=0, below=SEEDS
+  )
+  learning_rate: float = option(
+    0.0,
+    "Of frepo and dc; 0: the protocol's own.",
+    least=0,
+  )
+  kernel_float64: bool = option(
+    False, 'Compute the kernels of nngp and ntk in double precision.'
+  )

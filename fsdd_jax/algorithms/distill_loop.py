@@ -1,0 +1,228 @@
+"""Optimises one distilled set, watched: what all methods share."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.runtime.stage_loop import LoopOptions, StageLoop
+from fsdd_jax.types import LabeledSet
+
+LossFn = Callable[..., jax.Array]
+# Says what a set looks like in the network of a step, for an error message.
+DiagnoseFn = Callable[[Any, LabeledSet], str]
+
+
+def run(
+  step_fn: Callable[..., tuple[Any, distill_step.Metrics]],
+  state: Any,
+  inputs_at: Callable[[int], tuple],
+  *,
+  num_steps: int,
+  options: LoopOptions,
+  diagnose: Callable[[int, Any], str],
+  description: str,
+) -> Any:
+  """Runs a method's steps from its state, or the last one saved.
+
+  Args:
+    step_fn: as of `distill_step.make_step`, or of a state of the method's own,
+      which has `step` and `synthetic`.
+    state: before the first step.
+    inputs_at: the inputs of step i, a pure function of i.
+    num_steps: steps in total.
+    options: progress, logs, checkpoints.
+    diagnose: says what a state looks like whose step was not finite.
+    description: what the progress bar calls it.
+
+  Returns:
+    The state after the last step, on the first device, wherever those that
+    shared the steps left it.
+
+  Raises:
+    FloatingPointError: when a loss is not finite.
+
+  Example:
+    >>> from fsdd_jax import types
+    >>> from fsdd_jax.core import distill_step
+    >>> from fsdd_jax.runtime import stage_loop
+    >>> import jax.numpy as jnp
+    >>> tx = distill_step.make_optimizer('sgd', 0.5)
+    >>> loss_fn = lambda labeled, goal: ((labeled.images - goal) ** 2).sum()
+    >>> step = distill_step.make_step(loss_fn, tx)
+    >>> start = types.labeled_set(jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1)))
+    >>> found = run(
+    ...   step,
+    ...   distill_step.init_state(start, tx),
+    ...   lambda step: (3.0,),
+    ...   num_steps=1,
+    ...   options=stage_loop.LoopOptions(),
+    ...   diagnose=lambda step, state: '',
+    ...   description='try',
+    ... )
+    >>> found.synthetic.images.item()
+    3.0
+  """
+  loop = StageLoop(
+    description, num_steps=num_steps, options=options, diagnose=diagnose
+  )
+  with loop:
+    state = distill_step.distill(
+      step_fn,
+      loop.restore_or(state),
+      inputs_at,
+      num_steps=num_steps,
+      on_step=loop.on_step,
+    )
+    return jax.tree.map(jnp.asarray, jax.device_get(state))
+
+
+def optimizer(
+  config: DistillationConfig,
+  num_steps: int,
+  **further: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """The optimiser of images and labels that a config asks for.
+
+  Args:
+    config: names it, and its rates.
+    num_steps: steps of its schedule.
+    **further: optimisers of what else a method learns.
+
+  Example:
+    >>> from fsdd_jax.algorithms import configs
+    >>> tx = optimizer(configs.DistillationConfig(), num_steps=100)
+    >>> tx.update.__name__
+    'update_fn'
+  """
+  return distill_step.make_optimizer(
+    config.optimizer,
+    config.learning_rate,
+    label_learning_rate=config.label_learning_rate,
+    schedule=lambda rate: distill_step.SCHEDULES[config.schedule](
+      rate, num_steps
+    ),
+    further=further,
+  )
+
+
+def distill_from(
+  start: LabeledSet,
+  loss_fn: LossFn,
+  inputs_at: Callable[[int], tuple[Any, Any]],
+  *,
+  num_steps: int,
+  config: DistillationConfig,
+  options: LoopOptions,
+  diagnose: DiagnoseFn,
+  description: str = 'distil',
+) -> LabeledSet:
+  """The steps on X_S and Y_S (Alg. 3, lines 10-14; Alg. 4, lines 10-15).
+
+  Args:
+    start: the set before the first step.
+    loss_fn: of a network's variables, the distilled set and a target.
+    inputs_at: variables and the target of step i; a pure function of i.
+    num_steps: steps in total.
+    config: optimiser and learning rates.
+    options: progress, logs, checkpoints.
+    diagnose: as of `in_features`.
+    description: what the progress bar calls it.
+
+  Returns:
+    The set after the last step.
+
+  Raises:
+    FloatingPointError: when a loss is not finite; it names the step, and what
+      `diagnose` says.
+
+  Example:
+    >>> import functools
+    >>> import jax
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import baselines, configs
+    >>> from fsdd_jax.core import objective
+    >>> from fsdd_jax.runtime import stage_loop
+    >>> network, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> features_of = objective.feature_fn(network)
+    >>> distilled = distill_from(
+    ...   real,
+    ...   functools.partial(objective.krr_loss, features_of, ridge=1e-6),
+    ...   lambda step: (toy.theta(0), real),
+    ...   num_steps=1,
+    ...   config=configs.DistillationConfig(ipc=1),
+    ...   options=stage_loop.LoopOptions(),
+    ...   diagnose=in_features(features_of, ridge=1e-6),
+    ... )
+    >>> distilled.images.shape
+    (3, 8, 8, 3)
+  """
+  tx = optimizer(config, num_steps)
+
+  def loss(synthetic: LabeledSet, variables: Any, target: Any) -> jax.Array:
+    return loss_fn(variables, synthetic, target)
+
+  def describe(step: int, state: distill_step.DistillState) -> str:
+    return diagnose(inputs_at(step)[0], state.synthetic)
+
+  return run(
+    distill_step.make_step(loss, tx),
+    distill_step.init_state(start, tx),
+    inputs_at,
+    num_steps=num_steps,
+    options=options,
+    diagnose=describe,
+    description=description,
+  ).synthetic
+
+
+def in_features(
+  features_of: objective.FeatureFn, *, ridge: float
+) -> DiagnoseFn:
+  """Norms of a set, and the condition number of its kernel in a network.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import baselines
+    >>> from fsdd_jax.core import objective
+    >>> network, dataset, transform = toy.problem()
+    >>> real = baselines.random_real(
+    ...   jax.random.key(0), dataset, transform, ipc=1
+    ... )
+    >>> says = in_features(objective.feature_fn(network), ridge=1e-6)
+    >>> 'condition number of the kernel' in says(toy.theta(0), real)
+    True
+  """
+  return functools.partial(_diagnosis, features_of, ridge=ridge)
+
+
+def _diagnosis(
+  features_of: objective.FeatureFn,
+  variables: Any,
+  synthetic: LabeledSet,
+  *,
+  ridge: float,
+) -> str:
+  """Norms and condition number of the set that a step started from."""
+  features = features_of(variables, synthetic.images)
+  condition = krr.condition_number(features, ridge=ridge, mask=synthetic.mask)
+  norms = {
+    'images': synthetic.images,
+    'labels': synthetic.labels,
+    'features': features,
+  }
+  parts = [
+    f'largest absolute value of {name}: {float(abs(value).max()):g}'
+    for name, value in norms.items()
+  ]
+  return '; '.join(
+    [*parts, f'condition number of the kernel: {float(condition):g}.']
+  )

@@ -1,0 +1,351 @@
+"""Settings of the stages of the paper's method: Algs. 1, 2 and 3."""
+
+import dataclasses
+
+from fsdd_jax import types
+from fsdd_jax.algorithms.configs import (
+  Config,
+  DistillationConfig,
+  UpdateConfig,
+  loss_option,
+  option,
+  out_of_range,
+  seed_option,
+  short_classes_option,
+)
+from fsdd_jax.core import augment, distill_step
+from fsdd_jax.networks import translator
+
+
+@dataclasses.dataclass(frozen=True)
+class SubsetConfig(UpdateConfig):
+  """Random subsets of a large set and their distillation (Alg. 1, lines 3-19).
+
+  Example:
+    >>> SubsetConfig(max_classes=20).max_classes
+    20
+  """
+
+  min_classes: int = option(
+    10,
+    'Least classes of a subset, C_min; M / C_min must fit a class [ours].',
+    least=1,
+  )
+  max_classes: int = option(
+    100,
+    'Most classes of a subset, C_max (supplement, section B: 100).',
+    least=1,
+  )
+  max_images: int = option(
+    5000,
+    'Most real images of a subset, M: 50 a class at C_max; 0: all images of '
+    'its classes [ours].',
+    least=0,
+  )
+  max_synthetic: int = option(
+    500,
+    'Most distilled images, I_max: the supplement tests up to 50 x 10.',
+    least=1,
+  )
+  seed: int = seed_option('Seed of every draw but theta.')
+  theta_seed: int = seed_option('Seed of the arbitrary network, theta.')
+
+
+@dataclasses.dataclass(frozen=True)
+class CachingConfig(SubsetConfig):
+  """Alg. 1: subsets of a large set, distilled in one fixed network.
+
+  Example:
+    >>> CachingConfig(num_subsets=100, max_classes=20).num_subsets
+    100
+  """
+
+  num_subsets: int = option(
+    1000, 'Subsets N that are distilled [ours].', least=1
+  )
+  heldout_subsets: int = option(
+    32,
+    'The first so many of them, at most a tenth, are for choices [ours].',
+    least=1,
+  )
+  heldout_classes: int = option(
+    0,
+    'Classes that held-out subsets are drawn from, and no others; 0: all.',
+    least=0,
+  )
+  augmentation: str = option(
+    'dsa',
+    'Augmentation of real images each step: dsa (Alg. 1), frepo, none.',
+    choices=augment.STRATEGIES,
+  )
+  augmented_copies: int = option(
+    4,
+    'Augmented copies of Z whose features are kept and serve the steps in '
+    'turn; 0: images are augmented anew each step (literal) [ours].',
+    least=0,
+  )
+  subsets_per_batch: int = option(
+    4, 'Subsets distilled at once, which make one file [ours].', least=1
+  )
+  features_per_call: int = option(
+    1000,
+    'Real images that pass the network at once, to bound memory [ours].',
+    least=1,
+  )
+  log_every: int = option(20, 'Steps between checks of the losses.', least=1)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.augmentation != 'none' and not (
+      self.augmented_copies or self.max_images
+    ):
+      raise out_of_range(
+        'max_images',
+        self.max_images,
+        'some number, or augmented_copies of 1 or more: all images of a class '
+        'cannot be augmented anew each step',
+      )
+
+  @property
+  def num_heldout(self) -> int:
+    """How many subsets are held out; they come first."""
+    return min(self.heldout_subsets, max(1, self.num_subsets // 10))
+
+
+@dataclasses.dataclass(frozen=True)
+class BilevelConfig(SubsetConfig):
+  """Bi-Level: a network's weights, learned through unrolled distillation.
+
+  Example:
+    >>> BilevelConfig(num_steps=50, truncation=10).truncation
+    10
+  """
+
+  num_steps: int = option(
+    20, 'Steps T of each distillation, unrolled [ours].', least=1
+  )
+  truncation: int = option(
+    0, 'Gradients pass the last so many of them; 0: all [ours].', least=0
+  )
+  remat: bool = option(
+    True, 'Compute steps again instead of keeping them (jax.checkpoint).'
+  )
+  num_updates: int = option(200, 'Updates of the weights [ours].', least=1)
+  batch_size: int = option(1, 'Subsets an update [ours].', least=1)
+  update_rate: float = option(
+    1e-3, 'Learning rate of Adam for the weights [ours].', above=0
+  )
+  checkpoint_every: int = option(50, 'Updates between checkpoints.', least=1)
+  log_every: int = option(10, 'Updates between log lines.', least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslatorConfig(Config):
+  """The translator G; its size is not in the supplement.
+
+  Example:
+    >>> TranslatorConfig(translator_width=32).translator_width
+    32
+  """
+
+  translator_body: str = option(
+    'light',
+    'auto_encoder (the paper) or light: half the resolution throughout [ours].',
+    choices=translator.TRANSLATORS,
+  )
+  translator_inputs: tuple[str, ...] = option(
+    ('images', 'start', 'theta'),
+    'What it sees: images (the paper), start (what distillation added), theta '
+    '(its feature maps) [ours].',
+  )
+  translator_width: int = option(
+    32, 'Channels of its first stage [ours].', least=1
+  )
+  translator_blocks: int = option(2, 'Residual blocks inside [ours].', least=0)
+  head_scale: float = option(
+    0.01,
+    'Initial weights of its head: 0.01 starts near the identity; use 1 for '
+    'w/o Pre-Train and w AE [ours].',
+    least=0,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig(Config):
+  """Alg. 2: the translator learns to carry images from theta to Theta.
+
+  Example:
+    >>> PretrainingConfig(num_steps=500, batch_size=4).objective
+    'translation'
+  """
+
+  objective: str = option(
+    'translation',
+    'translation (Alg. 2) or reconstruction (w AE).',
+    choices=('translation', 'reconstruction'),
+  )
+  num_steps: int = option(
+    10000, 'Most updates of the translator [ours].', least=1
+  )
+  batch_size: int = option(
+    8, 'Samples a step over all devices, B [ours].', least=1
+  )
+  optimizer: str = option(
+    'adam',
+    'adam, adabelief, lamb or sgd (literal).',
+    choices=distill_step.OPTIMIZERS,
+  )
+  learning_rate: float = option(1e-4, 'eta at the first step [ours].', above=0)
+  schedule: str = option(
+    'warmup_cosine',
+    'warmup_cosine (a twentieth of the steps), cosine or constant [ours].',
+    choices=distill_step.SCHEDULES,
+  )
+  ridge: float = option(
+    1e-6,
+    'Ridge relative to the mean trace (KIP, FRePo); 0 is literal.',
+    least=0,
+  )
+  loss: str = loss_option()
+  label_coding: str = option(
+    'centered',
+    'centered (one-hot minus 1/C) or onehot (literal), as in the cache.',
+    choices=types.LABEL_CODINGS,
+  )
+  clip_norm: float = option(
+    1.0, 'Largest norm of a gradient; 0: not clipped [ours].', least=0
+  )
+  num_subsets: int = option(
+    0,
+    'Learn from the first so many cached subsets; 0: all that are not held '
+    'out.',
+    least=0,
+  )
+  bank_networks: int = option(
+    4,
+    "Networks theta' to choose from, whose features of Z are kept; 0: a fresh "
+    'one a sample, through which X_T passes (literal) [ours].',
+    least=0,
+  )
+  bank_renewal: int = option(
+    200,
+    'Updates after which the oldest of them is replaced; 0: never [ours].',
+    least=0,
+  )
+  bank_images: int = option(
+    100, 'Most images of each class in a bank; 0: all [ours].', least=0
+  )
+  heldout_subsets: int = option(
+    32, 'Most held-out subsets that are scored.', least=1
+  )
+  heldout_networks: int = option(
+    4,
+    'Fresh networks, the same each time, that score them in turn [ours].',
+    least=1,
+  )
+  eval_every: int = option(
+    200, 'Steps between scores of held-out subsets.', least=1
+  )
+  patience: int = option(
+    10,
+    'Scores without a better one that end the stage; 0: never [ours].',
+    least=0,
+  )
+  networks_per_call: int = option(
+    1,
+    'Networks that run side by side (measured on CPU: 1 is fastest).',
+    least=1,
+  )
+  theta_seed: int = seed_option("Seed of the cache's network, theta.")
+  seed: int = seed_option('Seed of omega, of networks and of the order.')
+  checkpoint_every: int = option(100, 'Steps between checkpoints.', least=1)
+  log_every: int = option(10, 'Steps between log lines.', least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationConfig(UpdateConfig):
+  """Alg. 3: distillation in theta, then a few updates of the translator.
+
+  Example:
+    >>> config = AdaptationConfig(adapt_ipcs=(1, 50), network_pool=16)
+    >>> config.distillation(50).ipc
+    50
+  """
+
+  adapt_ipcs: tuple[int, ...] = option(
+    (1, 10), 'Images per class to adapt on, the list I of Alg. 3.'
+  )
+  num_starts: int = option(
+    4,
+    'Sets of each IPC to adapt on, distilled from different real images '
+    '[ours; the paper: 1].',
+    least=1,
+  )
+  thinned: float = option(
+    0.5,
+    'Share of samples whose set is thinned to fewer images a class [ours; the '
+    'paper: 0].',
+    least=0,
+    most=1,
+  )
+  num_adaptation_steps: int = option(
+    200, 'Updates S of the translator; 0 is w/o Ada [ours].', least=0
+  )
+  batch_size: int = option(2, 'Samples an update, B [ours].', least=1)
+  adaptation_learning_rate: float = option(
+    3e-4, 'eta of Adam at the first update [ours].', above=0
+  )
+  adaptation_schedule: str = option(
+    'cosine', 'cosine (to 0) or constant.', choices=distill_step.SCHEDULES
+  )
+  network_pool: int = option(
+    0,
+    'Networks whose statistics over all target images are kept and visited in '
+    'random order; 0: a fresh network a sample (literal).',
+    least=0,
+  )
+  real_batch: int = option(
+    500,
+    'Class-balanced real images a sample in fresh networks; 0: all (literal).',
+    least=0,
+  )
+  finishing_steps: int = option(
+    0,
+    'Direct steps on the translated images, in the networks of the pool; 0: '
+    'none [ours].',
+    least=0,
+  )
+  networks_per_call: int = option(
+    1,
+    'Networks that run side by side (measured on CPU: 1 is fastest).',
+    least=1,
+  )
+  short_classes: str = short_classes_option()
+  seed: int = seed_option('Seed of every draw but theta.')
+  checkpoint_every: int = option(50, 'Steps between checkpoints.', least=1)
+  log_every: int = option(10, 'Steps between log lines.', least=1)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    ipcs = self.adapt_ipcs
+    if not ipcs or min(ipcs) < 1 or len(set(ipcs)) < len(ipcs):
+      raise out_of_range('adapt_ipcs', ipcs, 'different numbers from 1 up')
+    if self.finishing_steps and self.finishing_steps < self.network_pool:
+      raise out_of_range(
+        'finishing_steps',
+        self.finishing_steps,
+        f'0, or at least network_pool = {self.network_pool}',
+      )
+    if self.finishing_steps and not self.network_pool:
+      raise out_of_range(
+        'network_pool', 0, '1 or more, for finishing_steps to work in'
+      )
+
+  def distillation(self, ipc: int) -> DistillationConfig:
+    """The distillation in theta of one IPC (lines 3-14)."""
+    shared = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(DistillationConfig)
+      if hasattr(self, field.name) and field.name != 'real_batch'
+    }
+    return DistillationConfig(**shared, ipc=ipc)

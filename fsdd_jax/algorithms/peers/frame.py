@@ -1,0 +1,305 @@
+"""The frame of the peers' methods: FRePo, RFAD, KIP and RCIG.
+
+A method is a function that plans its steps (`Peer`); what all of them share,
+from the check of settings to the result, is here. Unlike Algs. 3 and 4 these
+take a batch of real images a step.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from fsdd_jax.algorithms import baselines, distill_loop
+from fsdd_jax.algorithms.configs import Config, DistillationConfig, out_of_range
+from fsdd_jax.core import distill_step
+from fsdd_jax.data import inputs
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.networks import random_networks
+from fsdd_jax.runtime.stage_loop import (
+  LoopOptions,
+  ProgressFn,
+  claim_workdir,
+  with_clock,
+  with_progress,
+)
+from fsdd_jax.storage import artifacts, containers
+from fsdd_jax.types import LabeledSet
+
+
+class Setup(NamedTuple):
+  """What a method starts from, when its settings have been checked.
+
+  Attributes:
+    network: f.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    config: what all methods share.
+    own: the method's own settings.
+    start: the set before the first step.
+    is_given: whether the caller gave that set.
+    network_key: for the networks.
+    order_key: for the order in which they are used.
+    batch_key: for the real images.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import configs
+    >>> from fsdd_jax.algorithms.peers import peer_configs
+    >>> from fsdd_jax.runtime import stage_loop
+    >>> found: Setup = prepare(
+    ...   'KIP',
+    ...   *toy.problem(),
+    ...   config=configs.DistillationConfig(ipc=1, real_batch=6),
+    ...   own=peer_configs.KipConfig(),
+    ...   options=stage_loop.LoopOptions(),
+    ...   start=None,
+    ... )
+    >>> found.start.images.shape
+    (3, 8, 8, 3)
+  """
+
+  network: nn.Module
+  dataset: Dataset
+  normalization: Normalization
+  config: DistillationConfig
+  own: Any
+  start: LabeledSet
+  is_given: bool
+  network_key: jax.Array
+  order_key: jax.Array
+  batch_key: jax.Array
+
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """`(h, w, c)` of the target set."""
+    return self.dataset.images.shape[1:]
+
+  def draw(self, *numbers: int) -> Any:
+    """The variables of the network that some numbers name."""
+    key = self.network_key
+    for number in numbers:
+      key = jax.random.fold_in(key, number)
+    return random_networks.sample(key, self.network, self.image_shape)
+
+  def batches(self, draw: inputs.DrawFn = lambda step: ()) -> inputs.InputsFn:
+    """Inputs of a step: what `draw` makes of its number, and real images."""
+    size = self.config.real_batch
+    return inputs.from_batches(
+      self.batch_key,
+      draw,
+      self.dataset,
+      self.normalization,
+      label_coding=self.config.label_coding,
+      size=size,
+      keep=1,
+      devices=inputs.devices_for_batch(size),
+    )
+
+
+class Plan(NamedTuple):
+  """The steps that a method takes from its setup.
+
+  Attributes:
+    step: maps state and inputs to the next state and metrics; of a state that
+      has `step` and `synthetic`.
+    state: before the first step.
+    inputs_at: the inputs of step i, a pure function of i.
+    diagnose: says what a state looks like whose step was not finite.
+    seen: the networks that a state's set was distilled in.
+
+  Example:
+    >>> plan: Plan = Plan(print, (), lambda i: (i,), lambda i, state: '')
+    >>> plan.seen(plan.state)
+    []
+  """
+
+  step: Callable[..., tuple[Any, distill_step.Metrics]]
+  state: Any
+  inputs_at: Callable[[int], tuple[Any, ...]]
+  diagnose: Callable[[int, Any], str]
+  seen: Callable[[Any], list[Any]] = lambda state: []
+
+
+def _takes_all(network: nn.Module, own: Any) -> None:
+  del network, own
+
+
+class Peer(NamedTuple):
+  """A method.
+
+  Attributes:
+    title: its name.
+    plan: what plans its steps.
+    check: raises the error of a network that it cannot take, given this and
+      the method's own settings, before anything is written.
+
+  Example:
+    >>> Peer('FRePo', print).title
+    'FRePo'
+  """
+
+  title: str
+  plan: Callable[[Setup], Plan]
+  check: Callable[[nn.Module, Any], Any] = _takes_all
+
+
+def distill_by(
+  peer: Peer,
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  config: DistillationConfig,
+  own: Config,
+  options: LoopOptions | None = None,
+  progress_fn: ProgressFn | None = None,
+  start: LabeledSet | None = None,
+) -> baselines.DistillationResult:
+  """Distils a target set by a peer's method.
+
+  Args:
+    peer: the method.
+    network: f, without normalisation for the peers' own results; KIP takes the
+      limit of a `ConvNet` or `Mlp` without it.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    config: steps, optimiser, ridge, real images a step; its numbers of networks
+      play no part.
+    own: the method's own settings.
+    options: progress, logs, checkpoints; by default only a progress bar.
+    progress_fn: in place of that of the options.
+    start: the set before the first step; random real images by default.
+
+  Returns:
+    The distilled set, the networks that it was distilled in last, and seconds.
+
+  Raises:
+    ImportError: for KIP where neural-tangents is not installed.
+    ValueError: without a number of real images, for a network or a set that
+      does not fit, or a work directory of another run.
+    FloatingPointError: when a loss is not finite.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import configs
+    >>> from fsdd_jax.algorithms.peers import peer_configs, rfad
+    >>> result = distill_by(
+    ...   rfad.RFAD,
+    ...   *toy.problem(),
+    ...   config=configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6),
+    ...   own=peer_configs.RfadConfig(networks_per_step=2),
+    ... )
+    >>> result.synthetic.images.shape, len(result.seen)
+    ((3, 8, 8, 3), 2)
+  """
+  options, clock = with_clock(with_progress(options, progress_fn))
+  peer.check(network, own)
+  setup = prepare(
+    peer.title,
+    network,
+    dataset,
+    normalization,
+    config=config,
+    own=own,
+    options=options,
+    start=start,
+  )
+  plan = peer.plan(setup)
+  with clock.part('distillation'):
+    state = distill_loop.run(
+      plan.step,
+      plan.state,
+      plan.inputs_at,
+      num_steps=config.num_steps,
+      options=options,
+      diagnose=plan.diagnose,
+      description=peer.title,
+    )
+  return baselines.DistillationResult(
+    state.synthetic, plan.seen(state), clock.seconds()
+  )
+
+
+def prepare(
+  title: str,
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  config: DistillationConfig,
+  own: Config,
+  options: LoopOptions,
+  start: LabeledSet | None,
+) -> Setup:
+  """Checks the settings, claims the work directory, and draws the start.
+
+  Args:
+    title: of the method.
+    network: as for `distill_by`.
+    dataset: the target set (X_T, Y_T).
+    normalization: how its images become network inputs.
+    config: what all methods share.
+    own: the method's own settings.
+    options: names the work directory.
+    start: the set to start from; random real images by default.
+
+  Returns:
+    Where the method starts.
+
+  Raises:
+    ValueError: without a number of real images a step, for a start that does
+      not fit the data set, or a work directory of another run.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import configs
+    >>> from fsdd_jax.algorithms.peers import peer_configs
+    >>> from fsdd_jax.runtime import stage_loop
+    >>> prepare(
+    ...   'KIP',
+    ...   *toy.problem(),
+    ...   config=configs.DistillationConfig(),
+    ...   own=peer_configs.KipConfig(),
+    ...   options=stage_loop.LoopOptions(),
+    ...   start=None,
+    ... )
+    Traceback (most recent call last):
+    ValueError: real_batch = 0 is out of range: use 1 or more, as KIP takes a \
+batch of real images a step.
+  """
+  if not config.real_batch:
+    raise out_of_range(
+      'real_batch',
+      0,
+      f'1 or more, as {title} takes a batch of real images a step',
+    )
+  initial_key, *keys = jax.random.split(jax.random.key(config.seed), 4)
+  facts = {
+    **dataclasses.asdict(own),  # type: ignore[call-overload]
+    'method': title,
+    'network_fields': repr(network),
+    'dataset_fingerprint': dataset.fingerprint(),
+    'normalization': artifacts.describe_normalization(normalization),
+  }
+  first = start
+  if first is None:
+    first = baselines.random_real(
+      initial_key,
+      dataset,
+      normalization,
+      ipc=config.ipc,
+      label_coding=config.label_coding,
+      short_classes=config.short_classes,
+    )
+  else:
+    baselines.check_start(first, dataset, config)
+    facts['start_sha256'] = containers.hash_tree(first)
+  claim_workdir(options, config, **facts)
+  given = start is not None
+  return Setup(
+    *(network, dataset, normalization, config, own, first, given), *keys
+  )

@@ -1,0 +1,113 @@
+"""KIP: distillation in one infinitely wide network (Nguyen et al., 2021)."""
+
+from typing import Any
+
+import jax
+
+from fsdd_jax.algorithms import distill_loop
+from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
+from fsdd_jax.core import distill_step, krr
+from fsdd_jax.core.objective import ErrorFn
+from fsdd_jax.networks import infinite
+from fsdd_jax.types import LabeledSet
+
+
+def kernel_loss(
+  kernel: infinite.KernelFn,
+  variables: Any,
+  synthetic: LabeledSet,
+  target: LabeledSet,
+  *,
+  ridge: float,
+  error_fn: ErrorFn = krr.mean_squared_error,
+) -> jax.Array:
+  """`objective.krr_loss` where only inner products of features are known.
+
+  Args:
+    kernel: of two sets of images.
+    variables: not used, as a kernel has none.
+    synthetic: the distilled set (X_S, Y_S).
+    target: a batch of the target set (X_T, Y_T).
+    ridge: relative ridge of `krr.solve_kernel`.
+    error_fn: of `(weights, features, labels, mask)`, which takes rows of the
+      kernel for features.
+
+  Returns:
+    `[]` the error.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import types
+    >>> from fsdd_jax.core import krr, objective
+    >>> flat = lambda x: x.reshape(len(x), -1)
+    >>> kernel = lambda x, y: flat(x) @ flat(y).T
+    >>> x = types.labeled_set(jnp.eye(4)[:2].reshape(2, 2, 2, 1), jnp.eye(2))
+    >>> y = types.labeled_set(jnp.ones((3, 2, 2, 1)), jnp.ones((3, 2)))
+    >>> kernel_loss(kernel, (), x, y, ridge=1e-2).round(4)
+    Array(0.0002, dtype=float32)
+  """
+  del variables
+  own = kernel(synthetic.images, synthetic.images)
+  own = own * synthetic.mask[:, None] * synthetic.mask
+  coefficients = krr.solve_kernel(
+    own, synthetic.labels, ridge=ridge, mask=synthetic.mask
+  )
+  rows = kernel(target.images, synthetic.images)
+  return error_fn(coefficients, rows, target.labels, target.mask)
+
+
+def plan(setup: Setup) -> Plan:
+  """The steps of KIP, in float32; no network is seen.
+
+  The batch of real images and X_S meet in one kernel: a ConvNet at 32 x 32
+  needs four megabytes a pair of images.
+
+  Args:
+    setup: with a `KipConfig`, and a `ConvNet` or `Mlp` without normalisation.
+
+  Returns:
+    The plan.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.algorithms import configs
+    >>> from fsdd_jax.algorithms.peers import peer_configs, frame
+    >>> from fsdd_jax.networks import extractors
+    >>> _, *images = toy.problem()
+    >>> result = frame.distill_by(
+    ...   KIP,
+    ...   extractors.Mlp(depth=1),
+    ...   *images,
+    ...   config=configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6),
+    ...   own=peer_configs.KipConfig(),
+    ... )
+    >>> result.synthetic.images.shape
+    (3, 8, 8, 3)
+  """
+  config = setup.config
+  kernel = infinite.kernel_fn(setup.network, setup.own.kernel)
+  inputs_of = setup.batches()
+  error_fn = krr.ERRORS[config.loss].on_images
+
+  def loss(synthetic: LabeledSet, target: LabeledSet) -> jax.Array:
+    return kernel_loss(
+      kernel, (), synthetic, target, ridge=config.ridge, error_fn=error_fn
+    )
+
+  tx = distill_loop.optimizer(config, config.num_steps)
+  return Plan(
+    distill_step.make_step(loss, tx),
+    distill_step.init_state(setup.start, tx),
+    lambda index: (inputs_of(0, index)[1],),
+    lambda index, state: (
+      'Largest absolute value of images: '
+      f'{abs(state.synthetic.images).max():g}.'
+    ),
+  )
+
+
+KIP = Peer(
+  'KIP',
+  plan,
+  check=lambda network, own: infinite.kernel_fn(network, own.kernel),
+)

@@ -1,0 +1,143 @@
+"""Real images as a distilled set: the rows that each paper shows first.
+
+Random real images are `baselines.random_real`; herding and k-centre choose by
+features, here those of a random network.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fsdd_jax.core import objective
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.inputs import coded_labels
+from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.networks import random_networks
+from fsdd_jax.runtime import finite
+from fsdd_jax.types import LabeledSet, labeled_set
+
+# Maps features [n, d] of a class and a number to rows.
+SelectFn = Callable[[np.ndarray, int], np.ndarray]
+
+
+def herding(features: np.ndarray, count: int) -> np.ndarray:
+  """Rows whose mean follows that of all, one after another (Welling, 2009).
+
+  Args:
+    features: `[n, d]`, n >= count.
+    count: how many.
+
+  Returns:
+    `[count]` rows, each once.
+
+  Example:
+    >>> import numpy as np
+    >>> herding(np.array([[0.0], [4.0], [5.0], [6.0]]), 2).tolist()
+    [1, 2]
+  """
+  mean, total = features.mean(axis=0), np.zeros(features.shape[1])
+  chosen = np.zeros(len(features), bool)
+  rows = []
+  for number in range(1, count + 1):
+    means = (total + features) / number
+    distances = np.sum((means - mean) ** 2, axis=1)
+    rows.append(int(np.argmin(np.where(chosen, np.inf, distances))))
+    chosen[rows[-1]] = True
+    total += features[rows[-1]]
+  return np.array(rows)
+
+
+def k_centre(features: np.ndarray, count: int) -> np.ndarray:
+  """Rows far from each other, from the one next to the mean on.
+
+  The greedy 2-approximation of Sener and Savarese (2018): each row is the one
+  whose distance to those before it is largest.
+
+  Args:
+    features: `[n, d]`, n >= count.
+    count: how many.
+
+  Returns:
+    `[count]` rows, each once where that many differ.
+
+  Example:
+    >>> import numpy as np
+    >>> k_centre(np.array([[0.0], [4.0], [5.0], [7.0]]), 3).tolist()
+    [1, 0, 3]
+  """
+  rows = [int(np.argmin(np.sum((features - features.mean(axis=0)) ** 2, 1)))]
+  nearest = np.full(len(features), np.inf)
+  while len(rows) < count:
+    distances = np.sum((features - features[rows[-1]]) ** 2, axis=1)
+    nearest = np.minimum(nearest, distances)
+    nearest[rows] = -1.0
+    rows.append(int(np.argmax(nearest)))
+  return np.array(rows)
+
+
+def select(
+  key: jax.Array,
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  select_fn: SelectFn,
+  ipc: int,
+  label_coding: str = 'centered',
+) -> LabeledSet:
+  """Real images of each class, chosen by the features of a random network.
+
+  Args:
+    key: consumed; draws the network.
+    network: the feature extractor f.
+    dataset: the target set.
+    normalization: how its images become network inputs.
+    select_fn: such as `herding`.
+    ipc: images per class, I.
+    label_coding: a name in `LABEL_CODINGS`.
+
+  Returns:
+    `ipc * k` images, class by class.
+
+  Raises:
+    ValueError: if a class has fewer than `ipc` images.
+
+  Example:
+    >>> import jax
+    >>> from fsdd_jax import toy
+    >>> chosen = select(
+    ...   jax.random.key(0), *toy.problem(), select_fn=herding, ipc=2
+    ... )
+    >>> chosen.images.shape, chosen.labels.argmax(axis=1).tolist()
+    ((6, 8, 8, 3), [0, 0, 1, 1, 2, 2])
+  """
+  counts = np.bincount(dataset.labels, minlength=dataset.num_classes)
+  if counts.min() < ipc:
+    name = dataset.class_names[int(counts.argmin())]
+    raise ValueError(
+      f'Class {name!r} has {counts.min()} images, fewer than ipc = {ipc}. '
+      'Choose a smaller ipc, or more images.'
+    )
+  variables = random_networks.sample(key, network, dataset.images.shape[1:])
+  features_of = jax.jit(objective.feature_fn(network))
+  rows: list[np.ndarray] = []
+  for label in range(dataset.num_classes):
+    own = np.flatnonzero(dataset.labels == label)
+    found = [
+      np.asarray(features_of(variables, normalize(images, normalization)))
+      for images, _, _ in objective.batches(dataset.images[own], own)
+    ]
+    features = np.concatenate(found)[: len(own)]
+    finite.check(
+      features,
+      f'Features of class {dataset.class_names[label]!r}',
+      'Choose another network.',
+    )
+    rows.append(own[select_fn(features, ipc)])
+  chosen = np.concatenate(rows)
+  labels = coded_labels(dataset, label_coding)[chosen]
+  images = normalize(dataset.images[chosen], normalization)
+  return labeled_set(images, jnp.asarray(labels))

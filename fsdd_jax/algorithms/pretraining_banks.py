@@ -1,0 +1,214 @@
+"""Networks theta' of pre-training whose features of Z are kept in banks.
+
+An update draws its network from a window of K, and the window moves on by one
+network every so many updates. So no image of Z passes a network during an
+update: the target of a sample is rows of the bank, of the classes of its
+subset.
+"""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fsdd_jax.algorithms.pretraining_objectives import (
+  Inputs,
+  Objective,
+  Problem,
+  in_turn,
+  sets_of,
+)
+from fsdd_jax.core import krr, objective
+from fsdd_jax.data import feature_bank, subsets
+from fsdd_jax.data.feature_bank import BankSource
+from fsdd_jax.networks import random_networks
+from fsdd_jax.runtime import array_store, processes
+from fsdd_jax.storage.cache import batches as cache_batches
+from fsdd_jax.storage.cache.batches import Sample
+from fsdd_jax.types import LABEL_CODINGS, LabeledSet
+
+Network = tuple[Any, np.ndarray]  # Variables and features `[k, q, d]`.
+
+
+def network_number(
+  key: jax.Array, step: int, place: int, *, pool: int, renew_every: int
+) -> int:
+  """The network that a sample of an update is scored in.
+
+  Args:
+    key: of the choices.
+    step: number of the update.
+    place: of the sample in the batch.
+    pool: K, networks to choose from.
+    renew_every: updates after which the oldest is replaced; 0: never.
+
+  Returns:
+    A number in [w, w + pool), w being the number of renewals so far.
+
+  Example:
+    >>> import jax
+    >>> key = jax.random.key(0)
+    >>> network_number(key, 7, 0, pool=1, renew_every=2)
+    3
+  """
+  first = step // renew_every if renew_every else 0
+  own = jax.random.fold_in(jax.random.fold_in(key, step), place)
+  return first + int(jax.random.randint(own, (), 0, pool))
+
+
+class NetworkBanks:
+  """Random networks by number, each with its features of Z, class by class.
+
+  Networks that have left the window are forgotten, and their files deleted.
+  """
+
+  def __init__(
+    self, problem: Problem, root: pathlib.Path | None = None
+  ) -> None:
+    """Chooses the images of the banks.
+
+    Args:
+      problem: network, data set and config; a bank has `bank_images` of each
+        class, or as many as the smallest class has.
+      root: folder of the banks; None: as of `array_store.default_root`.
+    """
+    config, dataset = problem.config, problem.dataset
+    self._problem, self._root = problem, root
+    least = int(np.bincount(dataset.labels).min())
+    per_class = min(config.bank_images or least, least)
+    self._rows = feature_bank.class_major_rows(dataset, per_class)
+    self._open: dict[int, Network] = {}
+    self._forgotten = 0
+
+  def of_key(self, key: jax.Array) -> Network:
+    """The network of a key."""
+    source = self._source(key)
+    bank = feature_bank.feature_rows(source, self._rows.reshape(-1))
+    return source.variables, bank.reshape(*self._rows.shape, -1)
+
+  def of_number(self, number: int) -> Network:
+    """A network of the window."""
+    if number not in self._open:
+      self._open[number] = self.of_key(self._key(number))
+    return self._open[number]
+
+  def forget_before(self, number: int) -> None:
+    """Deletes the banks of networks below a number."""
+    for old in range(self._forgotten, number):
+      self._open.pop(old, None)
+      if processes.is_first_process():
+        rows = self._rows.reshape(-1)
+        source = self._source(self._key(old))
+        array_store.remove(feature_bank.folder_of(source, 'rows', rows))
+    self._forgotten = max(self._forgotten, number)
+
+  def _key(self, number: int) -> jax.Array:
+    return jax.random.fold_in(self._problem.network_key, number)
+
+  def _source(self, key: jax.Array) -> BankSource:
+    network, dataset, normalization, _, _ = self._problem
+    shape = dataset.images.shape[1:]
+    return BankSource(
+      network,
+      random_networks.sample(key, network, shape),
+      dataset,
+      normalization,
+      {'key': np.asarray(jax.random.key_data(key)).tolist()},
+      root=self._root,
+    )
+
+
+def translation_in_banks(
+  problem: Problem, root: pathlib.Path | None = None
+) -> Objective:
+  """The loss of Alg. 2, lines 6-9, in a window of networks with banks.
+
+  Args:
+    problem: what is minimised; `bank_networks` of its config is at least 1.
+    root: folder of the banks; None: as of `array_store.default_root`.
+
+  Returns:
+    The objective.
+  """
+  network, _, normalization, network_key, config = problem
+  features_of = objective.feature_fn(network)
+  banks = NetworkBanks(problem, root)
+  choice_key = jax.random.fold_in(network_key, 2**31 - 1)
+
+  def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
+    features = features_of(variables, labeled.images)
+    weights = krr.solve(
+      features, labeled.labels, ridge=config.ridge, mask=labeled.mask
+    )
+    return krr.error_on(config.loss, weights, target)
+
+  def inputs(step: int, batch: Sample) -> Inputs:
+    if config.bank_renewal:
+      banks.forget_before(step // config.bank_renewal)
+    networks, targets = [], []
+    for i, place in enumerate(processes.own_places(config.batch_size)):
+      number = network_number(
+        choice_key,
+        step,
+        place,
+        pool=config.bank_networks,
+        renew_every=config.bank_renewal,
+      )
+      variables, bank = banks.of_number(number)
+      networks.append(variables)
+      targets.append(
+        _target(bank, batch.classes[i], batch.num_classes[i], problem)
+      )
+    sets = sets_of(batch, normalization)
+    return _stack(networks), sets, _stack_on_host(targets)
+
+  def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
+    networks = [banks.of_key(key) for key in keys]
+    result: list[Inputs] = []
+    pairs = in_turn(batch, sets_of(batch, normalization))
+    for i, (labeled, sample) in enumerate(pairs):
+      variables, bank = networks[i % len(networks)]
+      target = _target(bank, sample.classes, sample.num_classes, problem)
+      result.append((variables, labeled, target))
+    return result
+
+  return Objective(
+    cache_batches.without_images, loss_fn, inputs, loss_fn, heldout_inputs
+  )
+
+
+def _target(
+  bank: np.ndarray, classes: Any, num_classes: Any, problem: Problem
+) -> krr.FeatureSet:
+  """All images of some classes by their rows of a bank, NumPy arrays."""
+  classes = np.asarray(classes)
+  used = classes >= 0
+  per_class = bank.shape[1]
+  labels = _labels(int(num_classes), len(classes), problem.config.label_coding)
+  features = np.zeros((len(classes), *bank.shape[1:]), bank.dtype)
+  features[used] = bank[classes[used]]
+  fields: dict[str, Any] = {
+    'features': features.reshape(-1, bank.shape[2]),
+    'labels': np.repeat(labels, per_class, axis=0),
+    'mask': np.repeat(used, per_class).astype(np.float32),
+  }
+  return krr.FeatureSet(**fields)
+
+
+@functools.cache
+def _labels(num_classes: int, num_labels: int, coding: str) -> np.ndarray:
+  return np.asarray(
+    subsets.class_labels(num_classes, num_labels, LABEL_CODINGS[coding])
+  )
+
+
+@jax.jit
+def _stack(trees: list[Any]) -> Any:
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _stack_on_host(trees: list[Any]) -> Any:
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -1,0 +1,1 @@
+"""The mathematics: closed forms, losses, augmentation, single steps."""

@@ -1,0 +1,219 @@
+"""One translator update over B distilled sets (Alg. 2 and Alg. 3).
+
+Pre-training and adaptation differ in where sets and targets come from, not in
+this step. All sets are translated at once; each network contributes the
+gradient with respect to translated images only; and one pull-back through the
+translator ends the step. That is the gradient of the mean loss, at the memory
+of one network's backward pass.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from fsdd_jax.networks import random_networks
+from fsdd_jax.networks.random_networks import LossFn
+from fsdd_jax.networks.translator import MapsFn, init, translate
+from fsdd_jax.types import LabeledSet
+
+Metrics = dict[str, jax.Array]
+Params = Mapping[str, Any]
+Batch = tuple[Any, LabeledSet, Any]
+GradientFn = Callable[[Params, Batch], tuple[jax.Array, Params]]
+StepFn = Callable[
+  ['TranslatorState', Any, LabeledSet, Any], tuple['TranslatorState', Metrics]
+]
+
+
+@flax.struct.dataclass
+class TranslatorState:
+  """What one translator update maps to the next.
+
+  Attributes:
+    step: `[]` int32, updates done.
+    params: parameters of the translator, omega.
+    opt_state: the optimiser's state over them.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import toy
+    >>> start = toy.translator()
+    >>> zero = jnp.zeros((), jnp.int32)
+    >>> state = TranslatorState(zero, start.variables['params'], opt_state=())
+    >>> state.step.item(), state.params['head']['kernel'].shape
+    (0, (3, 3, 4, 3))
+  """
+
+  step: jax.Array  # []
+  params: Params
+  opt_state: optax.OptState
+
+
+def init_state(
+  key: jax.Array,
+  translator: nn.Module,
+  image_shape: Sequence[int],
+  tx: optax.GradientTransformation,
+  maps_of: MapsFn | None = None,
+) -> TranslatorState:
+  """Starts from a random translator (Alg. 2, line 1).
+
+  Args:
+    key: random key, consumed.
+    translator: the module G.
+    image_shape: `(h, w, c)` of images; only c shapes the parameters.
+    tx: the optimiser that `make_step` will be given.
+    maps_of: theta's feature maps, for a translator that sees them.
+
+  Returns:
+    The state of step 0.
+
+  Example:
+    >>> import jax
+    >>> import optax
+    >>> from fsdd_jax import toy
+    >>> g, tx = toy.translator().translator, optax.sgd(0.1)
+    >>> state = init_state(jax.random.key(0), g, (8, 8, 3), tx)
+    >>> state.step.item(), state.params['head']['kernel'].shape
+    (0, (3, 3, 4, 3))
+  """
+  variables = init(key, translator, image_shape, maps_of)
+  return TranslatorState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables['params'],
+    opt_state=tx.init(variables['params']),
+  )
+
+
+def mean_loss_and_gradient(
+  translator: nn.Module,
+  loss_fn: LossFn,
+  *,
+  networks_per_call: int = 1,
+  maps_of: MapsFn | None = None,
+) -> GradientFn:
+  """The mean loss over a batch and its gradient by omega (Alg. 2, lines 6-11).
+
+  Args:
+    translator: the module G.
+    loss_fn: maps `(variables, set, target)` of one network to a scalar.
+    networks_per_call: as for `random_networks.losses_and_gradients`.
+    maps_of: theta's feature maps, for a translator that sees them.
+
+  Returns:
+    A function of omega and a batch `(variables_stack, sets, targets)`, all
+    with leading axis `[b]`, that returns the loss `[]` and the gradient. Equal
+    parts of a batch may be given to several devices, and their results
+    averaged.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax import toy, types
+    >>> start = toy.translator()
+    >>> one = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1)))
+    >>> sets = jax.tree.map(lambda x: jnp.stack([x] * 2), one)
+    >>> loss_fn = lambda theta, labeled, goal: theta * labeled.images.sum()
+    >>> compute = mean_loss_and_gradient(start.translator, loss_fn)
+    >>> batch = jnp.zeros(2), sets, jnp.zeros(2)  # Networks, sets, targets.
+    >>> loss, gradient = compute(start.variables['params'], batch)
+    >>> loss.item(), gradient['head']['bias'].shape
+    (0.0, (3,))
+  """
+
+  def compute(params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+    variables_stack, sets, targets = batch
+
+    def translate_images(params: Params) -> jax.Array:
+      return translate(translator, {'params': params}, sets, maps_of).images
+
+    images, pull_back = jax.vjp(translate_images, params)
+    losses, image_gradients = random_networks.losses_and_gradients(
+      loss_fn,
+      variables_stack,
+      dataclasses.replace(sets, images=images),
+      targets,
+      networks_per_call=networks_per_call,
+    )
+    (gradient,) = pull_back(image_gradients / len(losses))
+    return jnp.mean(losses), gradient
+
+  return compute
+
+
+def make_step(
+  translator: nn.Module,
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  *,
+  networks_per_call: int = 1,
+  spread: Callable[[GradientFn], GradientFn] = lambda compute: compute,
+  maps_of: MapsFn | None = None,
+) -> StepFn:
+  """Makes the compiled update (Alg. 2, lines 3-11; Alg. 3, lines 19-26).
+
+  Args:
+    translator: the module G.
+    loss_fn: maps `(variables, set, target)` of one network to a scalar, e.g.
+      `objective.krr_loss` with its feature function and ridge bound.
+    tx: the optimiser of omega; its learning rate is eta.
+    networks_per_call: as for `random_networks.losses_and_gradients`; must
+      divide the b of a batch (with several devices, that of each device).
+    spread: turns the loss and gradient of a batch into the same over several
+      devices, e.g. `lambda fn: parallel.per_device(fn, mesh)`. By default all
+      runs where the arrays are.
+    maps_of: theta's feature maps, for a translator that sees them.
+
+  Returns:
+    `step(state, variables_stack, sets, targets) -> (state, metrics)` with b
+    networks, sets X_S' `[b, n, h, w, c]` with labels Y_S, and targets. The
+    given state is donated: use the returned one. Metrics are the mean `loss`
+    and the `gradient_norm`, both `[]`.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from fsdd_jax import toy, types
+    >>> start, tx = toy.translator(), optax.sgd(0.1)
+    >>> one = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1)))
+    >>> sets = jax.tree.map(lambda x: jnp.stack([x] * 2), one)
+    >>> loss_fn = lambda theta, labeled, goal: theta * labeled.images.sum()
+    >>> step = make_step(start.translator, loss_fn, tx)
+    >>> params = jax.tree.map(jnp.copy, start.variables['params'])
+    >>> state = TranslatorState(
+    ...   jnp.zeros((), jnp.int32), params, tx.init(params)
+    ... )
+    >>> state, metrics = step(state, jnp.zeros(2), sets, jnp.zeros(2))
+    >>> state.step.item(), metrics['loss'].item()
+    (1, 0.0)
+  """
+  compute = spread(
+    mean_loss_and_gradient(
+      translator,
+      loss_fn,
+      networks_per_call=networks_per_call,
+      maps_of=maps_of,
+    )
+  )
+
+  def step(
+    state: TranslatorState, variables_stack: Any, sets: LabeledSet, targets: Any
+  ) -> tuple[TranslatorState, Metrics]:
+    loss, gradient = compute(state.params, (variables_stack, sets, targets))
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    metrics = {'loss': loss, 'gradient_norm': optax.tree.norm(gradient)}
+    state = TranslatorState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+    )
+    return state, metrics
+
+  return jax.jit(step, donate_argnums=0)

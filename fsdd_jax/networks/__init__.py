@@ -1,0 +1,1 @@
+"""Feature extractors, the translator, and how their weights are drawn."""

@@ -1,0 +1,1 @@
+"""Pictures, tables, pages, and files for other tools."""

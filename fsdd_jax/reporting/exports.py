@@ -1,0 +1,336 @@
+"""A distilled set in the forms of other tools: PNG, NumPy and PyTorch.
+
+PyTorch is no dependency. `distilled_torch.safetensors` is written without it;
+only `distilled.pt` needs it.
+"""
+
+import importlib.util
+import io
+import os
+import pathlib
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from fsdd_jax.data.normalization import denormalize
+from fsdd_jax.reporting import pictures
+from fsdd_jax.runtime import files
+from fsdd_jax.storage import containers
+from fsdd_jax.storage.artifacts import DistilledSet
+
+# A value this far outside [0, 1] shows another grey level once clipped.
+_HALF_LEVEL = 0.5 / 255.0
+
+_DESCRIPTIONS = {
+  'png': '`png/<class>_<name>/<row>.png`: pixels, clipped to [0, 255]',
+  'npz': '`distilled.npz`: NumPy arrays, images [n, h, w, c]; opens with '
+  '`allow_pickle=False`',
+  'torch': '`distilled_torch.safetensors`: PyTorch layout, images [n, c, h, w]',
+  'pt': '`distilled.pt`: the same tensors through `torch.save`',
+}
+
+_LOADING = """\
+## Loading in PyTorch
+
+```python
+import torch
+{load}
+dataset = torch.utils.data.TensorDataset(data['images'], data['labels'])
+loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)
+```
+"""
+
+_LOAD_SAFETENSORS = """\
+from safetensors.torch import load_file
+data = load_file('distilled_torch.safetensors')"""
+
+_LOAD_PT = "data = torch.load('distilled.pt', weights_only=True)"
+
+_NORMALIZE = """\
+## Normalisation
+
+Images are normalised. Test images must be normalised alike; for uint8 `pixels`
+[n, c, h, w] and `data` as loaded above:
+
+```python
+x = pixels.float() / 255
+x = (x - data['mean'][:, None, None]) / data['std'][:, None, None]
+```
+"""
+
+_WHITEN = """\
+```python
+n, c, h, w = x.shape  # The ZCA matrix counts pixels in the order h, w, c.
+flat = x.permute(0, 2, 3, 1).reshape(n, -1) - data['zca_mean']
+x = (flat @ data['zca']).reshape(n, h, w, c).permute(0, 3, 1, 2)
+```
+"""
+
+_CODINGS = {
+  'centered': 'one-hot minus 1/k (k classes): each row of it sums to 0',
+  'onehot': 'one-hot',
+  'learned': 'learned freely',
+}
+
+
+def to_pixels(distilled: DistilledSet) -> tuple[np.ndarray, float]:
+  """Denormalises and clips the images of a set for display.
+
+  Args:
+    distilled: the set.
+
+  Returns:
+    `[n, h, w, c]` uint8, and the share in [0, 1] of values that left [0, 1] by
+    more than half a grey level and so were clipped visibly.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> pixels, clipped = to_pixels(toy.distilled())
+    >>> pixels.shape, pixels.dtype, clipped
+    ((3, 8, 8, 3), dtype('uint8'), 0.0)
+  """
+  values = np.asarray(
+    denormalize(jnp.asarray(distilled.images), distilled.normalization)
+  )
+  outside = (values < -_HALF_LEVEL) | (values > 1.0 + _HALF_LEVEL)
+  return pictures.to_uint8(values), float(outside.mean())
+
+
+def export_png(distilled: DistilledSet, folder: pathlib.Path) -> None:
+  """Writes `png/<class>_<name>/<row>.png`; the class is the largest label.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> export_png(toy.distilled(), folder)
+    >>> sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png'))
+    ['png/0_red/0.png', 'png/1_green/1.png', 'png/2_blue/2.png']
+  """
+  target = folder / 'png'
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise FileExistsError(
+      f'{target}: already holds files. Remove it or choose another output '
+      'folder.'
+    )
+  pixels, _ = to_pixels(distilled)
+  classes = distilled.labels.argmax(axis=1)
+  names = distilled.metadata.class_names
+  folders = [
+    f'{k:0{len(str(len(names) - 1))}d}_{_sanitize(name)}'
+    for k, name in enumerate(names)
+  ]
+  digits = len(str(len(pixels) - 1))
+  temporary = folder / f'.{secrets.token_hex(8)}.tmp'
+  try:
+    for i, (image, k) in enumerate(zip(pixels, classes, strict=True)):
+      path = temporary / folders[k] / f'{i:0{digits}d}.png'
+      files.write_bytes_atomic(path, pictures.png_bytes(image))
+    os.replace(temporary, target)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def export_npz(distilled: DistilledSet, folder: pathlib.Path) -> None:
+  """Writes `distilled.npz`: images, pixels, labels, classes, normalisation.
+
+  Example:
+    >>> import numpy as np
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> export_npz(toy.distilled(), folder)
+    >>> sorted(np.load(folder / 'distilled.npz'))
+    ['class_names', 'classes', 'images', 'labels', 'mean', 'pixels', 'std']
+  """
+  pixels, _ = to_pixels(distilled)
+  arrays = _arrays(distilled) | {
+    'pixels': pixels,
+    'class_names': np.array(distilled.metadata.class_names, dtype=np.str_),
+  }
+  stream = io.BytesIO()
+  np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+  files.write_bytes_atomic(folder / 'distilled.npz', stream.getvalue())
+
+
+def export_torch(distilled: DistilledSet, folder: pathlib.Path) -> None:
+  """Writes `distilled_torch.safetensors`: images `[n, c, h, w]`.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> export_torch(toy.distilled(), folder)
+    >>> [path.name for path in folder.iterdir()]
+    ['distilled_torch.safetensors']
+  """
+  containers.write_container(
+    folder / 'distilled_torch.safetensors',
+    'distilled_torch',
+    _torch_arrays(distilled),
+    {'class_names': list(distilled.metadata.class_names)},
+  )
+
+
+def export_pt(distilled: DistilledSet, folder: pathlib.Path) -> None:
+  """Writes `distilled.pt`, and `distilled_torch.safetensors` beside it."""
+  _require_torch()
+  import torch
+
+  export_torch(distilled, folder)
+  tensors = {
+    # `tensor` copies, so that nothing but the values gets into the file.
+    name: torch.tensor(array)
+    for name, array in _torch_arrays(distilled).items()
+  }
+  stream = io.BytesIO()
+  torch.save(tensors, stream)
+  files.write_bytes_atomic(folder / 'distilled.pt', stream.getvalue())
+
+
+FORMATS: dict[str, Callable[[DistilledSet, pathlib.Path], None]] = {
+  'png': export_png,
+  'npz': export_npz,
+  'torch': export_torch,
+  'pt': export_pt,
+}
+
+
+def default_formats() -> tuple[str, ...]:
+  """All formats that this machine can write; `pt` only where PyTorch is.
+
+  Example:
+    >>> default_formats()[:2]
+    ('png', 'npz')
+  """
+  return ('png', 'npz', 'pt' if _has_torch() else 'torch')
+
+
+def export(
+  distilled: DistilledSet,
+  folder: str | os.PathLike[str],
+  formats: Sequence[str],
+) -> None:
+  """Writes a set in each format, and a `README.md` that says how to load it.
+
+  Args:
+    distilled: the set.
+    folder: where to; made if missing. Files of an earlier export are replaced,
+      but PNG images are never mixed with those of another set.
+    formats: names in `FORMATS`; `pt` includes `torch`.
+
+  Raises:
+    ValueError: if a format is unknown, or PNG cannot hold the channels.
+    ModuleNotFoundError: if `pt` is asked for without PyTorch.
+    FileExistsError: if `png` in the folder holds files already.
+    OSError: if a file cannot be written.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> export(toy.distilled(), folder, ['npz'])
+    >>> sorted(path.name for path in folder.iterdir())
+    ['README.md', 'distilled.npz']
+  """
+  if unknown := [name for name in formats if name not in FORMATS]:
+    raise ValueError(
+      f'Unknown export formats {unknown}; use some of {tuple(FORMATS)}.'
+    )
+  if not formats:
+    raise ValueError(f'No export format; use some of {tuple(FORMATS)}.')
+  if 'pt' in formats:
+    _require_torch()
+  path = files.resolve(folder)
+  # `FORMATS` has PNG first: what it refuses, it refuses before other files.
+  chosen = [name for name in FORMATS if name in formats]
+  for name in chosen:
+    FORMATS[name](distilled, path)
+  text = readme(distilled, chosen)
+  files.write_bytes_atomic(path / 'README.md', text.encode())
+
+
+def readme(distilled: DistilledSet, formats: Sequence[str]) -> str:
+  """The text of an export's README: files, labels, loading, normalisation.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> print(readme(toy.distilled(), ['npz']).splitlines()[0])
+    # Distilled set of toy
+  """
+  metadata = distilled.metadata
+  listed = [name for name in FORMATS if name in formats]
+  if 'pt' in listed and 'torch' not in listed:
+    listed.insert(listed.index('pt'), 'torch')
+  k, (_, h, w, c) = len(metadata.class_names), distilled.images.shape
+  tensors = ', '.join(f'`{name}`' for name in _arrays(distilled))
+  parts = [
+    f'# Distilled set of {metadata.dataset}\n\n'
+    f'{metadata.ipc} images for each of {k} classes, {h} x {w}, {c} channels; '
+    f'distilled in {metadata.network.get("name", metadata.network)}; seeds '
+    f'{metadata.seeds}.\n',
+    '## Files\n\n'
+    + ''.join(f'- {_DESCRIPTIONS[name]}\n' for name in listed)
+    + f'\nArrays and tensors are {tensors}; `distilled.npz` adds `pixels` '
+    '(uint8) and `class_names`.\n',
+    '## Labels\n\n'
+    f'`labels` [n, {k}] are coded as {metadata.label_coding}: '
+    f'{_CODINGS[metadata.label_coding]}. Distillation may have changed them. '
+    'They were made for a squared error; `classes` (the largest label of a '
+    'row) suit a cross-entropy.\n\n'
+    + ''.join(f'{i}. {name}\n' for i, name in enumerate(metadata.class_names)),
+  ]
+  if 'torch' in listed:
+    parts.append(_LOADING.format(load=_LOAD_SAFETENSORS))
+  if 'pt' in listed:
+    text = _LOADING.replace('PyTorch', 'PyTorch, from `distilled.pt`')
+    parts.append(text.format(load=_LOAD_PT))
+  parts.append(_NORMALIZE)
+  if distilled.normalization.zca is not None:
+    parts.append(_WHITEN)
+  return '\n'.join(parts)
+
+
+def _arrays(distilled: DistilledSet) -> dict[str, np.ndarray]:
+  """Images, labels, classes and all of the normalisation, as NumPy arrays."""
+  arrays = {
+    'images': np.asarray(distilled.images, np.float32),
+    'labels': np.asarray(distilled.labels, np.float32),
+    'classes': np.argmax(distilled.labels, axis=1).astype(np.int64),
+  }
+  for name, value in vars(distilled.normalization).items():
+    if value is not None:
+      arrays[name] = np.asarray(value, np.float32)
+  return arrays
+
+
+def _torch_arrays(distilled: DistilledSet) -> dict[str, np.ndarray]:
+  arrays = _arrays(distilled)
+  images = arrays['images'].transpose(0, 3, 1, 2)
+  return arrays | {'images': np.ascontiguousarray(images)}
+
+
+def _sanitize(name: str) -> str:
+  """A class name as part of a folder's name, on any file system."""
+  return re.sub(r'\W+', '_', name).strip('_')[:60] or 'class'
+
+
+def _has_torch() -> bool:
+  return importlib.util.find_spec('torch') is not None
+
+
+def _require_torch() -> None:
+  if not _has_torch():
+    raise ModuleNotFoundError(
+      'Format pt needs PyTorch, which is not installed. Install it (pip '
+      'install torch), or use format torch: a safetensors file that PyTorch '
+      'reads.'
+    )

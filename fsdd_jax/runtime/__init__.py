@@ -1,0 +1,1 @@
+"""Files, devices, processes, logs, checkpoints: what a run stands on."""

@@ -1,0 +1,503 @@
+"""Distilled sets and translators as self-describing `.safetensors` files.
+
+A distilled set means nothing without its normalisation, its label coding and
+its class names; a translator means nothing without the network it was trained
+with. So they travel in one file each; `containers.py` says how it is laid out.
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.networks import extractors
+from fsdd_jax.storage import containers
+from fsdd_jax.types import LABEL_CODINGS
+
+SCORE_KEYS = ('protocol', 'network', 'split', 'accuracies', 'mean', 'std', 'n')
+NETWORK_KEYS = {
+  'theta_seed': int,
+  'network': dict,
+  'normalization': dict,
+  'training': dict,
+}
+TRANSLATOR_KEYS = {**NETWORK_KEYS, 'translator': dict}
+
+Path = str | os.PathLike[str]
+
+
+def library_versions() -> dict[str, str]:
+  """Versions of Python and of the packages that shape a result.
+
+  Example:
+    >>> sorted(library_versions())
+    ['flax', 'fsdd_jax', 'jax', 'numpy', 'optax', 'python']
+  """
+  versions = {'python': platform.python_version()}
+  for name in ('jax', 'flax', 'optax', 'numpy', 'fsdd-jax'):
+    try:
+      versions[name.replace('-', '_')] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      versions[name.replace('-', '_')] = 'not installed'
+  return versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+  """What a distilled set means and how it came to be; JSON values only.
+
+  Tuples inside the dictionaries come back as lists.
+
+  Attributes:
+    dataset: name of the target data set, as `datasets.load` takes it.
+    class_names: one name a class, in the order of the label columns.
+    label_coding: a name in `types.LABEL_CODINGS`, or 'learned'.
+    ipc: images per class.
+    network: `name` and fields of the network it was distilled in.
+    recipe: the fields of the stage's config.
+    seeds: every seed by its role, e.g. `{'theta': 0, 'distillation': 1}`.
+    scores: measured accuracies; each has at least `SCORE_KEYS`.
+    versions: of Python and the packages that made the set.
+
+  Example:
+    >>> import dataclasses
+    >>> from fsdd_jax import toy
+    >>> toy.distilled().metadata.class_names
+    ('red', 'green', 'blue')
+    >>> dataclasses.replace(toy.distilled().metadata, seeds={'theta': 0}).seeds
+    {'theta': 0}
+  """
+
+  dataset: str
+  class_names: tuple[str, ...]
+  label_coding: str
+  ipc: int
+  network: dict[str, Any]
+  recipe: dict[str, Any]
+  seeds: dict[str, int]
+  scores: tuple[dict[str, Any], ...] = ()
+  versions: dict[str, str] = dataclasses.field(default_factory=library_versions)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilledSet:
+  """A distilled set that can be shown, trained on and traced.
+
+  Attributes:
+    images: `[n, h, w, c]` float32, normalised; n = ipc * k.
+    labels: `[n, k]` float32 label vectors.
+    normalization: turns `images` back into pixels.
+    metadata: what the images are of and how they were made.
+
+  Example:
+    >>> from fsdd_jax import toy
+    >>> distilled = toy.distilled()
+    >>> distilled.images.shape, distilled.metadata.ipc
+    ((3, 8, 8, 3), 1)
+  """
+
+  images: np.ndarray  # [n, h, w, c]
+  labels: np.ndarray  # [n, k]
+  normalization: Normalization
+  metadata: Metadata
+
+
+def save_distilled(path: Path, distilled: DistilledSet) -> None:
+  """Writes a distilled set, whole or not at all.
+
+  Args:
+    path: the file, usually `*.safetensors`; an earlier one is replaced.
+    distilled: the set; JAX arrays are taken as well.
+
+  Raises:
+    ValueError: if a value is not finite, shapes or metadata do not fit each
+      other, or metadata is not JSON. Nothing is written then.
+    OSError: if the file cannot be written.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
+    >>> save_distilled(path, toy.distilled())
+    >>> load_distilled(path).metadata.dataset
+    'toy'
+  """
+  images = np.asarray(distilled.images)
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(
+      f'{path}: images must be normalised floats; got {images.dtype}. Pass '
+      'them through normalization.normalize first.'
+    )
+  tensors = {'images': images, 'labels': distilled.labels}
+  for name, value in vars(distilled.normalization).items():
+    if value is not None:
+      tensors[name] = value
+  arrays = {k: np.asarray(v, np.float32) for k, v in tensors.items()}
+  _check_distilled(path, arrays, distilled.metadata)
+  metadata = dataclasses.asdict(distilled.metadata)
+  containers.write_container(path, 'distilled_set', arrays, metadata)
+
+
+def load_distilled(path: Path) -> DistilledSet:
+  """Reads what `save_distilled` wrote, after checking it.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The set, with NumPy images and labels.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is damaged, of another format or a newer version, or if
+      its content does not fit together.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
+    >>> save_distilled(path, toy.distilled())
+    >>> load_distilled(path).images.shape
+    (3, 8, 8, 3)
+  """
+  arrays, fields = containers.read_container(path, 'distilled_set')
+  expected = {f.name for f in dataclasses.fields(Metadata)}
+  if set(fields) != expected:
+    raise ValueError(
+      f'{path}: keys {sorted(set(fields) ^ expected)} of its metadata are '
+      'missing or unknown. Write the file anew with save_distilled.'
+    )
+  for name in ('class_names', 'scores'):
+    if isinstance(fields[name], list):
+      fields[name] = tuple(fields[name])
+  metadata = Metadata(**fields)
+  _check_distilled(path, arrays, metadata)
+  images, labels = arrays.pop('images'), arrays.pop('labels')
+  transform = {k: jnp.asarray(v) for k, v in arrays.items()}
+  return DistilledSet(images, labels, Normalization(**transform), metadata)
+
+
+def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
+  """Appends measured scores to a distilled set's file; tensors stay the same.
+
+  One process at a time: of two that write together, one's scores are lost.
+
+  Args:
+    path: a file that `save_distilled` wrote.
+    scores: each a mapping with at least `SCORE_KEYS`.
+
+  Raises:
+    ValueError: if a score lacks a key; the file is unchanged then.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> from fsdd_jax.evaluation import evaluate
+    >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
+    >>> save_distilled(path, toy.distilled())
+    >>> score = evaluate.Score('krr', 'ConvNet', 'test', (90.0, 92.0), 1.5)
+    >>> add_scores(path, [score.as_dict()])
+    >>> load_distilled(path).metadata.scores[0]['mean']
+    91.0
+  """
+  distilled = load_distilled(path)
+  every = (*distilled.metadata.scores, *(dict(score) for score in scores))
+  metadata = dataclasses.replace(distilled.metadata, scores=every)
+  save_distilled(path, dataclasses.replace(distilled, metadata=metadata))
+
+
+def describe_normalization(normalization: Normalization) -> dict[str, Any]:
+  """Mean, deviation and the hash of the ZCA matrix (or None), for metadata.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from fsdd_jax.data import normalization
+    >>> plain = normalization.Normalization(jnp.array([0.5]), jnp.array([0.25]))
+    >>> describe_normalization(plain)
+    {'mean': [0.5], 'std': [0.25], 'zca_sha256': None}
+  """
+  zca, digest = normalization.zca, None
+  if zca is not None:
+    digest = containers.hash_arrays({'zca': np.asarray(zca)})
+  return {
+    'mean': np.asarray(normalization.mean).tolist(),
+    'std': np.asarray(normalization.std).tolist(),
+    'zca_sha256': digest,
+  }
+
+
+def save_translator(
+  path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+  """Writes a translator's variables, whole or not at all.
+
+  Args:
+    path: the file, usually `*.safetensors`.
+    variables: nested mappings of float32 arrays, as `Translator.init` returns.
+    metadata: JSON values with at least `TRANSLATOR_KEYS`: `theta_seed` (int),
+      `network` and `translator` (name and fields), `normalization` (from
+      `describe_normalization`) and `training` (config, steps, losses...).
+
+  Raises:
+    ValueError: if a value is not finite or not float32, a name holds '/', a
+      branch is empty, or metadata lacks a key. Nothing is written then.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> names = ('network', 'translator', 'normalization', 'training')
+    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
+    >>> save_translator(path, toy.translator().variables, metadata)
+  """
+  _save_variables(path, 'translator', TRANSLATOR_KEYS, variables, metadata)
+
+
+def load_translator(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what `save_translator` wrote: variables (JAX arrays) and metadata.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
+    >>> names = ('network', 'translator', 'normalization', 'training')
+    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
+    >>> save_translator(path, toy.translator().variables, metadata)
+    >>> variables, metadata = load_translator(path)
+    >>> variables['params']['head']['bias'].shape
+    (3,)
+  """
+  return _load_variables(path, 'translator', TRANSLATOR_KEYS)
+
+
+def save_network(
+  path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+  """Writes a learned network's variables, whole or not at all.
+
+  Args:
+    path: the file, usually `*.safetensors`.
+    variables: as for `save_translator`.
+    metadata: as for `save_translator`, with at least `NETWORK_KEYS`.
+
+  Raises:
+    ValueError: as for `save_translator`.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
+    >>> names = ('network', 'normalization', 'training')
+    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
+    >>> save_network(path, toy.theta(1), metadata)
+    >>> load_network(path)[0]['params']['Conv_0']['kernel'].shape
+    (3, 3, 3, 4)
+  """
+  _save_variables(path, 'network', NETWORK_KEYS, variables, metadata)
+
+
+def load_network(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what `save_network` wrote: variables (JAX arrays) and metadata.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
+    >>> names = ('network', 'normalization', 'training')
+    >>> save_network(
+    ...   path, toy.theta(1), {'theta_seed': 7, **{name: {} for name in names}}
+    ... )
+    >>> load_network(path)[1]['theta_seed']
+    7
+  """
+  return _load_variables(path, 'network', NETWORK_KEYS)
+
+
+def network_of(
+  path: Path, metadata: Mapping[str, Any], num_classes: int
+) -> tuple[tuple[int, ...], nn.Module]:
+  """The image shape `(h, w, c)` and the network that a file tells of.
+
+  Args:
+    path: of the file, for messages.
+    metadata: of a translator or a learned network.
+    num_classes: logits of the network.
+
+  Raises:
+    ValueError: if they tell of none, or of one that is not registered here.
+
+  Example:
+    >>> metadata = {'image_shape': [8, 8, 3], 'network': {'name': 'mlp'}}
+    >>> network_of('a.safetensors', metadata, 10)[0]
+    (8, 8, 3)
+  """
+  shape = metadata.get('image_shape')
+  if not (
+    isinstance(shape, list)
+    and len(shape) == 3
+    and all(type(size) is int and size > 0 for size in shape)
+  ):
+    raise ValueError(
+      f"{path}: its metadata lack an 'image_shape' [h, w, c]; got {shape!r}. "
+      'Write the file anew.'
+    )
+  try:
+    network = extractors.make(
+      **metadata['network'], image_shape=tuple(shape), num_classes=num_classes
+    )
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path}: its network cannot be made ({error}). Register it, or write '
+      'the file anew.'
+    ) from error
+  return tuple(shape), network
+
+
+def _save_variables(
+  path: Path,
+  kind: str,
+  keys: Mapping[str, type],
+  variables: Mapping[str, Any],
+  metadata: Mapping[str, Any],
+) -> None:
+  flat = traverse_util.flatten_dict(dict(variables), keep_empty_nodes=True)
+  if not flat:
+    raise ValueError(f'{path}: no variables to save; pass those of init.')
+  if bad := [key for key in flat if any('/' in str(part) for part in key)]:
+    raise ValueError(f'{path}: no name of a variable may hold "/"; got {bad}.')
+  arrays = {}
+  for key, value in flat.items():
+    array = np.asarray(value)
+    if array.dtype != np.float32:
+      raise ValueError(
+        f'{path}: variable {"/".join(key)} must be a float32 array; got '
+        f'{array.dtype}. Convert or drop it before saving.'
+      )
+    arrays['/'.join(key)] = array
+  _check_keys(path, kind, keys, metadata)
+  containers.write_container(path, kind, arrays, dict(metadata))
+
+
+def _load_variables(
+  path: Path, kind: str, keys: Mapping[str, type]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  arrays, metadata = containers.read_container(path, kind)
+  _check_keys(path, kind, keys, metadata)
+  variables = traverse_util.unflatten_dict(arrays, sep='/')
+  return jax.tree.map(jnp.asarray, variables), metadata
+
+
+def _check_distilled(
+  path: Path, arrays: Mapping[str, np.ndarray], metadata: Metadata
+) -> None:
+  """Raises ValueError unless tensors and metadata fit each other."""
+  _check_names(path, arrays)
+  _check_types(path, metadata)
+  images, labels = arrays['images'], arrays['labels']
+  num_classes, num_images = len(metadata.class_names), len(images)
+  if images.ndim != 4 or labels.shape != (num_images, num_classes):
+    raise ValueError(
+      f'{path}: images must be [n, h, w, c] and labels [n, k], k being the '
+      f'number of class names; got images {images.shape}, labels '
+      f'{labels.shape} and {num_classes} class names. Pass one name a label '
+      'column and one label a row of images.'
+    )
+  if not 0 < num_images == metadata.ipc * num_classes:
+    raise ValueError(
+      f'{path}: {metadata.ipc} images per class of {num_classes} classes '
+      f'do not make {num_images} images. Unpad the set, or correct ipc.'
+    )
+  channels, d = images.shape[-1], int(np.prod(images.shape[1:]))
+  shapes: dict[str, tuple[int, ...]] = {
+    **{'mean': (channels,), 'std': (channels,), 'zca_mean': (d,)},
+    **{'zca': (d, d), 'zca_inverse': (d, d)},
+  }
+  for name, shape in shapes.items():
+    if name in arrays and arrays[name].shape != shape:
+      raise ValueError(
+        f'{path}: {name} of the normalisation has shape {arrays[name].shape}; '
+        f'images of shape {images.shape[1:]} need {shape}. Pass the '
+        'normalisation that the images were made with.'
+      )
+  if np.any(arrays['std'] <= 0):
+    raise ValueError(
+      f'{path}: std must be positive; got {arrays["std"]}. Fit it with '
+      'normalization.standardization.'
+    )
+  codings = (*LABEL_CODINGS, 'learned')
+  if metadata.label_coding not in codings:
+    raise ValueError(
+      f'{path}: unknown label coding {metadata.label_coding!r}; use one of '
+      f'{codings}.'
+    )
+  for score in metadata.scores:
+    _check_score(path, score)
+
+
+def _check_types(path: Path, metadata: Metadata) -> None:
+  """Raises ValueError unless each field of the metadata has its type."""
+  for field in dataclasses.fields(metadata):
+    value = getattr(metadata, field.name)
+    kind = typing.get_origin(field.type) or field.type
+    parts: tuple[Any, ...] = typing.get_args(field.type)
+    inner = value.values() if isinstance(value, dict) else value
+    part = typing.get_origin(parts[0]) or parts[0] if parts else None
+    if kind is dict and parts:
+      part = parts[1]
+    wrong = not isinstance(value, kind) or isinstance(value, bool)  # type: ignore[arg-type]
+    if not wrong and part not in (None, Any):
+      wrong = not all(
+        isinstance(x, part) and not isinstance(x, bool)  # type: ignore[arg-type]
+        for x in inner
+      )
+    if wrong:
+      raise ValueError(
+        f'{path}: {field.name} of the metadata must be a {field.type}; got '
+        f'{value!r}. Write the file anew with save_distilled.'
+      )
+
+
+def _check_names(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Raises ValueError unless the tensors of a distilled set are there."""
+  plain = {'images', 'labels', 'mean', 'std'}
+  whitened = plain | {'zca_mean', 'zca', 'zca_inverse'}
+  if set(arrays) not in (plain, whitened):
+    raise ValueError(
+      f'{path}: a distilled set holds {sorted(plain)}, and with ZCA all of '
+      f'{sorted(whitened - plain)}; got {sorted(arrays)}. Write it with '
+      'save_distilled and a whole normalisation.'
+    )
+
+
+def _check_score(path: Path, score: Mapping[str, Any]) -> None:
+  if missing := [key for key in SCORE_KEYS if key not in score]:
+    raise ValueError(
+      f'{path}: a score lacks {missing}; give all of {SCORE_KEYS}.'
+    )
+  if score['n'] != (n := len(score['accuracies'])):
+    raise ValueError(
+      f'{path}: a score says n = {score["n"]} but has {n} accuracies. List '
+      'one accuracy a run.'
+    )
+
+
+def _check_keys(
+  path: Path, what: str, keys: Mapping[str, type], metadata: Mapping[str, Any]
+) -> None:
+  for key, kind in keys.items():
+    if not isinstance(metadata.get(key), kind):
+      raise ValueError(
+        f'{path}: metadata of a {what} needs {key!r} as '
+        f'{kind.__name__}; got {metadata.get(key)!r}. Give all of '
+        f'{tuple(keys)}.'
+      )

@@ -1,0 +1,1 @@
+"""The data set D of distilled subsets on disk (Alg. 1)."""

@@ -1,0 +1,198 @@
+"""Batches of cached subsets with their real images, read through Grain."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.struct
+import grain
+import jax
+import numpy as np
+
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.storage.cache.records import CacheEntry
+from fsdd_jax.types import LabeledSet, Subset
+
+# Grain's defaults (16 threads, 500 batches) suit batches of a few images.
+_EPOCHS = 2**20
+_NUM_SIZES = 8
+_READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+
+
+@flax.struct.dataclass
+class Sample:
+  """An entry of D as pre-training reads it (Alg. 2, lines 4-5).
+
+  NumPy arrays, as they stay on the host until a step; those of a batch have a
+  leading axis `[b]`.
+
+  Attributes:
+    synthetic: X_S' and Y_S, `[n, ...]`.
+    start: `[n, h, w, c]` uint8 images that X_S started from.
+    target: rows of X_T in Z with their labels, `[m, ...]`.
+    images: `[m, h, w, c]` uint8 images of these rows; None where not read.
+    classes: `[k]` int32, the classes of Z; -1 where unused.
+    num_classes: `[]` int32, C.
+  """
+
+  synthetic: LabeledSet
+  start: jax.Array  # [n, h, w, c]
+  target: Subset
+  images: jax.Array | None  # [m, h, w, c]
+  classes: jax.Array  # [k]
+  num_classes: jax.Array  # []
+
+
+ReadFn = Callable[[CacheEntry, Dataset], Sample]
+
+
+def without_images(entry: CacheEntry, dataset: Dataset) -> Sample:
+  """A sample of which no image of X_T is needed.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> without_images(source[0], toy.problem()[1]).start.shape
+    (6, 8, 8, 3)
+  """
+  start: Any = dataset.images[np.asarray(entry.start_rows)]
+  return Sample(
+    entry.synthetic,
+    start,
+    entry.target,
+    None,
+    entry.classes,
+    entry.num_classes,
+  )
+
+
+def with_images(entry: CacheEntry, dataset: Dataset) -> Sample:
+  """A sample with the images of X_T.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> with_images(source[0], toy.problem()[1]).images.shape
+    (12, 8, 8, 3)
+  """
+  images: Any = dataset.images[np.asarray(entry.target.rows)]
+  return dataclasses.replace(without_images(entry, dataset), images=images)
+
+
+def stack(samples: Sequence[Sample]) -> Sample:
+  """Samples to a batch of NumPy arrays.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> one = with_images(source[0], toy.problem()[1])
+    >>> stack([one, one]).images.shape
+    (2, 12, 8, 8, 3)
+  """
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
+
+
+def stack_short(samples: Sequence[Sample]) -> Sample:
+  """As `stack`, but as short as the longest of the sets allows.
+
+  Padding is cut to one of eight sizes, so that few functions are compiled.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> one = without_images(source[0], toy.problem()[1])
+    >>> int(one.synthetic.mask.sum()) == len(stack_short([one]).start[0])
+    True
+  """
+  batch = stack(samples)
+  mask = np.asarray(batch.synthetic.mask)
+  part = -(-mask.shape[1] // _NUM_SIZES)
+  longest = int(mask.sum(axis=1).max())
+  size = min(mask.shape[1], max(1, -(-longest // part)) * part)
+  synthetic, start = jax.tree.map(
+    lambda x: x[:, :size], (batch.synthetic, batch.start)
+  )
+  return dataclasses.replace(batch, synthetic=synthetic, start=start)
+
+
+def read(
+  source: Any, dataset: Dataset, read_fn: ReadFn, *, rows: Sequence[int]
+) -> Sample:
+  """A batch of given entries of a cache.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> batch = read(source, toy.problem()[1], with_images, rows=[0, 3])
+    >>> batch.images.shape
+    (2, 12, 8, 8, 3)
+  """
+  return stack_short([read_fn(source[row], dataset) for row in rows])
+
+
+def random_batches(
+  source: Any,
+  dataset: Dataset,
+  read_fn: ReadFn,
+  *,
+  seed: int,
+  size: int,
+  start: int = 0,
+  numbers: range | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Sample]:
+  """Endless batches in random order, epoch by epoch (Alg. 2, line 4).
+
+  The batch of a step depends on the step alone, so a resumed run starts at
+  its step and stores nothing. Reading runs ahead in threads.
+
+  Args:
+    source: entries by number, as of `shards.open_cache`.
+    dataset: the large set Z.
+    read_fn: makes a sample of an entry.
+    seed: of the order.
+    size: samples a batch over all processes, B.
+    start: the first step.
+    numbers: the entries that are read; None takes all.
+    process_index: number of this process.
+    process_count: processes that share a batch; sample i of it falls to
+      process i modulo this.
+
+  Returns:
+    An iterator of batches of `size / process_count` samples.
+
+  Raises:
+    ValueError: if the number of processes does not divide `size`.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> source = toy.build_cache(tempfile.mkdtemp())
+    >>> batches = random_batches(
+    ...   source, toy.problem()[1], with_images, seed=0, size=2
+    ... )
+    >>> next(batches).images.shape
+    (2, 12, 8, 8, 3)
+  """
+  if size % process_count:
+    raise ValueError(
+      f'{process_count} processes do not divide a batch of {size} samples; '
+      f'choose a batch_size that is a multiple of {process_count}.'
+    )
+  chosen = range(len(source)) if numbers is None else numbers
+  entries = grain.MapDataset.source(source)[chosen.start : chosen.stop]
+  order = entries.seed(seed)
+  # Nearly endless: the length of an endless one overflows in batches of one.
+  own = order.shuffle().repeat(_EPOCHS)[process_index::process_count]
+  # Processes share an array, whose parts must have one size.
+  batches = own.map(lambda entry: read_fn(entry, dataset)).batch(
+    size // process_count,
+    batch_fn=stack_short if process_count == 1 else stack,
+  )
+  return iter(batches[start:].to_iter_dataset(_READ_OPTIONS))

@@ -1,0 +1,220 @@
+"""What a cache of distilled subsets holds, as a JSON file beside its shards."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from fsdd_jax.runtime import files
+
+FORMAT_VERSION = 2
+FILE_NAME = 'manifest.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What a cache holds; two caches with equal manifests are the same.
+
+  Attributes:
+    dataset: name of the large data set Z.
+    dataset_fingerprint: hash of its images and labels.
+    network: name and fields of the network's module, JSON values.
+    network_seed: seed of its weights theta.
+    normalization: how uint8 images became network inputs, JSON values.
+    configuration: all other settings of the caching stage, JSON values.
+    num_subsets: number of entries, N.
+    num_heldout: the first so many entries are for choices.
+    num_shards: number of files.
+    target_size: padded rows m of a target set; 0 where it is all images of
+      its classes.
+    synthetic_size: padded rows n of a distilled set.
+    label_size: padded label columns k.
+    image_shape: `(h, w, c)` of distilled images.
+    format_version: of the records.
+
+  Example:
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> manifest = toy.build_cache(tempfile.mkdtemp()).manifest
+    >>> manifest.num_subsets, manifest.image_shape
+    (4, (8, 8, 3))
+    >>> manifest.shard_name(1), manifest.shard_range(1)
+    ('shard-00001-of-00002.array_record', range(2, 4))
+  """
+
+  dataset: str
+  dataset_fingerprint: str
+  network: Mapping[str, Any]
+  network_seed: int
+  normalization: Mapping[str, Any]
+  configuration: Mapping[str, Any]
+  num_subsets: int
+  num_heldout: int
+  num_shards: int
+  target_size: int
+  synthetic_size: int
+  label_size: int
+  image_shape: tuple[int, int, int]
+  format_version: int = FORMAT_VERSION
+
+  def __post_init__(self) -> None:
+    if not 1 <= self.num_shards <= self.num_subsets:
+      raise ValueError(
+        f'A cache of {self.num_subsets} subsets cannot have {self.num_shards} '
+        f'shards; choose 1 to {max(self.num_subsets, 1)}.'
+      )
+
+  def to_json(self) -> str:
+    """Canonical JSON: equal manifests give equal text.
+
+    Returns:
+      The text.
+
+    Raises:
+      ValueError: if a field holds what JSON does not know.
+    """
+    try:
+      text = json.dumps(dataclasses.asdict(self), allow_nan=False)
+    except (TypeError, ValueError) as error:
+      raise ValueError(
+        'A manifest must hold JSON values only (text, finite numbers of '
+        f'Python, bool, None, lists, dicts): {error}. Convert the value.'
+      ) from error
+    # Read back, as keys that are numbers sort otherwise once they are text.
+    return json.dumps(json.loads(text), indent=2, sort_keys=True)
+
+  @functools.cached_property
+  def digest(self) -> bytes:
+    """SHA-256 of the canonical JSON."""
+    return hashlib.sha256(self.to_json().encode()).digest()
+
+  def shard_range(self, shard: int) -> range:
+    """The numbers of the subsets that a shard holds."""
+    if not 0 <= shard < self.num_shards:
+      raise ValueError(
+        f'There is no shard {shard}; choose 0 to {self.num_shards - 1}.'
+      )
+    return range(
+      shard * self.num_subsets // self.num_shards,
+      (shard + 1) * self.num_subsets // self.num_shards,
+    )
+
+  def shard_name(self, shard: int) -> str:
+    """The file name of a shard."""
+    return f'shard-{shard:05d}-of-{self.num_shards:05d}.array_record'
+
+
+def read_manifest(folder: pathlib.Path) -> Manifest:
+  """Reads the manifest of a cache.
+
+  Args:
+    folder: the cache.
+
+  Returns:
+    Its manifest.
+
+  Raises:
+    FileNotFoundError: if the folder has none.
+    ValueError: if it is damaged or of another format version.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> source = toy.build_cache(folder)
+    >>> read_manifest(folder) == source.manifest
+    True
+  """
+  path = folder / FILE_NAME
+  try:
+    fields = files.read_json(path)
+    if (version := fields['format_version']) != FORMAT_VERSION:
+      raise ValueError(
+        f'format version {version}, but this fsdd_jax reads {FORMAT_VERSION}'
+      )
+    manifest = Manifest(
+      **fields | {'image_shape': tuple(fields['image_shape'])}
+    )
+    _check_types(manifest)
+    return manifest
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f'{path}: no such file. Give the folder of a cache, or make one with the '
+      'caching stage.'
+    ) from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{path}: not a manifest of a cache: {error!r}. Restore it, or make the '
+      'cache anew in another folder.'
+    ) from error
+
+
+def _check_types(manifest: Manifest) -> None:
+  """Raises a ValueError for a field of another type."""
+  for field in dataclasses.fields(manifest):
+    value = getattr(manifest, field.name)
+    kind: Any = typing.get_origin(field.type) or field.type
+    if not isinstance(value, kind) or isinstance(value, bool):
+      raise ValueError(f'{field.name} is {value!r}, no {kind.__name__}')
+
+
+def check_manifest(
+  folder: pathlib.Path, expected: Manifest | Mapping[str, Any]
+) -> Manifest:
+  """Reads the manifest of a cache and compares it.
+
+  Args:
+    folder: the cache.
+    expected: a manifest, or only those of its fields that matter, by name.
+
+  Returns:
+    The cache's manifest.
+
+  Raises:
+    FileNotFoundError: if the folder has none.
+    ValueError: if it is damaged, or naming each field that differs.
+
+  Example:
+    >>> import pathlib
+    >>> import tempfile
+    >>> from fsdd_jax import toy
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> source = toy.build_cache(folder)
+    >>> check_manifest(folder, {'dataset': 'toy'}).num_subsets
+    4
+  """
+  found = read_manifest(folder)
+  if isinstance(expected, Manifest):
+    expected = dataclasses.asdict(expected)
+  fields = dataclasses.asdict(found)
+  have = _flatten({name: fields.get(name) for name in expected})
+  want = _flatten(dict(expected))
+  differences = [
+    f'  {name}: {have.get(name)!r} in the cache, {want.get(name)!r} expected'
+    for name in sorted(have.keys() | want.keys())
+    if name not in have or name not in want or have[name] != want[name]
+  ]
+  if differences:
+    raise ValueError(
+      f'{folder / FILE_NAME} is not the manifest expected:\n'
+      + '\n'.join(differences)
+      + '\nChoose another folder, or set these values as in the cache.'
+    )
+  return found
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Nested mappings to one, with names such as `configuration.steps`."""
+  flat: dict[str, Any] = {}
+  # Through JSON, which has lists for tuples and text for other keys.
+  for name, value in json.loads(json.dumps(tree)).items():
+    if isinstance(value, dict) and value:
+      flat |= {f'{name}.{k}': v for k, v in _flatten(value).items()}
+    else:
+      flat[name] = value
+  return flat
