@@ -16,7 +16,8 @@ _TESTS = pathlib.Path(__file__).parent
 def environment(num_devices):
   """The environment of a process with forced host devices."""
   flag = f'--xla_force_host_platform_device_count={num_devices}'
-  paths = [str(_TESTS), str(_TESTS.parent)]
+  folders = {path.parent for path in _TESTS.rglob('*_test.py')}
+  paths = [*map(str, sorted({_TESTS, *folders})), str(_TESTS.parent)]
   return os.environ | {
     'XLA_FLAGS': flag,
     'JAX_PLATFORMS': 'cpu',

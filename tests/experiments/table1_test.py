@@ -11,7 +11,7 @@ import pytest
 from fsdd_jax import columns, tasks
 from fsdd_jax.columns import COLUMNS, Recipe
 
-_ROOT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[2]
 _EXPERIMENTS = _ROOT / 'experiments'
 _NETWORK = '--image_size=8\n--width=4\n'
 _LARGE = f'--dataset=fractals:4\n--limit=80\n{_NETWORK}'

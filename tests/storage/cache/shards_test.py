@@ -136,11 +136,11 @@ def test_a_killed_writer_leaves_no_shard_and_a_restart_cleans_up(copy, whole):
   shard_path(copy, 1).unlink()
   script = (
     'import os, signal, sys; sys.path.insert(0, sys.argv[1]);'
-    'import cache_test as t\n'
+    'import shards_test as t\n'
     'def entries():\n'
     '  yield t.entries_of(1)[0]\n'
     '  os.kill(os.getpid(), signal.SIGKILL)\n'
-    't.cache.CacheWriter(sys.argv[2], t.MANIFEST).write_shard(1, entries())'
+    't.shards.CacheWriter(sys.argv[2], t.MANIFEST).write_shard(1, entries())'
   )
   result = subprocess.run(
     [sys.executable, '-c', script, os.path.dirname(__file__), str(copy)],

@@ -115,7 +115,7 @@ def test_scores_count_networks_and_training():
 
 
 def test_every_column_has_a_binary_that_is_known():
-  experiments = str(pathlib.Path(__file__).parents[1] / 'experiments')
+  experiments = str(pathlib.Path(__file__).parents[3] / 'experiments')
   recipe = columns.Recipe(experiments, f'{experiments}/recipes', 'cpu', (1,))
   made = [make(recipe, 'cifar10', 1).task for make in columns.COLUMNS.values()]
   binaries = {task.binary for task in tasks.in_order(made)}

@@ -6,7 +6,7 @@ import nbclient
 import nbformat
 import pytest
 
-_PATH = pathlib.Path(__file__).parents[1] / 'experiments' / 'fsdd_colab.ipynb'
+_PATH = pathlib.Path(__file__).parents[2] / 'experiments' / 'fsdd_colab.ipynb'
 _SMALL = """
 LARGE, TARGET = 'fractals:4', 'digits'
 IMAGE_SIZE, LIMIT = 8, 60

@@ -195,7 +195,7 @@ def test_code_of_the_readme_runs_in_torch(tmp_path, monkeypatch, zca):
 
 
 def test_binary_exports_and_reports_clipping(tmp_path):
-  binary = pathlib.Path(__file__).parents[1] / 'experiments' / 'export.py'
+  binary = pathlib.Path(__file__).parents[2] / 'experiments' / 'export.py'
   artifacts.save_distilled(tmp_path / 'set.safetensors', make_distilled()[0])
 
   def run(*arguments):

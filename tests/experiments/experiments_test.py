@@ -11,7 +11,7 @@ import pytest
 
 from fsdd_jax.storage import artifacts
 
-_ROOT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(binary, *arguments):

@@ -458,7 +458,7 @@ def test_a_missing_set_in_theta_is_named(tiny_network, start, target, in_theta):
 
 
 def _run(binary, *arguments):
-  path = pathlib.Path(__file__).parents[1] / 'experiments' / binary
+  path = pathlib.Path(__file__).parents[2] / 'experiments' / binary
   return subprocess.run(
     [sys.executable, str(path), *map(str, arguments)],
     capture_output=True,

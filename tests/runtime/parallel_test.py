@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import translator_step_test as step_test
+import translator_updates as updates
 from jax.sharding import PartitionSpec
 
 from fsdd_jax.core import translator_step
@@ -118,20 +118,20 @@ def check_indivisible_batches_are_refused():
 
 def check_translator_step_equals_that_of_one_device():
   tx = optax.sgd(1.0)
-  mesh = parallel.data_mesh(step_test.SIZE)
+  mesh = parallel.data_mesh(updates.SIZE)
   step = translator_step.make_step(
-    step_test.TRANSLATOR,
-    step_test.ridge_loss,
+    updates.TRANSLATOR,
+    updates.ridge_loss,
     tx,
     spread=lambda fn: parallel.per_device(fn, mesh),
   )
-  state = parallel.replicate(mesh, step_test.make_state(tx))
-  batch = parallel.shard(mesh, step_test.make_batch())
+  state = parallel.replicate(mesh, updates.make_state(tx))
+  batch = parallel.shard(mesh, updates.make_batch())
   state, metrics = step(state, *batch)
-  single, single_metrics = step_test.sgd_step(1)(
-    step_test.make_state(tx), *step_test.make_batch()
+  single, single_metrics = updates.sgd_step(1)(
+    updates.make_state(tx), *updates.make_batch()
   )
-  step_test.assert_trees_close(state.params, single.params)
+  updates.assert_trees_close(state.params, single.params)
   jax.tree.map(assert_close, metrics, single_metrics)
   step(state, *batch)
   assert step._cache_size() == 1  # The new state is placed as the first was.

@@ -15,7 +15,7 @@ from fsdd_jax.algorithms.configs import (
   NetworkConfig,
 )
 
-_EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
+_EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
 _FLAGFILES = sorted((_EXPERIMENTS / 'recipes').glob('*.flags'))
 _CONFIGS = {
   'adapt': (method_configs.AdaptationConfig,),
