@@ -15,13 +15,14 @@ import flax.linen as nn
 import numpy as np
 from absl import flags
 
-from fsdd_jax import choices as choices_lib
-from fsdd_jax import cli, timing
-from fsdd_jax import roofline as roofline_lib
+from benchmarks import choices as choices_lib
+from benchmarks import roofline as roofline_lib
+from benchmarks import timing
+from benchmarks.programs import Problem
 from fsdd_jax.algorithms.configs import NetworkConfig
 from fsdd_jax.algorithms.method_configs import TranslatorConfig
-from fsdd_jax.programs import Problem
 from fsdd_jax.reporting import tables
+from workbench import cli
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')

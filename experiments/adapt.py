@@ -12,7 +12,6 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import cli
 from fsdd_jax.algorithms import adaptation, adaptation_samples
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import (
@@ -25,6 +24,7 @@ from fsdd_jax.runtime import files, metrics, processes, stage_loop
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.storage import pretrained
 from fsdd_jax.types import LabeledSet
+from workbench import cli
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',

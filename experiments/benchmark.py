@@ -35,15 +35,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from fsdd_jax import (
-  bank_benchmark,
-  benchmarks,
-  caching_benchmark,
-  cli,
-  timing,
-  torch_benchmark,
-)
-from fsdd_jax import scaling as scaling_lib
+from benchmarks import against_torch as torch_benchmark
+from benchmarks import banks as bank_benchmark
+from benchmarks import caching as caching_benchmark
+from benchmarks import scaling as scaling_lib
+from benchmarks import timing, yardsticks
+from benchmarks.programs import Problem
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import (
   BilevelConfig,
@@ -52,10 +49,10 @@ from fsdd_jax.algorithms.method_configs import (
   TranslatorConfig,
 )
 from fsdd_jax.networks import extractors, infinite
-from fsdd_jax.programs import Problem
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import parallel
 from fsdd_jax.runtime.devices import Devices
+from workbench import cli
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _IPCS = flags.DEFINE_list('ipcs', ['1', '10', '50'], 'The same (torch).')
@@ -91,7 +88,7 @@ DEFAULTS = {
 }
 
 
-def _row(name: str, pairs: benchmarks.Pairs) -> list[str]:
+def _row(name: str, pairs: yardsticks.Pairs) -> list[str]:
   values = pairs.measured, pairs.yardstick, pairs.ratios
   return [name, *map(timing.quartiles, values)]
 
@@ -106,7 +103,7 @@ def step() -> tables.Table:
   network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
   rows = []
   for num_real in cli.integers('num_real'):
-    pairs = benchmarks.distillation_step(
+    pairs = yardsticks.distillation_step(
       network,
       num_real=num_real,
       ipc=_IPC.value,
@@ -128,7 +125,7 @@ def adapt() -> tables.Table:
   size, repeats = _size()
   network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
   fields = cli.from_flags(TranslatorConfig)
-  pairs = benchmarks.adaptation_step(
+  pairs = yardsticks.adaptation_step(
     network,
     cli.make_translator(fields),
     batch_size=_BATCH_SIZE.value,
@@ -152,7 +149,7 @@ def frepo() -> tables.Table:
   rows = []
   for real_batch in cli.integers('num_real'):
     for mirror in (False, True):
-      pairs = benchmarks.frepo_step(
+      pairs = yardsticks.frepo_step(
         network,
         real_batch=real_batch,
         ipc=_IPC.value,
@@ -329,7 +326,7 @@ def bilevel() -> tables.Table:
   for num_real in cli.integers('num_real'):
     for num_steps in cli.integers('unrolled'):
       kept, again = (
-        benchmarks.unrolled_memory(
+        yardsticks.unrolled_memory(
           network,
           BilevelConfig(num_steps=num_steps, remat=remat),
           num_real=num_real,

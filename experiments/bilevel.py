@@ -14,12 +14,12 @@ import dataclasses
 import numpy as np
 from absl import flags
 
-from fsdd_jax import cli
 from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.runtime import files, stage_loop
 from fsdd_jax.runtime.stage_loop import LoopOptions
+from workbench import cli
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from fsdd_jax import cli
 from fsdd_jax.algorithms import caching
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import CachingConfig
@@ -26,6 +25,7 @@ from fsdd_jax.reporting import pictures
 from fsdd_jax.runtime import files
 from fsdd_jax.storage.cache import summary as cache_summary
 from fsdd_jax.storage.cache.records import CacheEntry
+from workbench import cli
 
 _FOLDER = flags.DEFINE_string('folder', None, 'The cache.', required=True)
 _INSPECT = flags.DEFINE_bool(

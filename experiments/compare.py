@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from fsdd_jax import cli, comparison, curves, runners
 from fsdd_jax.algorithms import one_network
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import (
@@ -43,6 +42,7 @@ from fsdd_jax.networks.translator import translate
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.types import LabeledSet
+from workbench import cli, comparison, curves, runners
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the results.', required=True

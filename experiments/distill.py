@@ -17,7 +17,6 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import cli
 from fsdd_jax.algorithms import baselines, bilevel, one_network
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -31,9 +30,10 @@ from fsdd_jax.algorithms.peers.peer_configs import (
   RfadConfig,
 )
 from fsdd_jax.data import resolution
-from fsdd_jax.methods import METHODS
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.stage_loop import LoopOptions
+from workbench import cli
+from workbench.methods import METHODS
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',

@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 from absl import flags
 
-from fsdd_jax import cli
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -26,6 +25,7 @@ from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.storage import artifacts
 from fsdd_jax.types import LabeledSet, labeled_set
+from workbench import cli
 
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'JSON file of the scores; default: FILE.scores.json.'

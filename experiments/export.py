@@ -6,9 +6,9 @@ Example:
 
 from absl import app, flags
 
-from fsdd_jax import cli
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import artifacts
+from workbench import cli
 
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Folder to write into.', required=True

@@ -13,11 +13,11 @@ from typing import Any
 from absl import flags
 from matplotlib import figure as mpl_figure
 
-from fsdd_jax import cli, columns, recipe_cli, tasks
-from fsdd_jax.columns import Made, Recipe
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
-from fsdd_jax.tasks import Task
+from workbench import cli, columns, recipe_cli, tasks
+from workbench.columns import Made, Recipe
+from workbench.tasks import Task
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
 _SEEN = flags.DEFINE_list('seen', ['1', '20'], 'IPCs to adapt on together.')

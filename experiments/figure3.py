@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from fsdd_jax import cli, columns, recipe_cli, tasks
-from fsdd_jax.columns import Made, Recipe
 from fsdd_jax.data import normalization
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.storage import artifacts
+from workbench import cli, columns, recipe_cli, tasks
+from workbench.columns import Made, Recipe
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class that are shown.')

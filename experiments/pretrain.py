@@ -9,7 +9,6 @@ Give the data and the network of the cache. The column `w AE` is
 
 from absl import flags
 
-from fsdd_jax import cli
 from fsdd_jax.algorithms import pretraining
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import (
@@ -21,6 +20,7 @@ from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.storage import artifacts, pretrained
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
+from workbench import cli
 
 _CACHE = flags.DEFINE_string(
   'cache', None, 'Folder of experiments/cache.py.', required=True

@@ -16,7 +16,6 @@ import numpy as np
 from absl import flags
 
 import fsdd_jax as fsdd
-from fsdd_jax import cli
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -36,6 +35,7 @@ from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.storage import pretrained
 from fsdd_jax.types import LabeledSet
+from workbench import cli
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/quickstart', 'Folder of the results.'

@@ -18,10 +18,11 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from fsdd_jax import cli, columns, costs, estimates, recipe_cli, tasks
-from fsdd_jax.columns import RANDOM_REAL, Cell, Recipe
+from benchmarks import costs
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files
+from workbench import cli, columns, estimates, recipe_cli, tasks
+from workbench.columns import RANDOM_REAL, Cell, Recipe
 
 _PUBLISHED = pathlib.Path(__file__).parent / 'recipes' / 'paper_table1.json'
 _ROWS = flags.DEFINE_list(

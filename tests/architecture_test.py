@@ -12,6 +12,7 @@ import pytest
 import fsdd_jax
 
 _ROOT = pathlib.Path(fsdd_jax.__file__).parent
+_TOOLS = pathlib.Path(__file__).parents[1] / 'experiments'
 
 # Layers, lowest first; a file imports lower layers, and in its own only what
 # stands before it in the list.
@@ -21,7 +22,6 @@ _LAYERS = (
     'runtime.finite',
     'runtime.preemption',
     'runtime.terminal',
-    'timing',
     'types',
     'data.normalization',
     'core.krr',
@@ -66,8 +66,6 @@ _LAYERS = (
     'algorithms.configs',
     'algorithms.method_configs',
     'algorithms.peers.peer_configs',
-    'tasks',
-    'columns',
     'runtime.stage_loop',
     'storage.cache.summary',
     'storage.cache.batches',
@@ -85,7 +83,6 @@ _LAYERS = (
     'algorithms.peers.frepo',
     'algorithms.peers.rcig_step',
     'algorithms.peers.rcig',
-    'methods',
     'evaluation.protocols',
     'evaluation.evaluate',
     'algorithms.subset_draws',
@@ -102,23 +99,7 @@ _LAYERS = (
     'algorithms.pretraining',
     'algorithms.adaptation_samples',
     'algorithms.adaptation',
-    'curves',
-    'toy',
-    'benchmarks',
-    'torch_benchmark',
-    'caching_benchmark',
-    'bank_benchmark',
     'zoo',
-    'cli',
-    'runners',
-    'comparison',
-    'recipe_cli',
-    'programs',
-    'costs',
-    'scaling',
-    'roofline',
-    'choices',
-    'estimates',
   ),
 )
 _ORDER = [name for layer in _LAYERS for name in layer]
@@ -128,6 +109,11 @@ _FILES = {
   if p.name != '__init__.py'
 } | {'zoo': _ROOT / 'zoo' / '__init__.py'}
 _MODULES = sorted(_FILES)
+_DOCUMENTED = {f'fsdd_jax.{name}': path for name, path in _FILES.items()} | {
+  f'{p.parent.name}.{p.stem}': p
+  for p in _TOOLS.glob('*/*.py')
+  if p.name != '__init__.py'
+}
 
 
 def _imports(tree):
@@ -156,9 +142,9 @@ def test_imports_point_down(name):
   assert not upward
 
 
-@pytest.mark.parametrize('name', _MODULES)
+@pytest.mark.parametrize('name', sorted(_DOCUMENTED))
 def test_public_functions_are_documented_and_typed(name):
-  tree = ast.parse(_FILES[name].read_text())
+  tree = ast.parse(_DOCUMENTED[name].read_text())
   for node in tree.body:
     if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
       assert ast.get_docstring(node), node.name
@@ -177,9 +163,9 @@ def _quick_examples(tmp_path_factory):
 
 
 @pytest.mark.usefixtures('_quick_examples')
-@pytest.mark.parametrize('name', _MODULES)
+@pytest.mark.parametrize('name', sorted(_DOCUMENTED))
 def test_examples_in_docstrings_run(name):
-  module = importlib.import_module(f'fsdd_jax.{name}')
+  module = importlib.import_module(name)
   assert doctest.testmod(module).failed == 0
 
 

@@ -14,6 +14,14 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 # Feature banks and decoded images of tests leave the user's own alone.
 os.environ['FSDD_CACHE_DIR'] = tempfile.mkdtemp(prefix='fsdd_jax_cache_')
 
+# Binaries find the workbench beside them; programs of tests find it by this.
+os.environ['PYTHONPATH'] = os.pathsep.join(
+  [
+    str(pathlib.Path(__file__).parents[1] / 'experiments'),
+    *filter(None, [os.environ.get('PYTHONPATH')]),
+  ]
+)
+
 import numpy as np
 import pytest
 

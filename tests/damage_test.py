@@ -12,13 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fsdd_jax import columns, tasks, toy
+import toy
 from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.runtime import files, metrics, stage_loop
 from fsdd_jax.storage import artifacts, pretrained
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
+from workbench import columns, tasks
 
 _BOUNDED = settings(
   max_examples=60,

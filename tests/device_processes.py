@@ -18,6 +18,7 @@ def environment(num_devices):
   flag = f'--xla_force_host_platform_device_count={num_devices}'
   folders = {path.parent for path in _TESTS.rglob('*_test.py')}
   paths = [*map(str, sorted({_TESTS, *folders})), str(_TESTS.parent)]
+  paths.append(str(_TESTS.parent / 'experiments'))
   return os.environ | {
     'XLA_FLAGS': flag,
     'JAX_PLATFORMS': 'cpu',

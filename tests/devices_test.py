@@ -10,14 +10,15 @@ import tempfile
 import threading
 from unittest import mock
 
-import device_processes
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from fsdd_jax import methods, programs, scaling, toy
+import device_processes
+import toy
+from benchmarks import programs, scaling
 from fsdd_jax.algorithms import (
   adaptation,
   caching,
@@ -36,6 +37,7 @@ from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import devices
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
+from workbench import methods
 
 # Sums in another order, over at most a hundred images.
 _SUMS = {'rtol': 1e-4, 'atol': 1e-5}

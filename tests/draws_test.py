@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import fsdd_jax as fsdd
-from fsdd_jax import toy, types
+import toy
+from fsdd_jax import types
 from fsdd_jax.algorithms import (
   adaptation_samples,
   baselines,

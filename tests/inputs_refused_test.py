@@ -13,7 +13,7 @@ import safetensors.numpy
 from absl import flags
 
 import fsdd_jax as fsdd
-from fsdd_jax import cli, toy
+import toy
 from fsdd_jax.algorithms import baselines, bilevel
 from fsdd_jax.algorithms.configs import (
   Config,
@@ -26,6 +26,7 @@ from fsdd_jax.algorithms.one_network import FixedNetwork, stage_keys
 from fsdd_jax.data import sources
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import artifacts, containers, pretrained
+from workbench import cli
 
 
 @pytest.mark.parametrize('seed', [-1, 2**32, 1.5, True, '0'])

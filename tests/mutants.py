@@ -25,7 +25,7 @@ class Mutant(NamedTuple):
   """A change of one place.
 
   Attributes:
-    file: path within `fsdd_jax`, without ending.
+    file: path within `fsdd_jax` or `experiments`, without ending.
     old: text that is there once.
     new: what takes its place.
     tests: paths within `tests` that must see it, without ending; after a
@@ -228,11 +228,17 @@ MUTANTS = (
          "if False and np.array_equal(found['sha256']", 'runtime/checkpoints'),
   Mutant('runtime/metrics', 'for run in self._earlier:\n      total', 'for run in ():\n'
          '      total', 'runtime/metrics'),
-  Mutant('tasks', '_data(self.arguments),', '', 'experiments/workbench/tasks'),
-  Mutant('tasks', '_code(self.binary),', '', 'experiments/workbench/tasks'),
-  Mutant('tasks', "get('outputs') == _outputs(path.parent)",
+  Mutant('workbench/tasks', '_data(self.arguments),', '', 'experiments/workbench/tasks'),
+  Mutant('workbench/tasks', '_code(self.binary),', '', 'experiments/workbench/tasks'),
+  Mutant('workbench/tasks', "get('outputs') == _outputs(path.parent)",
          "get('outputs') is not None", 'experiments/workbench/tasks'),
 )  # fmt: skip
+
+
+def path_of(mutant: Mutant, root: pathlib.Path) -> pathlib.Path:
+  """The file that a mutant changes."""
+  paths = [root / top / f'{mutant.file}.py' for top in _COPIED[:2]]
+  return next(path for path in paths if path.exists())
 
 
 def apply(mutant: Mutant, root: pathlib.Path) -> None:
@@ -241,7 +247,7 @@ def apply(mutant: Mutant, root: pathlib.Path) -> None:
   Raises:
     ValueError: if the code has moved on.
   """
-  path = root / 'fsdd_jax' / f'{mutant.file}.py'
+  path = path_of(mutant, root)
   text = path.read_text()
   if text.count(mutant.old) < 1:
     raise ValueError(f'{path.name} no longer holds {mutant.old!r}; renew it.')
@@ -296,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   survivors = []
   for number, mutant in enumerate(chosen, 1):
     if given.check:
-      text = (_ROOT / 'fsdd_jax' / f'{mutant.file}.py').read_text()
+      text = path_of(mutant, _ROOT).read_text()
       killed = mutant.old in text
     else:
       killed = is_killed(mutant, given.seconds)

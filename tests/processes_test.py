@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 
-import device_processes
 import jax
 import numpy as np
 import safetensors.numpy
 
-from fsdd_jax import toy
+import device_processes
+import toy
 from fsdd_jax.algorithms import adaptation, caching, pretraining
 from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,

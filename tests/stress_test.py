@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsdd_jax import toy
+import toy
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import krr

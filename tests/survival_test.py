@@ -13,10 +13,11 @@ import time
 
 import pytest
 
-from fsdd_jax import tasks, toy
+import toy
 from fsdd_jax.runtime import files, metrics
 from fsdd_jax.storage import artifacts
 from fsdd_jax.storage.cache import shards
+from workbench import tasks
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
 _DISTILL = ('distill.py', '--dataset=digits', '--limit=50', '--ipc=1')

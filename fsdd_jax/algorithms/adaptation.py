@@ -61,7 +61,7 @@ class AdaptationResult:
       IPC), pool statistics, adaptation, compilation.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, dataset, transform = toy.problem()
     >>> config = AdaptationConfig(
     ...   adapt_ipcs=(1,), num_steps=1, num_adaptation_steps=0
@@ -127,7 +127,7 @@ def adapt(
     FloatingPointError: when a loss is not finite.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, dataset, transform = toy.problem()
     >>> config = AdaptationConfig(
     ...   adapt_ipcs=(1,),
@@ -254,7 +254,7 @@ def distill_dataset(
     ValueError: as for `distill_in_theta`.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, transform = toy.problem()
     >>> config = AdaptationConfig(num_steps=1)
     >>> distilled = distill_dataset(

@@ -51,7 +51,7 @@ def entries(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> config = AdaptationConfig(adapt_ipcs=(1, 2), batch_size=3)
     >>> _, dataset, transform = toy.problem()
@@ -108,7 +108,7 @@ def thin(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> _, dataset, transform = toy.problem()
     >>> four = baselines.random_real(
@@ -145,7 +145,7 @@ def pool(
     The loss of a sample and the samples of each step.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.runtime import metrics
     >>> config = AdaptationConfig(network_pool=2, batch_size=1)
     >>> loss_fn, samples_at = pool(*toy.problem(), config, metrics.StageClock())
@@ -203,7 +203,7 @@ def pool_networks(
     it sums the statistics of a network at the first call with its number.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> config = AdaptationConfig(network_pool=2)
     >>> networks = pool_networks(*toy.problem(), config)
     >>> variables, stats = networks(0, 0)
@@ -240,7 +240,7 @@ def fresh(
     The loss of a sample and the samples of each step.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.runtime import metrics
     >>> config = AdaptationConfig(real_batch=6, batch_size=1)
     >>> loss_fn, samples_at = fresh(
@@ -292,7 +292,7 @@ def stacked(sets_at: EntriesFn, samples_at: SamplesFn) -> BatchFn:
     that this process prepares, all with leading axis `[b]`.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.runtime import metrics
     >>> problem = toy.problem()
     >>> config = AdaptationConfig(adapt_ipcs=(1,), network_pool=2, batch_size=2)

@@ -46,7 +46,7 @@ class DistillationResult:
     seconds: seconds a part: statistics, distillation, compilation.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> config = configs.DistillationConfig(ipc=1, num_steps=1)
     >>> result: DistillationResult = distill_over_networks(
@@ -106,7 +106,7 @@ def random_real(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, transform = toy.problem()
     >>> random_real(jax.random.key(0), dataset, transform, ipc=2).images.shape
     (6, 8, 8, 3)
@@ -203,7 +203,7 @@ def distill_over_networks(
       norms and the condition number of the kernel.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> config = configs.DistillationConfig(ipc=1, num_steps=2, num_networks=2)
     >>> result = distill_over_networks(*toy.problem(), config=config)
@@ -268,7 +268,7 @@ def check_start(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> _, dataset, transform = toy.problem()
     >>> real = random_real(jax.random.key(0), dataset, transform, ipc=2)

@@ -49,7 +49,7 @@ class LearnedNetwork(FixedNetwork):
     variables: as `network.init` returns them.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> learned = learned_network(toy.problem()[0], 0, (8, 8, 3), toy.theta(5))
     >>> bool((learned.sample((8, 8, 3))['params']['Conv_0']['kernel']
     ...   == toy.theta(5)['params']['Conv_0']['kernel']).all())
@@ -88,7 +88,7 @@ def learned_network(
     variables: the learned ones.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> learned_network(toy.problem()[0], 0, (8, 8, 3), toy.theta(5)).seed
     0
   """
@@ -113,7 +113,7 @@ def save_learned(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, _, transform = toy.problem()
     >>> theta = learned_network(network, 3, (8, 8, 3), toy.theta(5))
     >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
@@ -147,7 +147,7 @@ def load_learned(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, _, transform = toy.problem()
     >>> theta = learned_network(network, 3, (8, 8, 3), toy.theta(5))
     >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
@@ -196,7 +196,7 @@ class BilevelResult:
     losses: of each update since the last start of the run.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> config = BilevelConfig(
     ...   min_classes=2,
     ...   max_classes=3,
@@ -237,7 +237,8 @@ def unroll(
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> from fsdd_jax.core import objective
     >>> x, y = jax.random.normal(jax.random.key(0), (4, 8, 8, 3)), jnp.eye(4)
     >>> start = types.labeled_set(x[:2], y[:2])
@@ -313,7 +314,8 @@ def unrolled_loss(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> from fsdd_jax.core import objective
     >>> loss = unrolled_loss(
     ...   objective.feature_fn(toy.problem()[0]),
@@ -367,7 +369,7 @@ def learn_network(
     FloatingPointError: when a loss or gradient is not finite.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> config = BilevelConfig(
     ...   min_classes=2,
     ...   max_classes=3,

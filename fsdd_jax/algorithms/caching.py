@@ -49,7 +49,7 @@ def make_manifest(
   """What the cache of a configuration holds; see `build_cache`.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> manifest = make_manifest(*toy.problem(), config=toy.CACHING)
     >>> manifest.num_subsets, manifest.num_shards, manifest.network['width']
     (4, 2, 4)
@@ -117,7 +117,7 @@ def build_cache(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.storage.cache import shards
     >>> done = []
     >>> folder = tempfile.mkdtemp()

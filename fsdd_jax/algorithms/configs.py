@@ -1,4 +1,4 @@
-"""Settings of each stage as frozen dataclasses; `cli` makes absl flags of them.
+"""Settings of each stage as frozen dataclasses; flags can be made of them.
 
 A default is stated once, here, with its source. "[ours]" marks a value that
 the supplement does not give and that we chose on held-out training images.

@@ -144,7 +144,7 @@ def distill_from(
   Example:
     >>> import functools
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines, configs
     >>> from fsdd_jax.core import objective
     >>> from fsdd_jax.runtime import stage_loop
@@ -190,7 +190,7 @@ def in_features(
   """Norms of a set, and the condition number of its kernel in a network.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> from fsdd_jax.core import objective
     >>> network, dataset, transform = toy.problem()

@@ -35,7 +35,7 @@ class FixedNetwork:
     image_shape: `(h, w, c)` that the translator was pre-trained at.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, _, _ = toy.problem()
     >>> theta = FixedNetwork(network, seed=0, image_shape=(8, 8, 3))
     >>> theta.sample((8, 8, 3))['params']['Conv_0']['kernel'].shape
@@ -131,7 +131,7 @@ def inputs_in_theta(
     plays a part; `baselines.distill_over_networks` takes it as `networks`.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, transform = toy.problem()
     >>> inputs_of = inputs_in_theta(toy.translator().theta, dataset, transform)
     >>> inputs_of(0, 0)[1].count.item()
@@ -184,7 +184,7 @@ def distill_in_theta(
     FloatingPointError: when a loss is not finite.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import method_configs
     >>> _, dataset, transform = toy.problem()
     >>> theta = toy.translator().theta

@@ -79,7 +79,7 @@ def check_cache(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> check_cache(source.manifest, *toy.problem(), theta_seed=0)
   """
@@ -145,7 +145,7 @@ def pretrain(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, dataset, transform = toy.problem()
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> config = PretrainingConfig(num_steps=1, batch_size=1)
@@ -340,7 +340,7 @@ def translator_metadata(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> manifest = toy.build_cache(tempfile.mkdtemp()).manifest
     >>> metadata = translator_metadata(
     ...   toy.translator().translator, manifest, {}

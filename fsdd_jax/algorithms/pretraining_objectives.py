@@ -70,7 +70,7 @@ def sets_of(batch: Sample, normalization: Normalization) -> LabeledSet:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.storage.cache import batches as cache_batches
     >>> _, dataset, transform = toy.problem()
     >>> source = toy.build_cache(tempfile.mkdtemp())

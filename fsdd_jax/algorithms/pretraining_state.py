@@ -32,7 +32,7 @@ class PretrainingState:
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> params = toy.translator().variables['params']
     >>> omega = TranslatorState(jnp.array(3), params, opt_state=())
     >>> state = PretrainingState(omega, params, jnp.array([0.5, jnp.inf]))
@@ -79,7 +79,7 @@ def init_state(
   Example:
     >>> import jax
     >>> import optax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> g, tx = toy.translator().translator, optax.sgd(0.1)
     >>> init_state(jax.random.key(0), g, (8, 8, 3), tx, num_scores=2).curve
     []
@@ -126,7 +126,7 @@ def keep_best(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> params = toy.translator().variables['params']
     >>> omega = TranslatorState(jnp.array(3), params, opt_state=())
     >>> state = PretrainingState(omega, params, jnp.array([jnp.inf, jnp.inf]))
@@ -183,7 +183,8 @@ def make_update(
     >>> import jax
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> from fsdd_jax.runtime import devices
     >>> start, tx = toy.translator(), optax.sgd(0.1)
     >>> loss_fn = lambda theta, labeled, target: jnp.mean(labeled.images)

@@ -70,7 +70,7 @@ class SubsetDistiller:
   made with the same settings, and when a size of `packed_rows` first occurs.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> distil = SubsetDistiller(*toy.problem(), config=toy.CACHING)
     >>> entries = distil([0, 1])
     >>> entries[0].synthetic.images.shape, entries[0].losses.shape

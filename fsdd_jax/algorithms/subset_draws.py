@@ -31,7 +31,7 @@ class Draws:
     ipc: `[b]` int32, I.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.data import subsets
     >>> table = subsets.class_table(toy.problem()[1].labels, 3)
     >>> found: Draws = draw(table, [0, 1], config=toy.CACHING)
@@ -52,7 +52,7 @@ def check(table: subsets.ClassTable, config: SubsetConfig) -> None:
   """Raises a ValueError if the data set cannot serve the config.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.data import subsets
     >>> labels = toy.problem()[1].labels
     >>> check(subsets.class_table(labels, 3), toy.CACHING)  # It can serve.
@@ -80,7 +80,7 @@ def allowed_classes(
     ValueError: if too few classes are left for either.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.data import subsets
     >>> table = subsets.class_table(toy.problem()[1].labels, 3)
     >>> allowed_classes(table, [0, 3], toy.CACHING).all().item()
@@ -122,7 +122,7 @@ def draw(
     The draws, padded to m = M and n = I_max rows and C_max label columns.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.data import subsets
     >>> table = subsets.class_table(toy.problem()[1].labels, 3)
     >>> draw(table, [3], config=toy.CACHING).numbers.tolist()
@@ -143,7 +143,7 @@ def unpad(draws: Draws) -> Draws:
     The same with m = C floor(M / C) and n = C I rows, and C label columns.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.data import subsets
     >>> table = subsets.class_table(toy.problem()[1].labels, 3)
     >>> whole = draw(table, [0], config=toy.CACHING)

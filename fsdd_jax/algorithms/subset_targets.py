@@ -41,7 +41,7 @@ def choose(source: BankSource, config: CachingConfig) -> TargetsFn:
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import subset_draws
     >>> network, dataset, transform = toy.problem()
     >>> root = pathlib.Path(tempfile.mkdtemp())

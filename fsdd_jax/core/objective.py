@@ -35,7 +35,7 @@ def feature_fn(network: nn.Module) -> FeatureFn:
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.networks import random_networks
     >>> network, _, _ = toy.problem()
     >>> theta = random_networks.sample(jax.random.key(0), network, (8, 8, 3))
@@ -274,7 +274,7 @@ def target_statistics(
   Example:
     >>> import jax
     >>> import numpy as np
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.networks import random_networks
     >>> network, dataset, transform = toy.problem()
     >>> theta = random_networks.sample(jax.random.key(0), network, (8, 8, 3))

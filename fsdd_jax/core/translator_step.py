@@ -42,7 +42,7 @@ class TranslatorState:
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> start = toy.translator()
     >>> zero = jnp.zeros((), jnp.int32)
     >>> state = TranslatorState(zero, start.variables['params'], opt_state=())
@@ -77,7 +77,7 @@ def init_state(
   Example:
     >>> import jax
     >>> import optax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> g, tx = toy.translator().translator, optax.sgd(0.1)
     >>> state = init_state(jax.random.key(0), g, (8, 8, 3), tx)
     >>> state.step.item(), state.params['head']['kernel'].shape
@@ -115,7 +115,8 @@ def mean_loss_and_gradient(
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> start = toy.translator()
     >>> one = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1)))
     >>> sets = jax.tree.map(lambda x: jnp.stack([x] * 2), one)
@@ -180,7 +181,8 @@ def make_step(
     >>> import jax
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> start, tx = toy.translator(), optax.sgd(0.1)
     >>> one = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1)))
     >>> sets = jax.tree.map(lambda x: jnp.stack([x] * 2), one)

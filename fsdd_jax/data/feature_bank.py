@@ -96,7 +96,7 @@ def feature_rows(source: BankSource, rows: np.ndarray | None = None) -> Any:
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, dataset, transform = toy.problem()
     >>> root = pathlib.Path(tempfile.mkdtemp())
     >>> source = BankSource(
@@ -137,7 +137,7 @@ def class_sums(source: BankSource) -> ClassSums:
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, dataset, transform = toy.problem()
     >>> root = pathlib.Path(tempfile.mkdtemp())
     >>> source = BankSource(
@@ -218,7 +218,7 @@ def class_major_rows(dataset: Dataset, per_class: int) -> np.ndarray:
     ValueError: naming the class that has fewer images.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> class_major_rows(toy.problem()[1], 2).shape
     (3, 2)
   """
@@ -242,7 +242,7 @@ def folder_of(
 
   Example:
     >>> import pathlib
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, dataset, transform = toy.problem()
     >>> source = BankSource(
     ...   network, toy.theta(0), dataset, transform, {}, root=pathlib.Path('b')

@@ -34,7 +34,7 @@ def coded_labels(dataset: Dataset, label_coding: str) -> np.ndarray:
   """Label vectors `[n, k]` of a data set, coded as `LABEL_CODINGS` names it.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> coded_labels(toy.problem()[1], 'onehot')[0].tolist()
     [1.0, 0.0, 0.0]
   """
@@ -74,7 +74,7 @@ def from_statistics(
     A function of a network's number, which ignores the number of the draw.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.core import objective
     >>> from fsdd_jax.runtime import metrics
     >>> network, dataset, transform = toy.problem()
@@ -158,7 +158,7 @@ def from_batches(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, transform = toy.problem()
     >>> inputs_of = from_batches(
     ...   jax.random.key(0),

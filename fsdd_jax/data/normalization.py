@@ -110,7 +110,7 @@ def zca_whitening(
     ValueError: if d = h * w * c is too large for a d x d matrix.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, _ = toy.problem()
     >>> zca_whitening(dataset.images).zca.shape
     (192, 192)
@@ -147,7 +147,7 @@ def normalize(
   """uint8 `[n, h, w, c]` in [0, 255] to float32 network inputs.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, transform = toy.problem()
     >>> x = normalize(dataset.images, transform)
     >>> x.shape, x.mean().round(3).item(), x.std().round(3).item()
@@ -180,7 +180,7 @@ def whitened_once(
     Network inputs, float32, and None; or, without ZCA, both arguments.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, transform = toy.problem()
     >>> whitened_once(dataset.images, transform)[1] is transform
     True
@@ -202,7 +202,7 @@ def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:
   and the caller clips them for display.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, transform = toy.problem()
     >>> x = normalize(dataset.images, transform)
     >>> pixels = denormalize(x, transform)

@@ -75,7 +75,7 @@ def reduce_resolution(
     above it.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> _, dataset, _ = toy.problem()
     >>> reduce_resolution(dataset, (4, 4, 3)).images.shape
     (24, 4, 4, 3)

@@ -111,7 +111,7 @@ def accuracy(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> from fsdd_jax.evaluation import protocols
     >>> network, dataset, transform = toy.problem()
@@ -158,7 +158,7 @@ def kernel_accuracy(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> from fsdd_jax.networks import extractors
     >>> _, dataset, transform = toy.problem()
@@ -274,7 +274,7 @@ def evaluate(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(

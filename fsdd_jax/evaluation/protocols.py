@@ -198,7 +198,7 @@ def fit_krr_in(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -229,7 +229,7 @@ def fit_krr(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -319,7 +319,7 @@ def train(
   Example:
     >>> import dataclasses
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax.networks.convolution import Conv
+from fsdd_jax.networks.convolution import Conv, PatchConv
 
 Initializer = Callable[..., jax.Array]  # (key, shape, dtype) -> array
 
@@ -272,3 +272,29 @@ def with_softplus(network: nn.Module, beta: float) -> nn.Module:
     if field.name not in ('parent', 'name')
   }
   return _soft_class(kind, beta)(**fields)
+
+
+def by_patches(network: nn.Module) -> nn.Module:
+  """The same network with convolutions as products of patches and weights.
+
+  Raises:
+    TypeError: for a network that is not built on `Network`.
+
+  Example:
+    >>> from fsdd_jax.networks import extractors
+    >>> by_patches(extractors.ConvNet(width=4, depth=1)).width
+    4
+  """
+  kind = type(network)
+  if not issubclass(kind, Network):
+    raise TypeError(
+      f'{kind.__name__} does not tell its convolutions; derive it from '
+      'layers.Network and build them by its method conv.'
+    )
+  other = type(kind.__name__, (kind,), {'layer': PatchConv})
+  fields = {
+    field.name: getattr(network, field.name)
+    for field in dataclasses.fields(network)  # type: ignore[arg-type]
+    if field.name not in ('parent', 'name')
+  }
+  return other(**fields)

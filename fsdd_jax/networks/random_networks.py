@@ -53,7 +53,7 @@ def sample(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, _, _ = toy.problem()
     >>> theta = sample(jax.random.key(0), network, (8, 8, 3))
     >>> theta['params']['Conv_0']['kernel'].shape
@@ -78,7 +78,7 @@ def sample_many(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, _, _ = toy.problem()
     >>> keys = jax.random.split(jax.random.key(0), 2)
     >>> thetas = sample_many(keys, network, (8, 8, 3))

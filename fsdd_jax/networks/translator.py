@@ -296,7 +296,8 @@ def translate(
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> g = toy.translator()
     >>> labeled = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
     >>> translated = jax.jit(translate, static_argnums=0)

@@ -88,7 +88,7 @@ def to_pixels(distilled: DistilledSet) -> tuple[np.ndarray, float]:
     more than half a grey level and so were clipped visibly.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> pixels, clipped = to_pixels(toy.distilled())
     >>> pixels.shape, pixels.dtype, clipped
     ((3, 8, 8, 3), dtype('uint8'), 0.0)
@@ -106,7 +106,7 @@ def export_png(distilled: DistilledSet, folder: pathlib.Path) -> None:
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> export_png(toy.distilled(), folder)
     >>> sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png'))
@@ -143,7 +143,7 @@ def export_npz(distilled: DistilledSet, folder: pathlib.Path) -> None:
     >>> import numpy as np
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> export_npz(toy.distilled(), folder)
     >>> sorted(np.load(folder / 'distilled.npz'))
@@ -165,7 +165,7 @@ def export_torch(distilled: DistilledSet, folder: pathlib.Path) -> None:
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> export_torch(toy.distilled(), folder)
     >>> [path.name for path in folder.iterdir()]
@@ -235,7 +235,7 @@ def export(
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> export(toy.distilled(), folder, ['npz'])
     >>> sorted(path.name for path in folder.iterdir())
@@ -262,7 +262,7 @@ def readme(distilled: DistilledSet, formats: Sequence[str]) -> str:
   """The text of an export's README: files, labels, loading, normalisation.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> print(readme(toy.distilled(), ['npz']).splitlines()[0])
     # Distilled set of toy
   """

@@ -71,7 +71,7 @@ class Metadata:
 
   Example:
     >>> import dataclasses
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> toy.distilled().metadata.class_names
     ('red', 'green', 'blue')
     >>> dataclasses.replace(toy.distilled().metadata, seeds={'theta': 0}).seeds
@@ -100,7 +100,7 @@ class DistilledSet:
     metadata: what the images are of and how they were made.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> distilled = toy.distilled()
     >>> distilled.images.shape, distilled.metadata.ipc
     ((3, 8, 8, 3), 1)
@@ -126,7 +126,7 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
     >>> save_distilled(path, toy.distilled())
     >>> load_distilled(path).metadata.dataset
@@ -164,7 +164,7 @@ def load_distilled(path: Path) -> DistilledSet:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
     >>> save_distilled(path, toy.distilled())
     >>> load_distilled(path).images.shape
@@ -201,7 +201,7 @@ def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.evaluation import evaluate
     >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
     >>> save_distilled(path, toy.distilled())
@@ -254,7 +254,7 @@ def save_translator(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
     >>> names = ('network', 'translator', 'normalization', 'training')
     >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
@@ -268,7 +268,7 @@ def load_translator(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
     >>> names = ('network', 'translator', 'normalization', 'training')
     >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
@@ -295,7 +295,7 @@ def save_network(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
     >>> names = ('network', 'normalization', 'training')
     >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
@@ -311,7 +311,7 @@ def load_network(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
     >>> names = ('network', 'normalization', 'training')
     >>> save_network(

@@ -30,7 +30,7 @@ class Pretrained:
     metadata: what its file tells; None for a random one.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> start = toy.translator()
     >>> again = Pretrained(start.translator, start.variables, start.theta)
     >>> again.objective, again.is_adapted, again.theta.seed
@@ -73,7 +73,7 @@ def relative_cost(start: Pretrained) -> float:
   By the program before the compiler; theta's maps count where G sees them.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> relative_cost(toy.translator()) > 0
     True
   """
@@ -98,7 +98,7 @@ def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
   """The column of the paper's Table 1 that a run makes.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import method_configs
     >>> config = method_configs.AdaptationConfig()
     >>> method_name(toy.translator(), config)
@@ -147,7 +147,7 @@ def load_pretrained(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
     >>> start, transform = toy.translator(), toy.problem()[2]
     >>> save_adapted(path, start, start.variables, transform, record={})
@@ -192,7 +192,7 @@ def save_pretrained(
   Example:
     >>> import dataclasses
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import pretraining
     >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
     >>> start, cached = toy.translator(), toy.build_cache(tempfile.mkdtemp())
@@ -230,7 +230,7 @@ def save_adapted(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
     >>> start, transform = toy.translator(), toy.problem()[2]
     >>> save_adapted(path, start, start.variables, transform, record={})
@@ -257,7 +257,7 @@ def adapted(
     record: how it was adapted, JSON values.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> start, transform = toy.translator(), toy.problem()[2]
     >>> adapted(start, start.variables, transform, record={}).is_adapted
     True
@@ -288,7 +288,7 @@ def random_translator(
     theta: the network that sets will be distilled in.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.networks.translator import Translator
     >>> theta = toy.translator().theta
     >>> start = random_translator(0, Translator(width=1, num_blocks=0), theta)
@@ -314,7 +314,7 @@ def check_pretrained(
     ValueError: naming each value that differs, and the remedy.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> check_pretrained(toy.translator(), toy.problem()[2])
   """
   if pretrained.metadata is None:

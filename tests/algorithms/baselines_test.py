@@ -166,7 +166,7 @@ def test_divergence_names_step_norms_and_condition_number(
 _SCRIPT = """
 import os, signal, sys
 from absl import flags
-from fsdd_jax import cli
+from workbench import cli
 from experiments import distill
 from fsdd_jax.runtime.stage_loop import StageLoop
 

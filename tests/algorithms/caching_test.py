@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from experiments import cache as cache_binary
-from fsdd_jax import cli
 from fsdd_jax.algorithms import caching
 from fsdd_jax.algorithms import subset_distiller as subset_distiller_lib
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
@@ -33,6 +32,7 @@ from fsdd_jax.storage.cache import shards
 from fsdd_jax.storage.cache import summary as cache_summary
 from fsdd_jax.storage.cache.manifest import read_manifest
 from fsdd_jax.types import labeled_set
+from workbench import cli
 
 _CONFIG = CachingConfig(
   num_subsets=5,
@@ -367,7 +367,7 @@ def test_histogram_counts_every_subset():
 
 _SCRIPT = """
 import os, signal, sys
-from fsdd_jax import cli
+from workbench import cli
 from fsdd_jax.storage.cache import shards
 from experiments import cache as binary
 

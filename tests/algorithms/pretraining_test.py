@@ -352,7 +352,7 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
 
 _KILLED = """
 import os, signal, sys
-from fsdd_jax import cli
+from workbench import cli
 from fsdd_jax.runtime.stage_loop import StageLoop
 from experiments import pretrain
 

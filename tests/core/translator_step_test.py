@@ -3,6 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from fsdd_jax.core import translator_step
+from fsdd_jax.networks.translator import Translator, translate
 from translator_updates import (
   SIZE,
   TRANSLATOR,
@@ -12,9 +15,6 @@ from translator_updates import (
   ridge_loss,
   sgd_step,
 )
-
-from fsdd_jax.core import translator_step
-from fsdd_jax.networks.translator import Translator, translate
 
 
 def naive_loss(params, batch):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fsdd_jax import cli
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -21,6 +20,7 @@ from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import artifacts
+from workbench import cli
 
 pytestmark = [
   pytest.mark.skipif(

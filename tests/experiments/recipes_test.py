@@ -7,13 +7,13 @@ import subprocess
 
 import pytest
 
-from fsdd_jax import cli, methods
 from fsdd_jax.algorithms import method_configs
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
   NetworkConfig,
 )
+from workbench import cli, methods
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
 _FLAGFILES = sorted((_EXPERIMENTS / 'recipes').glob('*.flags'))

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from fsdd_jax import columns, tasks
-from fsdd_jax.columns import COLUMNS, Recipe
+from workbench import columns, tasks
+from workbench.columns import COLUMNS, Recipe
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _EXPERIMENTS = _ROOT / 'experiments'

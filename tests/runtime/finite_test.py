@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fsdd_jax as fsdd
-from fsdd_jax import curves, toy
+import toy
 from fsdd_jax.algorithms import (
   adaptation,
   baselines,
@@ -23,6 +23,7 @@ from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import finite
 from fsdd_jax.types import labeled_set
+from workbench import curves
 
 
 @pytest.fixture(scope='module')

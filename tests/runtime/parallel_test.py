@@ -7,15 +7,15 @@ run.
 
 import os
 
-import device_processes
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import translator_updates as updates
 from jax.sharding import PartitionSpec
 
+import device_processes
+import translator_updates as updates
 from fsdd_jax.core import translator_step
 from fsdd_jax.runtime import parallel, processes
 

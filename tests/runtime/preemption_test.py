@@ -114,7 +114,7 @@ def test_a_list_of_tasks_tells_the_running_one(tmp_path):
     '  time.sleep(60)\n'
   )
   driver = textwrap.dedent(f"""
-    from fsdd_jax import tasks
+    from workbench import tasks
     from fsdd_jax.runtime import preemption
     preemption.install()
     task = tasks.Task('waits', {str(binary)!r}, ('{{out}}',))

@@ -46,7 +46,7 @@ class Setup(NamedTuple):
     batch_key: for the real images.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> from fsdd_jax.algorithms.peers import peer_configs
     >>> from fsdd_jax.runtime import stage_loop
@@ -184,7 +184,7 @@ def distill_by(
     FloatingPointError: when a loss is not finite.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> from fsdd_jax.algorithms.peers import peer_configs, rfad
     >>> result = distill_by(
@@ -255,7 +255,7 @@ def prepare(
       not fit the data set, or a work directory of another run.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> from fsdd_jax.algorithms.peers import peer_configs
     >>> from fsdd_jax.runtime import stage_loop

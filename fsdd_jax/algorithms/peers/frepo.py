@@ -91,7 +91,7 @@ def make_update(
   Example:
     >>> import jax
     >>> import optax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> from fsdd_jax.core import distill_step
     >>> from fsdd_jax.networks import random_networks
@@ -138,7 +138,7 @@ def loss_function(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines, configs
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -178,7 +178,7 @@ def plan(setup: Setup) -> Plan:
     The plan; the networks seen are those of the pool, as they are trained.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> from fsdd_jax.algorithms.peers import frame
     >>> config = configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6)

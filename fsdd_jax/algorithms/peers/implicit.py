@@ -38,7 +38,7 @@ class InnerProblem:
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -68,7 +68,7 @@ def body_of(params: Any) -> Any:
   """The same tree, zero at the classifier's weights, which w stands for.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> body = body_of(toy.theta(0)['params'])
     >>> float(abs(body['classifier']['kernel']).max())
     0.0
@@ -95,7 +95,7 @@ def outputs(
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, theta = toy.problem()[0], toy.theta(0)
     >>> t = jax.tree.map(jnp.zeros_like, theta['params'])
     >>> f, shift = outputs(network, theta, t, jnp.ones((1, 8, 8, 3)))
@@ -152,7 +152,7 @@ def inner_problem(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -172,7 +172,7 @@ def curvature(network: nn.Module, problem: InnerProblem, tangent: Any) -> Any:
   Example:
     >>> import jax
     >>> import optax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -195,7 +195,7 @@ def descent(network: nn.Module, problem: InnerProblem) -> Any:
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -237,7 +237,7 @@ def predictions(
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -283,7 +283,7 @@ def coupling(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(

@@ -69,7 +69,7 @@ def gradient_fn(
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> from fsdd_jax.algorithms.peers.implicit import predictions
     >>> network, dataset, transform = toy.problem()

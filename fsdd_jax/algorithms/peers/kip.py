@@ -69,7 +69,7 @@ def plan(setup: Setup) -> Plan:
     The plan.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> from fsdd_jax.algorithms.peers import peer_configs, frame
     >>> from fsdd_jax.networks import extractors

@@ -157,7 +157,8 @@ def training_step(
   Example:
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> train = training_step(toy.problem()[0], optax.sgd(0.1))
     >>> online = OnlineNetwork(toy.theta(0), optax.sgd(0.1).init(()))
     >>> labeled = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 3)))

@@ -36,7 +36,7 @@ def plan(setup: Setup) -> Plan:
     The plan; the networks seen are those of the pool, as they are trained.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> from fsdd_jax.algorithms.peers import frame
     >>> config = configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6)
@@ -94,7 +94,7 @@ def check(network: nn.Module, own: RcigConfig) -> None:
   """Raises a ValueError for a network that cannot be linearised here.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> check(toy.problem()[0], RcigConfig())
   """
   del own

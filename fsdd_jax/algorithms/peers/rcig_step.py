@@ -112,7 +112,7 @@ def outer_loss(
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -238,7 +238,7 @@ def make_step(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines, configs
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(

@@ -209,7 +209,7 @@ def plan(setup: Setup) -> Plan:
     The plan; the networks seen are those of the last step.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import configs
     >>> from fsdd_jax.algorithms.peers import frame
     >>> config = configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6)

@@ -107,7 +107,7 @@ def select(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> chosen = select(
     ...   jax.random.key(0), *toy.problem(), select_fn=herding, ipc=2
     ... )

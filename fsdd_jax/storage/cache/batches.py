@@ -51,7 +51,7 @@ def without_images(entry: CacheEntry, dataset: Dataset) -> Sample:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> without_images(source[0], toy.problem()[1]).start.shape
     (6, 8, 8, 3)
@@ -72,7 +72,7 @@ def with_images(entry: CacheEntry, dataset: Dataset) -> Sample:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> with_images(source[0], toy.problem()[1]).images.shape
     (12, 8, 8, 3)
@@ -86,7 +86,7 @@ def stack(samples: Sequence[Sample]) -> Sample:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> one = with_images(source[0], toy.problem()[1])
     >>> stack([one, one]).images.shape
@@ -102,7 +102,7 @@ def stack_short(samples: Sequence[Sample]) -> Sample:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> one = without_images(source[0], toy.problem()[1])
     >>> int(one.synthetic.mask.sum()) == len(stack_short([one]).start[0])
@@ -126,7 +126,7 @@ def read(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> batch = read(source, toy.problem()[1], with_images, rows=[0, 3])
     >>> batch.images.shape
@@ -172,7 +172,7 @@ def random_batches(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> batches = random_batches(
     ...   source, toy.problem()[1], with_images, seed=0, size=2

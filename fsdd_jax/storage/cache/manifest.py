@@ -38,7 +38,7 @@ class Manifest:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> manifest = toy.build_cache(tempfile.mkdtemp()).manifest
     >>> manifest.num_subsets, manifest.image_shape
     (4, (8, 8, 3))
@@ -124,7 +124,7 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> source = toy.build_cache(folder)
     >>> read_manifest(folder) == source.manifest
@@ -182,7 +182,7 @@ def check_manifest(
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> source = toy.build_cache(folder)
     >>> check_manifest(folder, {'dataset': 'toy'}).num_subsets

@@ -29,7 +29,7 @@ class CacheEntry:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> entry = toy.build_cache(tempfile.mkdtemp())[0]
     >>> int(entry.num_classes), int(entry.ipc), entry.target.rows.shape
     (3, 2, (12,))
@@ -61,7 +61,7 @@ def to_record(entry: CacheEntry, manifest: Manifest, subset: int) -> bytes:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> record = to_record(source[2], source.manifest, 2)
     >>> from_record(record, source.manifest, 2).losses.shape
@@ -117,7 +117,7 @@ def from_record(record: bytes, manifest: Manifest, subset: int) -> CacheEntry:
   Example:
     >>> import numpy as np
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> record = to_record(source[2], source.manifest, 2)
     >>> entry = from_record(record, source.manifest, 2)

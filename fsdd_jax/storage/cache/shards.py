@@ -37,7 +37,7 @@ class CacheWriter:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> made = toy.build_cache(tempfile.mkdtemp())
     >>> writer = CacheWriter(tempfile.mkdtemp(), made.manifest)
     >>> for shard in writer.missing_shards():
@@ -167,7 +167,7 @@ class CacheSource:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> len(source), source[0].synthetic.images.shape
     (4, (6, 8, 8, 3))
@@ -246,7 +246,7 @@ def open_cache(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = tempfile.mkdtemp()
     >>> made = toy.build_cache(folder)
     >>> len(open_cache(folder, {'dataset': 'toy'}))

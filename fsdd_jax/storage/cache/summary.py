@@ -29,7 +29,7 @@ class CacheSummary:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = tempfile.mkdtemp()
     >>> source = toy.build_cache(folder)
     >>> summary: CacheSummary = summarize(folder)
@@ -70,7 +70,7 @@ def summarize(folder: str | os.PathLike[str]) -> CacheSummary:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = tempfile.mkdtemp()
     >>> source = toy.build_cache(folder)
     >>> summary = summarize(folder)
@@ -126,7 +126,7 @@ def read_shard(
   Example:
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> source = toy.build_cache(folder)
     >>> [number for number, entry in read_shard(folder, source.manifest, 1)]
@@ -154,7 +154,7 @@ def intact_entries(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = tempfile.mkdtemp()
     >>> source = toy.build_cache(folder)
     >>> [number for number, entry in intact_entries(folder, summarize(folder))]
@@ -171,7 +171,7 @@ def to_text(summary: CacheSummary) -> str:
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> folder = tempfile.mkdtemp()
     >>> source = toy.build_cache(folder)
     >>> print(to_text(summarize(folder)).splitlines()[0])

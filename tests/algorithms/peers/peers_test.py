@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from fsdd_jax import methods, toy
+import toy
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import (
@@ -32,6 +32,7 @@ from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import labeled_set
+from workbench import methods
 
 _CONFIG = DistillationConfig(
   ipc=1, num_steps=6, real_batch=9, checkpoint_every=2, log_every=1

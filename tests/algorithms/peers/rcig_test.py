@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from fsdd_jax import toy
+import toy
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import (
   frame,

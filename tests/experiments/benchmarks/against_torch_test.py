@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fsdd_jax import torch_benchmark
+from benchmarks import against_torch as torch_benchmark
 from fsdd_jax.networks import extractors
 
 pytest.importorskip('torch', reason='needs pip install torch')

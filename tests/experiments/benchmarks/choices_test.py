@@ -5,9 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import choices, toy
-from fsdd_jax.networks import extractors
-from fsdd_jax.programs import Problem
+import toy
+from benchmarks import choices
+from benchmarks.programs import Problem
+from fsdd_jax.networks import extractors, layers
 
 _PROBLEM = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
 
@@ -17,7 +18,7 @@ def test_patches_take_the_same_weights_to_the_same_features(name):
   network = extractors.make(name, image_shape=(8, 8, 3), num_classes=3)
   images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
   key = jax.random.key(1)
-  other = choices.by_patches(network)
+  other = layers.by_patches(network)
   (_, expected), variables = network.init_with_output(key, images)
   (_, found), own = other.init_with_output(key, images)
   jax.tree.map(np.testing.assert_array_equal, own, variables)
@@ -31,7 +32,7 @@ def test_a_network_that_hides_its_convolutions_is_refused():
     num_classes: int = 3
 
   with pytest.raises(TypeError, match='derive it from'):
-    choices.by_patches(Hidden())
+    layers.by_patches(Hidden())
 
 
 def test_precisions_differ_by_what_they_round():

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import pytest
 
-from fsdd_jax import programs, roofline
+from benchmarks import programs, roofline
+from benchmarks.programs import Problem, Program
 from fsdd_jax.networks import extractors
-from fsdd_jax.programs import Problem, Program
 
 
 def test_gradients_of_kernels_count_in_full():

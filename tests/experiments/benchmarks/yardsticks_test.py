@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax import benchmarks, caching_benchmark
+from benchmarks import caching as caching_benchmark
+from benchmarks import yardsticks
 from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.core import objective
 from fsdd_jax.networks.translator import Translator
@@ -27,7 +28,7 @@ _CACHING = CachingConfig(
 
 def test_calls_are_timed_in_turn_after_a_warm_up():
   calls = []
-  pairs = benchmarks.time_pairs(
+  pairs = yardsticks.time_pairs(
     lambda: calls.append('measured'),
     lambda: calls.append('yardstick'),
     repeats=3,
@@ -37,15 +38,15 @@ def test_calls_are_timed_in_turn_after_a_warm_up():
 
 
 def test_ratios_are_of_pairs():
-  assert benchmarks.Pairs([1.0, 6.0], [2.0, 3.0]).ratios == [0.5, 2.0]
+  assert yardsticks.Pairs([1.0, 6.0], [2.0, 3.0]).ratios == [0.5, 2.0]
 
 
 @pytest.mark.parametrize(
   'measure',
   [
-    functools.partial(benchmarks.distillation_step, num_real=30),
+    functools.partial(yardsticks.distillation_step, num_real=30),
     functools.partial(
-      benchmarks.adaptation_step,
+      yardsticks.adaptation_step,
       translator=Translator(width=4, num_blocks=0),
       batch_size=2,
     ),
@@ -65,7 +66,7 @@ def test_both_sides_run_and_compile_before_they_are_timed(
     assert set(clock.seconds()) == {'second'}
     calls.append(repeats)
 
-  monkeypatch.setattr(benchmarks, 'time_pairs', time_pairs)
+  monkeypatch.setattr(yardsticks, 'time_pairs', time_pairs)
   measure(network=tiny_network, ipc=1, image_size=8, repeats=2)
   assert calls == [2]
 
@@ -73,7 +74,7 @@ def test_both_sides_run_and_compile_before_they_are_timed(
 def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
   translator = Translator(width=4, num_blocks=0, head_scale=1.0)
   features_of = objective.feature_fn(tiny_network)
-  labeled = benchmarks._noisy_set(1, 8)
+  labeled = yardsticks._noisy_set(1, 8)
   sets = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), labeled)
   keys = jax.random.split(jax.random.key(0), 3)
   params = translator.init(keys[0], labeled.images)['params']
@@ -87,7 +88,7 @@ def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
     features = [features_of(*pair) for pair in zip(networks, images)]  # noqa: B905
     return sum(jnp.vdot(f, cotangent) for f in features)
 
-  found = benchmarks._passes(translator, features_of)(
+  found = yardsticks._passes(translator, features_of)(
     params, jax.tree.map(lambda *x: jnp.stack(x), *networks), sets, cotangent
   )
   jax.tree.map(

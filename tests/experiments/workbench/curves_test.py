@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax import curves, toy
+import toy
 from fsdd_jax.algorithms import adaptation, baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.networks import translator
+from workbench import curves
 
 _POOL = DistillationConfig(ipc=1, num_steps=4, num_networks=2, revisit=True)
 _ADAPTATION = AdaptationConfig(

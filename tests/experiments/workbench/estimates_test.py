@@ -6,9 +6,11 @@ import pathlib
 import jax.numpy as jnp
 import pytest
 
-from fsdd_jax import columns, costs, estimates, programs, tasks, toy
-from fsdd_jax.programs import Program
-from fsdd_jax.tasks import Task
+import toy
+from benchmarks import costs, programs
+from benchmarks.programs import Program
+from workbench import columns, estimates, tasks
+from workbench.tasks import Task
 
 _TARGET = ('--dataset=digits', '--width=4')
 _LARGE = ('--dataset=fractals:4', '--image_size=8', '--width=4')

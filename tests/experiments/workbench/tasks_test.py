@@ -10,8 +10,8 @@ import textwrap
 import pytest
 from PIL import Image
 
-from fsdd_jax import tasks
-from fsdd_jax.tasks import Task
+from workbench import tasks
+from workbench.tasks import Task
 
 _BINARY = """
 import pathlib, sys
@@ -99,7 +99,7 @@ def test_a_kill_loses_the_task_in_flight_alone(tmp_path):
     '  os.kill(os.getppid(), signal.SIGKILL)\n'
   )
   driver = textwrap.dedent(f"""
-    from fsdd_jax import tasks
+    from workbench import tasks
     good = tasks.Task('good', {str(slow)!r}, ('{{out}}',))
     dies = tasks.Task('dies', {str(slow)!r}, ('{{out}}', 'die'))
     print(len(tasks.run([good, dies], {str(tmp_path)!r})))

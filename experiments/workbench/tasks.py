@@ -22,6 +22,7 @@ from typing import Any
 
 from absl import flags
 
+import fsdd_jax
 from fsdd_jax.data import sources
 from fsdd_jax.runtime import files, preemption
 from fsdd_jax.storage import artifacts
@@ -127,13 +128,17 @@ def _fingerprint(name: str, data_dir: str | None, _: str | None) -> str:
 
 
 def _code(binary: str) -> list[Any]:
-  """What a binary, this package and those it rests on are."""
+  """What a binary, the library, the workbench and what they rest on are."""
   return [_parsed(pathlib.Path(binary)), _package()]
 
 
 @functools.cache
 def _package() -> list[Any]:
-  own = sorted(pathlib.Path(__file__).parent.rglob('*.py'))
+  library, workbench = (
+    sorted(pathlib.Path(path).parent.rglob('*.py'))
+    for path in (fsdd_jax.__file__, __file__)
+  )
+  own = [*library, *workbench]
   return [artifacts.library_versions(), *map(_parsed, own)]
 
 

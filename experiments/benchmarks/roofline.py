@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import programs, timing
-from fsdd_jax.programs import Problem, Program
+from benchmarks import programs, timing
+from benchmarks.programs import Problem, Program
 
 
 class Ceilings(NamedTuple):
@@ -77,7 +77,7 @@ def of_stages(
     cached: distilled and real images of a subset of the large set.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> g, sizes = toy.translator().translator, {'cached': (6, 12)}
     >>> found = of_stages(problem, g, batch_size=1, num_distilled=3, **sizes)

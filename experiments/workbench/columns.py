@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fsdd_jax.runtime import files, metrics
-from fsdd_jax.tasks import Task
+from workbench.tasks import Task
 
 RANDOM_REAL = 'random real'
 
@@ -59,7 +59,7 @@ class Made:
   """A distilled set: the task that writes it, and the file in its folder.
 
   Example:
-    >>> from fsdd_jax import tasks
+    >>> from workbench import tasks
     >>> Made(tasks.Task('1 Net', 'distill.py', ())).file
     'distilled.safetensors'
   """

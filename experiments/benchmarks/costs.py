@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fsdd_jax import programs
+from benchmarks import programs
+from benchmarks.programs import Problem, Program
 from fsdd_jax.core import objective
-from fsdd_jax.programs import Problem, Program
 
 _TIMED_CALLS = 4
 _SECONDS = 2.0  # After which no further call is timed.
@@ -88,7 +88,8 @@ def of(
   """What a call of `programs` takes; each is measured once.
 
   Example:
-    >>> from fsdd_jax import programs, toy
+    >>> import toy
+    >>> from benchmarks import programs
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> of(programs.step, problem, 6, loss='squared', ridge=1e-6).seconds > 0
     True
@@ -100,7 +101,7 @@ def real_pass(problem: Problem) -> Estimate:
   """One pass over all real images in one network (Alg. 3 and 4, line 9).
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> real_pass(problem).seconds > 0
     True

@@ -52,7 +52,7 @@ class CachingComparison:
       loss of the loop.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> found: CachingComparison = compare(
     ...   *toy.problem(), config=toy.CACHING, repeats=0
     ... )
@@ -91,7 +91,7 @@ def compare(
     Seconds of each pass, padding, and how far the losses differ.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> found = compare(*toy.problem(), config=toy.CACHING, repeats=0)
     >>> found.difference < 1e-3
     True

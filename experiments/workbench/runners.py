@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from fsdd_jax import cli
 from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
 from fsdd_jax.algorithms.configs import (
   Config,
@@ -18,9 +17,10 @@ from fsdd_jax.algorithms.configs import (
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
-from fsdd_jax.methods import METHODS
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.storage.pretrained import Pretrained, method_name
+from workbench import cli
+from workbench.methods import METHODS
 
 ADAPT_THEN_POOL = 'adapt_then_pool'
 
@@ -102,7 +102,7 @@ def make_runner(
     ValueError: without its flagfile, or for a value that it cannot take.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> settings = Settings('no folder', 'cpu', NetworkConfig(width=4))
     >>> make_runner(
     ...   'herding', toy.problem(), toy.translator(), ipc=1, settings=settings

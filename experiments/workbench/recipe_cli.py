@@ -7,12 +7,12 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax import cli
-from fsdd_jax.columns import Recipe
 from fsdd_jax.reporting import tables
 from fsdd_jax.reporting.tables import Picture, Table
 from fsdd_jax.runtime import files
 from fsdd_jax.storage import artifacts
+from workbench import cli
+from workbench.columns import Recipe
 
 
 def define_flags(*, ipcs: Sequence[int]) -> None:

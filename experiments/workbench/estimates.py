@@ -12,7 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax import cli, costs, programs
+from benchmarks import costs, programs
+from benchmarks.costs import NOTHING, Estimate, real_pass
+from benchmarks.programs import Problem, Program
 from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -27,12 +29,11 @@ from fsdd_jax.algorithms.method_configs import (
   SubsetConfig,
   TranslatorConfig,
 )
-from fsdd_jax.costs import NOTHING, Estimate, real_pass
 from fsdd_jax.data import sources
 from fsdd_jax.evaluation import protocols
-from fsdd_jax.programs import Problem, Program
-from fsdd_jax.tasks import Task
 from fsdd_jax.types import LabeledSet
+from workbench import cli
+from workbench.tasks import Task
 
 _LARGE_DEFAULTS = {'dataset': 'fractals'}  # Of the binaries that read Z.
 

@@ -14,9 +14,9 @@ import flax.linen as nn
 import jax
 import optax
 
-from fsdd_jax import programs
+from benchmarks import programs
+from benchmarks.programs import Problem
 from fsdd_jax.core import krr, translator_step
-from fsdd_jax.programs import Problem
 from fsdd_jax.runtime import parallel
 from fsdd_jax.runtime.devices import Devices
 from fsdd_jax.types import LabeledSet
@@ -102,7 +102,7 @@ def statistics(problem: Problem, devices: Devices) -> Cost:
     Its cost, as if all images of a device were one batch.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.runtime import devices
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> statistics(problem, devices.ALONE).communicated
@@ -141,7 +141,7 @@ def update(
     num_target: real images a sample; 0: the statistics of all.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.runtime import devices
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> g, sizes = toy.translator().translator, {'batch_size': 1}
@@ -195,7 +195,7 @@ def steps(
     Costs by the name of the step.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.runtime import devices
     >>> found = steps(
     ...   Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24),

@@ -72,7 +72,7 @@ def score(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax import benchmarks
+from benchmarks import yardsticks
 from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork, training_step
 from fsdd_jax.core import distill_step, krr, objective
 from fsdd_jax.networks import random_networks
@@ -291,7 +291,7 @@ def compare(
   num_real: int,
   image_size: int,
   repeats: int,
-) -> dict[str, benchmarks.Pairs]:
+) -> dict[str, yardsticks.Pairs]:
   """Times ours and PyTorch in turn.
 
   Args:
@@ -319,6 +319,6 @@ def compare(
       network, ipc=ipc, **size
     )
   return {
-    name: benchmarks.time_pairs(calls['ours'], calls['torch'], repeats=repeats)
+    name: yardsticks.time_pairs(calls['ours'], calls['torch'], repeats=repeats)
     for name, calls in rows.items()
   }

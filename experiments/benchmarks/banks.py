@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.yardsticks import Pairs, time_pairs
 from fsdd_jax.algorithms import (
   caching,
   pretraining_banks,
@@ -29,7 +30,6 @@ from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.algorithms.pretraining_objectives import Problem
 from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
 from fsdd_jax.algorithms.subset_draws import Draws
-from fsdd_jax.benchmarks import Pairs, time_pairs
 from fsdd_jax.core import krr, objective
 from fsdd_jax.data import subsets
 from fsdd_jax.data.datasets import Dataset

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax import programs, timing
+from benchmarks import programs, timing
+from benchmarks.programs import Problem, Program
 from fsdd_jax.core import distill_step
-from fsdd_jax.networks import layers
-from fsdd_jax.networks.convolution import PatchConv
-from fsdd_jax.programs import Problem, Program
+from fsdd_jax.networks.layers import by_patches
 
 # What JAX calls the precision of products of float32, and the type in which
 # convolutions compute.
@@ -47,32 +46,6 @@ class Choice(NamedTuple):
   error: float
 
 
-def by_patches(network: nn.Module) -> nn.Module:
-  """The same network with convolutions as products of patches and weights.
-
-  Raises:
-    TypeError: for a network that is not built on `layers.Network`.
-
-  Example:
-    >>> from fsdd_jax.networks import extractors
-    >>> by_patches(extractors.ConvNet(width=4, depth=1)).width
-    4
-  """
-  kind = type(network)
-  if not issubclass(kind, layers.Network):
-    raise TypeError(
-      f'{kind.__name__} does not tell its convolutions; derive it from '
-      'layers.Network and build them by its method conv.'
-    )
-  other = type(kind.__name__, (kind,), {'layer': PatchConv})
-  fields = {
-    field.name: getattr(network, field.name)
-    for field in dataclasses.fields(network)  # type: ignore[arg-type]
-    if field.name not in ('parent', 'name')
-  }
-  return other(**fields)
-
-
 def networks_side_by_side(
   problem: Problem,
   translator: nn.Module,
@@ -96,7 +69,7 @@ def networks_side_by_side(
     Each way by a name for tables.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> found = networks_side_by_side(
     ...   problem,
@@ -146,7 +119,7 @@ def precisions(
     The precisions of `PRECISIONS`.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> list(precisions(problem, num_synthetic=3, repeats=1))
     ['float32', 'TF32', 'bfloat16']
@@ -185,7 +158,7 @@ def steps_together(
     Both ways, with the seconds of all steps.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> found = steps_together(
     ...   problem, num_synthetic=3, num_steps=2, repeats=1

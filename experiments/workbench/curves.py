@@ -32,7 +32,8 @@ class Snapshot:
     synthetic: the set at that time, on the host.
 
   Example:
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> found = toy.distilled()
     >>> synthetic = types.labeled_set(found.images, found.labels)
     >>> Snapshot(seconds=1.5, step=10, synthetic=synthetic).seconds
@@ -87,7 +88,7 @@ def record(
 
   Example:
     >>> import functools
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines, configs
     >>> config = configs.DistillationConfig(ipc=1, num_steps=2)
     >>> method = functools.partial(
@@ -195,7 +196,8 @@ def score(
     A point a snapshot.
 
   Example:
-    >>> from fsdd_jax import toy, types
+    >>> import toy
+    >>> from fsdd_jax import types
     >>> network, dataset, transform = toy.problem()
     >>> found = toy.distilled()
     >>> synthetic = types.labeled_set(found.images, found.labels)

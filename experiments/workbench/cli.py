@@ -432,7 +432,7 @@ class AdaptationProblem(NamedTuple):
     normalization: how they become network inputs.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> network, dataset, transform = toy.problem()
     >>> found = AdaptationProblem(
     ...   toy.translator(), network, NetworkConfig(width=4), dataset, transform
@@ -516,7 +516,7 @@ def theta_from_file(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> config = NetworkConfig(width=4, norm='none')
     >>> network, _, transform = toy.problem()
     >>> theta = bilevel.learned_network(network, 3, (8, 8, 3), toy.theta(5))
@@ -553,7 +553,7 @@ def start_from_file(
 
   Example:
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = tempfile.mkdtemp() + '/distilled.safetensors'
     >>> artifacts.save_distilled(path, toy.distilled())
     >>> start_from_file(path, toy.distilled().normalization).images.shape
@@ -604,7 +604,7 @@ def describe_result(
 
   Example:
     >>> import jax
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> from fsdd_jax.algorithms import baselines
     >>> _, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
@@ -653,7 +653,7 @@ def write_result(path: pathlib.Path, distilled: artifacts.DistilledSet) -> None:
     >>> import contextlib
     >>> import pathlib
     >>> import tempfile
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> path = pathlib.Path(tempfile.mkdtemp()) / 'distilled.safetensors'
     >>> with contextlib.redirect_stdout(None):  # It tells where the file is.
     ...   write_result(path, toy.distilled())

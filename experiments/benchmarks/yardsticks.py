@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax import timing
+from benchmarks import timing
 from fsdd_jax.algorithms import adaptation_samples, bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
@@ -105,7 +105,7 @@ def distillation_step(
     Seconds of a step, and of its yardstick.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> pairs = distillation_step(
     ...   toy.problem()[0], num_real=20, ipc=1, image_size=8, repeats=1
     ... )
@@ -177,7 +177,7 @@ def unrolled_memory(
     RuntimeError: on a platform whose compiler does not tell.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> unrolled_memory(
     ...   toy.problem()[0],
     ...   BilevelConfig(num_steps=1),
@@ -316,7 +316,7 @@ def adaptation_step(
     Seconds of a step, and of its yardstick.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> pairs = adaptation_step(
     ...   toy.problem()[0],
     ...   toy.translator().translator,

@@ -35,7 +35,7 @@ class Problem:
     num_real: target images.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24).num_real
     24
   """
@@ -104,7 +104,7 @@ def real_batch(problem: Problem, size: int) -> Program:
   """The statistics of a batch of real images (Alg. 3 and 4, line 9).
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> program = real_batch(problem, 6)
     >>> jax.eval_shape(program.work, *program.make_arguments()).gram.shape
@@ -131,7 +131,7 @@ def loss_in(
     on_images: whether targets are real images instead of statistics.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> loss_fn = loss_in(problem, 'squared', ridge=1e-6, on_images=True)
     >>> noise = problem.noise(6)
@@ -167,7 +167,7 @@ def step(
     num_target: real images a step; 0: by the statistics of all.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> program = step(problem, 6, loss='squared', ridge=1e-6)
     >>> jax.eval_shape(program.work, *program.make_arguments())[1].images.shape
@@ -209,7 +209,7 @@ def update(
     networks_per_call: as for `random_networks.losses_and_gradients`.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> loss_fn = loss_in(problem, 'squared', ridge=1e-6, on_images=False)
     >>> g = toy.translator().translator
@@ -246,7 +246,7 @@ def training_step(problem: Problem, num_images: int) -> Program:
   """Loss and gradient of a network's weights, without augmentation.
 
   Example:
-    >>> from fsdd_jax import toy
+    >>> import toy
     >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
     >>> program = training_step(problem, 6)
     >>> jax.eval_shape(program.work, *program.make_arguments())[0].shape

@@ -1,0 +1,1 @@
+"""What calls cost on the device at hand, and beside yardsticks."""
