@@ -113,11 +113,11 @@ def main(_: list[str]) -> None:
         problem.network_config,
         config.distillation(ipc),
         method=method,
-        further={**record, 'adapted_on': pretrained.adapted_on(ipc, config)},
+        further={**record, 'adapted_on': adaptation.adapted_on(ipc, config)},
         theta_seed=start.theta.seed,
       )
       cli.write_result(workdir / f'{name}_ipc{ipc}.safetensors', distilled)
-  cli.report_seconds(pretrained.method_name(start, config), clock.seconds())
+  cli.report_seconds(adaptation.method_name(start, config), clock.seconds())
 
 
 def _sets(
@@ -130,7 +130,7 @@ def _sets(
 ) -> dict[str, tuple[str, LabeledSet]]:
   """The sets of an IPC by the names of their files, each with its method."""
   config = common['config']
-  method = pretrained.method_name(problem.start, config)
+  method = adaptation.method_name(problem.start, config)
   translated = adaptation.distill_dataset(
     adapted, ipc=ipc, in_theta=in_theta, **common
   )

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 import fsdd_jax as fsdd
-from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms import adaptation, baselines
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -27,10 +27,11 @@ from fsdd_jax.algorithms.method_configs import (
   CachingConfig,
   PretrainingConfig,
 )
-from fsdd_jax.algorithms.one_network import FixedNetwork, distill_in_theta
+from fsdd_jax.algorithms.one_network import distill_in_theta
 from fsdd_jax.data import datasets, resolution
 from fsdd_jax.data.normalization import Normalization, denormalize
 from fsdd_jax.evaluation import protocols
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.storage import pretrained
@@ -113,7 +114,7 @@ def _adaptation_rows(workdir: pathlib.Path, problem: Problem) -> Rows:
       adapted, train, transform, ipc=1, config=own, in_theta=in_theta[1]
     )
     seconds = in_one_network + time.perf_counter() - begin
-    found[pretrained.method_name(start, own)] = synthetic, seconds
+    found[adaptation.method_name(start, own)] = synthetic, seconds
   return found
 
 

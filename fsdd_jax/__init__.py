@@ -25,7 +25,6 @@ from fsdd_jax.algorithms.method_configs import (
   PretrainingConfig,
   TranslatorConfig,
 )
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.algorithms.pretraining import pretrain
 from fsdd_jax.core.augment import dsa
 from fsdd_jax.core.krr import mean_squared_error, predict, solve
@@ -33,7 +32,6 @@ from fsdd_jax.core.objective import (
   feature_fn,
   krr_loss,
   krr_loss_from_statistics,
-  target_statistics,
 )
 from fsdd_jax.data.datasets import Dataset, from_arrays, load
 from fsdd_jax.data.normalization import (
@@ -43,10 +41,12 @@ from fsdd_jax.data.normalization import (
   standardization,
   zca_whitening,
 )
+from fsdd_jax.data.passes import target_statistics
 from fsdd_jax.data.resolution import repeat_channels
 from fsdd_jax.evaluation.evaluate import PROTOCOLS, Score, evaluate
 from fsdd_jax.networks.extractors import make as make_network
 from fsdd_jax.networks.extractors import register as register_network
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.random_networks import sample as sample_network
 from fsdd_jax.networks.translator import LightTranslator, Translator, translate
 from fsdd_jax.runtime.stage_loop import LoopOptions

@@ -32,7 +32,7 @@ from fsdd_jax.algorithms.method_configs import (
 )
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RcigConfig
 from fsdd_jax.core import krr, objective, translator_step
-from fsdd_jax.data import inputs
+from fsdd_jax.data import inputs, passes
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import devices
 from fsdd_jax.runtime.stage_loop import LoopOptions
@@ -85,13 +85,13 @@ def check_statistics_of_shards_are_those_of_all_images():
   arguments = features_of, toy.theta(0), dataset.images, labels, transform
   counted = []
   # Two batches; of the second, some devices see padding alone.
-  found = objective.target_statistics(
+  found = passes.target_statistics(
     *arguments,
     batch_size=2,
     on_batch=counted.append,
     devices=devices.devices_for(),
   )
-  expected = objective.target_statistics(*arguments)
+  expected = passes.target_statistics(*arguments)
   assert counted == [16, 8]
   assert_trees_close(found, expected, _SUMS)
   assert jax.tree.leaves(found)[0].devices() == {jax.devices()[0]}

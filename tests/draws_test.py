@@ -30,7 +30,7 @@ from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.algorithms.peers import frame, frepo, rfad
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RfadConfig
 from fsdd_jax.core import distill_step, krr, objective
-from fsdd_jax.data import inputs, subsets
+from fsdd_jax.data import inputs, passes, subsets
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.stage_loop import LoopOptions
@@ -198,7 +198,7 @@ def test_statistics_of_batches_that_do_not_divide_n_are_those_of_all():
   labels = np.eye(3, dtype=np.float32)[dataset.labels]
   arguments = objective.feature_fn(network), toy.theta(0), dataset.images
   whole, parts = (
-    objective.target_statistics(*arguments, labels, transform, batch_size=size)
+    passes.target_statistics(*arguments, labels, transform, batch_size=size)
     for size in (24, 7)
   )
   assert float(parts.count) == 24

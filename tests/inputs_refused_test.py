@@ -14,18 +14,16 @@ from absl import flags
 
 import fsdd_jax as fsdd
 import toy
-from fsdd_jax.algorithms import baselines, bilevel
-from fsdd_jax.algorithms.configs import (
-  Config,
-  DataConfig,
-  EvaluationConfig,
-  whole,
-)
+from fsdd_jax.algorithms import adaptation, baselines, bilevel
+from fsdd_jax.algorithms.configs import DataConfig, EvaluationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, CachingConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork, stage_keys
 from fsdd_jax.data import sources
+from fsdd_jax.data.normalization import describe_normalization
+from fsdd_jax.networks.fixed import FixedNetwork
+from fsdd_jax.options import Config, whole
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import artifacts, containers, pretrained
+from fsdd_jax.storage.pretrained import stage_keys
 from workbench import cli
 
 
@@ -380,15 +378,13 @@ def test_adapted_translators_say_that_they_are(tmp_path):
     network, trained, dataset, transform, config=config
   ).pretrained
   still = dataclasses.replace(config, num_adaptation_steps=0)
-  assert pretrained.method_name(trained, still) == 'w/o Ada'
-  assert pretrained.method_name(adapted, still) == 'w Ada'
+  assert adaptation.method_name(trained, still) == 'w/o Ada'
+  assert adaptation.method_name(adapted, still) == 'w Ada'
   path = tmp_path / 'translator.safetensors'
   pretrained.save_pretrained(path, adapted)
   found = pretrained.load_pretrained(path)
   assert found.is_adapted
-  assert found.metadata['normalization'] == artifacts.describe_normalization(
-    transform
-  )
+  assert found.metadata['normalization'] == describe_normalization(transform)
   kernel = safetensors.numpy.load_file(path)['params/head/kernel']
   np.testing.assert_array_equal(
     kernel, adapted.variables['params']['head']['kernel']

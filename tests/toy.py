@@ -14,11 +14,11 @@ import numpy as np
 
 from fsdd_jax.algorithms import caching
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.networks import extractors
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.storage import artifacts, pretrained
 from fsdd_jax.storage.cache import shards

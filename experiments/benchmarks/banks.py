@@ -26,15 +26,15 @@ from fsdd_jax.algorithms import (
   subset_targets,
 )
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.algorithms.pretraining_objectives import Problem
 from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
 from fsdd_jax.algorithms.subset_draws import Draws
 from fsdd_jax.core import krr, objective
-from fsdd_jax.data import subsets
+from fsdd_jax.data import passes, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import random_networks
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.runtime.devices import ALONE
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache import shards
@@ -213,7 +213,7 @@ def _passed(
   labels: np.ndarray,
 ) -> krr.FeatureSet:
   """Features of X_T that has just passed the network."""
-  parts = list(objective.batches(dataset.images[rows], labels, _IMAGES_A_CALL))
+  parts = list(passes.batches(dataset.images[rows], labels, _IMAGES_A_CALL))
   features = [
     _features(objective.feature_fn(network), theta, images, normalization)
     for images, _, _ in parts

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks import programs
 from benchmarks.programs import Problem, Program
-from fsdd_jax.core import objective
+from fsdd_jax.data import passes
 
 _TIMED_CALLS = 4
 _SECONDS = 2.0  # After which no further call is timed.
@@ -107,5 +107,5 @@ def real_pass(problem: Problem) -> Estimate:
     True
   """
   pixels = np.zeros((problem.num_real, *problem.image_shape[:2]), bool)
-  sizes = [len(rows) for rows, _, _ in objective.batches(pixels, pixels)]
+  sizes = [len(rows) for rows, _, _ in passes.batches(pixels, pixels)]
   return of(programs.real_batch, problem, sizes[0]).times(len(sizes))

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.core import krr, objective, translator_step
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks import translator as translator_lib
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.storage import pretrained
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 

@@ -19,15 +19,15 @@ from benchmarks import timing
 from fsdd_jax.algorithms import adaptation_samples, bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.algorithms.peers import frepo
 from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
 from fsdd_jax.core import distill_step, objective, translator_step
-from fsdd_jax.data import datasets
+from fsdd_jax.data import datasets, passes
 from fsdd_jax.data.inputs import coded_labels
 from fsdd_jax.data.normalization import standardization
 from fsdd_jax.networks import random_networks
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import MapsFn, translate
 from fsdd_jax.runtime import metrics
 from fsdd_jax.storage.pretrained import Pretrained
@@ -118,7 +118,7 @@ def distillation_step(
     jax.random.key(0), network, (image_size, image_size, 3)
   )
   synthetic = _noisy_set(ipc, image_size)
-  stats = objective.target_statistics(
+  stats = passes.target_statistics(
     features_of,
     variables,
     dataset.images,

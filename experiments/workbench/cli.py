@@ -27,10 +27,11 @@ from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   TranslatorConfig,
 )
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.data import datasets, resolution, sources
 from fsdd_jax.data import normalization as normalization_lib
+from fsdd_jax.data.normalization import describe_normalization
 from fsdd_jax.networks import extractors
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import TRANSLATORS
 from fsdd_jax.reporting import pictures
 from fsdd_jax.runtime import preemption, processes, terminal
@@ -561,7 +562,7 @@ def start_from_file(
   """
   found = artifacts.load_distilled(path)
   theirs, ours = (
-    artifacts.describe_normalization(transform)
+    describe_normalization(transform)
     for transform in (found.normalization, normalization)
   )
   if theirs != ours:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from fsdd_jax.algorithms import baselines
-from fsdd_jax.algorithms.configs import Config, DistillationConfig
+from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import frame, frepo, kip, rcig, rfad, selection
 from fsdd_jax.algorithms.peers.peer_configs import (
   FrepoConfig,
@@ -18,6 +18,7 @@ from fsdd_jax.algorithms.peers.peer_configs import (
 )
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.options import Config
 from fsdd_jax.runtime.stage_loop import LoopOptions, with_clock
 from fsdd_jax.types import LabeledSet
 

@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
-from fsdd_jax.algorithms.configs import (
-  Config,
-  DistillationConfig,
-  NetworkConfig,
-)
+from fsdd_jax.algorithms.adaptation import method_name
+from fsdd_jax.algorithms.configs import DistillationConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.options import Config
 from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage.pretrained import Pretrained, method_name
+from fsdd_jax.storage.pretrained import Pretrained
 from workbench import cli
 from workbench.methods import METHODS
 

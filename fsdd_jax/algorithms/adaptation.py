@@ -28,10 +28,10 @@ from fsdd_jax.core import distill_step, translator_step
 from fsdd_jax.core.translator_step import TranslatorState
 from fsdd_jax.data import inputs, resolution
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.translator import translate
-from fsdd_jax.runtime import finite, metrics
+from fsdd_jax.runtime import finite, hashes, metrics
 from fsdd_jax.runtime.devices import devices_for, local
 from fsdd_jax.runtime.stage_loop import (
   LoopOptions,
@@ -41,7 +41,6 @@ from fsdd_jax.runtime.stage_loop import (
   with_clock,
   with_progress,
 )
-from fsdd_jax.storage import artifacts, containers
 from fsdd_jax.storage.pretrained import Pretrained, adapted
 from fsdd_jax.types import LabeledSet, pad
 
@@ -81,6 +80,40 @@ class AdaptationResult:
   def variables(self) -> Any:
     """The adapted translator's, `{'params': omega}`."""
     return self.pretrained.variables
+
+
+def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
+  """The column of the paper's Table 1 that a run makes.
+
+  Example:
+    >>> import toy
+    >>> from fsdd_jax.algorithms import method_configs
+    >>> config = method_configs.AdaptationConfig()
+    >>> method_name(toy.translator(), config)
+    'w/o Pre-Train'
+  """
+  adapted = pretrained.is_adapted or config.num_adaptation_steps > 0
+  names = {'none': 'w/o Pre-Train', 'reconstruction': 'w AE'}
+  if pretrained.objective in names:
+    name = names[pretrained.objective]
+    return name if adapted else f'{name}, w/o Ada'
+  return 'w Ada' if adapted else 'w/o Ada'
+
+
+def adapted_on(ipc: int, config: AdaptationConfig) -> str:
+  """What a set of some IPC was to the adaptation, for tables.
+
+  Returns:
+    'nothing', 'this very set' or 'other IPCs'.
+
+  Example:
+    >>> from fsdd_jax.algorithms.method_configs import AdaptationConfig
+    >>> adapted_on(2, AdaptationConfig(adapt_ipcs=(1, 20)))
+    'other IPCs'
+  """
+  if not config.num_adaptation_steps:
+    return 'nothing'
+  return 'this very set' if ipc in config.adapt_ipcs else 'other IPCs'
 
 
 def adapt(
@@ -201,7 +234,7 @@ def adapt(
         settings={
           'network': repr(network),
           'dataset_fingerprint': dataset.fingerprint(),
-          'normalization': artifacts.describe_normalization(normalization),
+          'normalization': describe_normalization(normalization),
         },
       )
     pretrained = adapted(
@@ -352,8 +385,8 @@ def _update(
     config,
     **settings,
     translator=repr(pretrained.translator),
-    translator_sha256=containers.hash_tree(params),
-    in_theta_sha256=containers.hash_tree(
+    translator_sha256=hashes.hash_tree(params),
+    in_theta_sha256=hashes.hash_tree(
       {f'{ipc}, {number}': s for (ipc, number), s in sets.items()}
     ),
   )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax import types
-from fsdd_jax.algorithms import baselines, one_network
+from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.algorithms.one_network import SetName
 from fsdd_jax.core import objective
@@ -24,6 +24,7 @@ from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.runtime import metrics, processes
+from fsdd_jax.storage.pretrained import stage_keys
 from fsdd_jax.types import LabeledSet
 
 # A network's variables and its target, for each sample of a step that this
@@ -320,7 +321,7 @@ def _stack(*trees: Any) -> Any:
 
 def _keys(config: AdaptationConfig) -> jax.Array:
   """Keys of entries, networks, their order and real images."""
-  return jax.random.split(one_network.stage_keys(config.seed)[1], 4)
+  return jax.random.split(stage_keys(config.seed)[1], 4)
 
 
 def _draw(

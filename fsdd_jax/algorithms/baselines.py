@@ -14,14 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.algorithms.configs import DistillationConfig, whole
+from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.distill_loop import LossFn, distill_from, in_features
 from fsdd_jax.core import objective
 from fsdd_jax.data import inputs, subsets
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.data.normalization import (
+  Normalization,
+  describe_normalization,
+  normalize,
+)
 from fsdd_jax.networks import random_networks
-from fsdd_jax.runtime import metrics
+from fsdd_jax.options import whole
+from fsdd_jax.runtime import hashes, metrics
 from fsdd_jax.runtime.stage_loop import (
   LoopOptions,
   ProgressFn,
@@ -29,7 +34,6 @@ from fsdd_jax.runtime.stage_loop import (
   with_clock,
   with_progress,
 )
-from fsdd_jax.storage import artifacts, containers
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
 # Seen networks a report scores in: the last of a long sequence say enough.
@@ -223,11 +227,11 @@ def distill_over_networks(
   facts = {
     'network_fields': repr(network),
     'dataset_fingerprint': dataset.fingerprint(),
-    'normalization': artifacts.describe_normalization(normalization),
+    'normalization': describe_normalization(normalization),
   }
   if networks is not None:
     draw = functools.partial(_given, networks)
-    facts['network_sha256'] = containers.hash_tree(draw(0))
+    facts['network_sha256'] = hashes.hash_tree(draw(0))
   loss_fn, inputs_of = _loss_and_inputs(
     batch_key, network, draw, dataset, normalization, config, clock, networks
   )
@@ -242,7 +246,7 @@ def distill_over_networks(
     )
   else:
     check_start(start, dataset, config)
-    facts['start_sha256'] = containers.hash_tree(start)
+    facts['start_sha256'] = hashes.hash_tree(start)
   claim_workdir(options, config, **facts)
   with clock.part(part):
     features_of = objective.feature_fn(network)

@@ -22,13 +22,18 @@ import optax
 
 from fsdd_jax.algorithms import subset_draws
 from fsdd_jax.algorithms.method_configs import BilevelConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.algorithms.subset_draws import Draws
 from fsdd_jax.core import distill_step, krr, objective
 from fsdd_jax.data import subsets
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.data.normalization import (
+  Normalization,
+  describe_normalization,
+  normalize,
+)
 from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.networks.fixed import FixedNetwork
+from fsdd_jax.runtime import hashes
 from fsdd_jax.runtime.stage_loop import (
   LoopOptions,
   ProgressFn,
@@ -36,7 +41,7 @@ from fsdd_jax.runtime.stage_loop import (
   claim_workdir,
   with_progress,
 )
-from fsdd_jax.storage import artifacts, containers
+from fsdd_jax.storage import artifacts
 from fsdd_jax.types import LabeledSet
 
 
@@ -92,7 +97,7 @@ def learned_network(
     >>> learned_network(toy.problem()[0], 0, (8, 8, 3), toy.theta(5)).seed
     0
   """
-  digest = containers.hash_tree(variables)
+  digest = hashes.hash_tree(variables)
   return LearnedNetwork(network, seed, image_shape, digest, variables)
 
 
@@ -125,7 +130,7 @@ def save_learned(
     'theta_seed': theta.seed,
     'network': extractors.describe_network(theta.network),
     'image_shape': list(theta.image_shape),
-    'normalization': artifacts.describe_normalization(normalization),
+    'normalization': describe_normalization(normalization),
     'training': dict(record),
   }
   artifacts.save_network(path, theta.variables, metadata)
@@ -397,7 +402,7 @@ def learn_network(
     config,
     network_fields=repr(network),
     dataset_fingerprint=dataset.fingerprint(),
-    normalization=artifacts.describe_normalization(normalization),
+    normalization=describe_normalization(normalization),
   )
   network_key = jax.random.fold_in(jax.random.key(config.seed), 2**31)
   gradient_of = _gradient_fn(network, normalization, config)

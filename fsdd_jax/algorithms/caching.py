@@ -19,12 +19,11 @@ import numpy as np
 from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.devices import default_device, map_devices
 from fsdd_jax.runtime.stage_loop import ProgressFn
-from fsdd_jax.storage import artifacts
 from fsdd_jax.storage.cache.manifest import Manifest
 from fsdd_jax.storage.cache.shards import CacheWriter
 
@@ -63,7 +62,7 @@ def make_manifest(
     dataset_fingerprint=dataset.fingerprint(),
     network=extractors.describe_network(network),
     network_seed=config.theta_seed,
-    normalization=artifacts.describe_normalization(normalization),
+    normalization=describe_normalization(normalization),
     configuration=configuration,
     num_subsets=config.num_subsets,
     num_heldout=config.num_heldout,

@@ -4,17 +4,14 @@ import dataclasses
 
 from fsdd_jax import types
 from fsdd_jax.algorithms.configs import (
-  Config,
   DistillationConfig,
   UpdateConfig,
   loss_option,
-  option,
-  out_of_range,
-  seed_option,
   short_classes_option,
 )
 from fsdd_jax.core import augment, distill_step
 from fsdd_jax.networks import translator
+from fsdd_jax.options import Config, option, out_of_range, seed_option
 
 
 @dataclasses.dataclass(frozen=True)

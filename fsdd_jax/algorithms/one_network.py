@@ -3,95 +3,24 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 
-from fsdd_jax.algorithms import baselines, configs
+from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.distill_loop import distill_from, in_features
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import objective
 from fsdd_jax.data import inputs, resolution
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
-from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.data.normalization import Normalization, describe_normalization
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.stage_loop import LoopOptions, claim_workdir, with_clock
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage.pretrained import stage_keys
 from fsdd_jax.types import LabeledSet
 
 SetName = tuple[int, int]  # Images a class, and number of the start.
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedNetwork:
-  """theta: the arbitrary but fixed random network of Alg. 1 and Alg. 3.
-
-  Attributes:
-    network: its module.
-    seed: of its weights.
-    image_shape: `(h, w, c)` that the translator was pre-trained at.
-
-  Example:
-    >>> import toy
-    >>> network, _, _ = toy.problem()
-    >>> theta = FixedNetwork(network, seed=0, image_shape=(8, 8, 3))
-    >>> theta.sample((8, 8, 3))['params']['Conv_0']['kernel'].shape
-    (3, 3, 3, 4)
-  """
-
-  network: nn.Module
-  seed: int
-  image_shape: tuple[int, ...]
-
-  def __post_init__(self) -> None:
-    configs.whole('theta_seed', self.seed, below=configs.SEEDS)
-
-  def sample(self, image_shape: tuple[int, ...]) -> Any:
-    """Its variables for images `(h, w, c)`; only the head depends on h, w."""
-    key = jax.random.key(self.seed)
-    return random_networks.sample(key, self.network, image_shape)
-
-  @property
-  def maps_of(self) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-    """Its feature maps of images `[n, h, w, c]`; the same function each time.
-
-    For a translator that sees them, see `translator.translate`.
-    """
-    return _maps_of(self)
-
-
-@functools.cache
-def _maps_of(
-  theta: FixedNetwork,
-) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-  @functools.cache
-  def variables_for(image_shape: tuple[int, ...]) -> Any:
-    # Drawn now, not within the function that is being compiled.
-    with jax.ensure_compile_time_eval():
-      return theta.sample(image_shape)
-
-  def maps_of(images: jax.Array) -> tuple[jax.Array, ...]:
-    variables = variables_for(images.shape[1:])
-    return extractors.feature_maps(theta.network, variables, images)
-
-  return maps_of
-
-
-def stage_keys(seed: int) -> jax.Array:
-  """Keys `[3]` of the sets in theta, of adaptation, and of a random omega.
-
-  Raises:
-    ValueError: for a seed that JAX would wrap.
-
-  Example:
-    >>> stage_keys(0).shape
-    (3,)
-  """
-  seed = configs.whole('seed', seed, below=configs.SEEDS)
-  return jax.random.split(jax.random.key(seed), 3)
 
 
 def options_within(options: LoopOptions, *names: str) -> LoopOptions:
@@ -264,7 +193,7 @@ def distill_sets(
       own,
       theta=repr(theta),
       dataset_fingerprint=dataset.fingerprint(),
-      normalization=artifacts.describe_normalization(normalization),
+      normalization=describe_normalization(normalization),
     )
     with clock.part(f'distillation, IPC {ipc}'):
       distilled = distill_from(

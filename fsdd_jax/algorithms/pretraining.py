@@ -18,7 +18,6 @@ import optax
 
 from fsdd_jax.algorithms import pretraining_state
 from fsdd_jax.algorithms.method_configs import PretrainingConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.algorithms.pretraining_banks import translation_in_banks
 from fsdd_jax.algorithms.pretraining_objectives import (
   Inputs,
@@ -37,11 +36,12 @@ from fsdd_jax.algorithms.pretraining_state import (
 )
 from fsdd_jax.core import distill_step
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks import extractors
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.layers import choose
 from fsdd_jax.networks.translator import translate
-from fsdd_jax.runtime import processes
+from fsdd_jax.runtime import hashes, processes
 from fsdd_jax.runtime.devices import devices_for, local
 from fsdd_jax.runtime.stage_loop import (
   LoopOptions,
@@ -50,7 +50,6 @@ from fsdd_jax.runtime.stage_loop import (
   claim_workdir,
   with_progress,
 )
-from fsdd_jax.storage import artifacts, containers
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.manifest import Manifest
 from fsdd_jax.storage.cache.shards import CacheSource
@@ -88,7 +87,7 @@ def check_cache(
     'image_shape': dataset.images.shape[1:],
     'network': extractors.describe_network(network),
     'network_seed': theta_seed,
-    'normalization': artifacts.describe_normalization(normalization),
+    'normalization': describe_normalization(normalization),
   }
   different = [
     f'{name}: {getattr(manifest, name)!r} in the cache, {value!r} now'
@@ -171,7 +170,7 @@ def pretrain(
     network_fields=repr(network),
     translator_fields=repr(translator),
     cache=manifest.digest.hex(),
-    start_sha256=start and containers.hash_tree(start['params']),
+    start_sha256=start and hashes.hash_tree(start['params']),
   )
   omega_key, network_key, heldout_key = jax.random.split(
     jax.random.key(config.seed), 3

@@ -6,24 +6,19 @@ so that kernels and other feature maps fit in.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fsdd_jax.core import krr
-from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import extractors
-from fsdd_jax.runtime.devices import ALONE, Devices, local
 from fsdd_jax.types import LabeledSet
 
 FeatureFn = Callable[[Any, jax.Array], jax.Array]
 ErrorFn = Callable[..., jax.Array]
-
-_PIXELS_A_BATCH = 2**18
 
 
 @functools.cache
@@ -152,151 +147,3 @@ LOSSES = {
   )
   for name, error in krr.ERRORS.items()
 }
-
-
-def default_batch_size(images: np.ndarray) -> int:
-  """As many images as have 2^18 pixels (256 at 32 x 32), at least one.
-
-  That bounds the memory of feature maps at any resolution.
-
-  Example:
-    >>> import numpy as np
-    >>> default_batch_size(np.zeros((1, 64, 64, 3)))
-    64
-  """
-  return max(1, _PIXELS_A_BATCH // int(np.prod(images.shape[1:3])))
-
-
-def batches(
-  images: np.ndarray,
-  labels: np.ndarray,
-  batch_size: int | None = None,
-  *,
-  multiple_of: int = 1,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """Splits a set into batches of one size, the last one padded with zeros.
-
-  Args:
-    images: `[n, h, w, c]`.
-    labels: `[n, ...]`.
-    batch_size: rows a batch; a smaller set makes one batch of its own size.
-      By default as of `default_batch_size`.
-    multiple_of: rows a batch are rounded up to a multiple of this.
-
-  Yields:
-    Images, labels and a float32 mask of `min(batch_size, n)` rows each, but
-    for the rounding.
-
-  Example:
-    >>> import numpy as np
-    >>> images, labels = np.zeros((5, 8, 8, 3)), np.arange(5)
-    >>> [mask.tolist() for _, _, mask in batches(images, labels, 3)]
-    [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
-  """
-  size = min(batch_size or default_batch_size(images), len(images))
-  size += -size % multiple_of
-  for start in range(0, len(images), size):
-    part = images[start : start + size], labels[start : start + size]
-    mask = np.ones(len(part[0]), np.float32)
-    rows = [*part, mask]
-    if missing := size - len(mask):
-      rows = [np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in rows]
-    yield rows[0], rows[1], rows[2]
-
-
-@functools.partial(
-  jax.jit, static_argnames=('features_of', 'devices'), donate_argnames='total'
-)
-def _add_batch(
-  total: krr.Statistics,
-  features_of: FeatureFn,
-  devices: Devices,
-  whole: tuple[Any, Normalization | None],
-  batch: tuple[jax.Array, jax.Array, jax.Array],
-) -> krr.Statistics:
-  """Adds each device's rows of a batch to its own sums `[devices, ...]`."""
-
-  def statistics(whole: Any, rows: Any) -> krr.Statistics:
-    (variables, normalization), (images, labels, mask) = whole, rows
-    if normalization is not None:
-      images = normalize(images, normalization)
-    return krr.statistics(features_of(variables, images), labels, mask)
-
-  return jax.tree.map(jnp.add, total, devices.each(statistics)(whole, batch))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _zero_sums(
-  num_features: int, num_classes: int, devices: Devices
-) -> krr.Statistics:
-  one = krr.zero_statistics(num_features, num_classes)
-  return devices.split(
-    jax.tree.map(lambda x: jnp.stack([x] * devices.count), one)
-  )
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _add_up(total: krr.Statistics, devices: Devices) -> krr.Statistics:
-  return devices.sum_of_each(total)
-
-
-def target_statistics(
-  features_of: FeatureFn,
-  variables: Any,
-  images: np.ndarray,
-  labels: np.ndarray,
-  normalization: Normalization | None,
-  *,
-  batch_size: int | None = None,
-  on_batch: Callable[[int], None] | None = None,
-  devices: Devices = ALONE,
-) -> krr.Statistics:
-  """Sums the statistics of a data set in one network (Alg. 4, line 9).
-
-  Each device sums over its own rows of the batches; at the end, the sums are
-  added (up to rounding, that is the sum on one device).
-
-  Args:
-    features_of: the feature map f.
-    variables: its weights, theta.
-    images: `[n, h, w, c]` uint8, kept on the host but for one batch.
-    labels: `[n, k]` float32.
-    normalization: how uint8 images become network inputs; None if the images
-      are network inputs, float32.
-    batch_size: images on a device at once; by default as of
-      `default_batch_size`.
-    on_batch: called with the number of images added, for a progress bar.
-    devices: what shares the images; all their processes call this together.
-
-  Returns:
-    Statistics of all n images, on the first device of each process.
-
-  Example:
-    >>> import jax
-    >>> import numpy as np
-    >>> import toy
-    >>> from fsdd_jax.networks import random_networks
-    >>> network, dataset, transform = toy.problem()
-    >>> theta = random_networks.sample(jax.random.key(0), network, (8, 8, 3))
-    >>> labels = np.eye(3, dtype=np.float32)[dataset.labels]
-    >>> stats = target_statistics(
-    ...   feature_fn(network), theta, dataset.images, labels, transform
-    ... )
-    >>> stats.gram.shape, stats.count.item()
-    ((64, 64), 24.0)
-  """
-  shape = jax.eval_shape(
-    features_of,
-    variables,
-    jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32),
-  )
-  size = (batch_size or default_batch_size(images)) * devices.count
-  whole = devices.replicate((variables, normalization))
-  total = _zero_sums(shape.shape[1], labels.shape[1], devices)
-  for batch in batches(images, labels, size, multiple_of=devices.count):
-    total = _add_batch(
-      total, features_of, devices, whole, devices.scatter(batch)
-    )
-    if on_batch is not None:
-      on_batch(int(batch[2].sum()))
-  return local(_add_up(total, devices))

@@ -20,12 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax.core import augment, krr, objective
-from fsdd_jax.data import subsets
+from fsdd_jax.data import passes, subsets
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.data.normalization import (
+  Normalization,
+  describe_normalization,
+  normalize,
+)
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import array_store, metrics
-from fsdd_jax.storage import artifacts
 
 _IMAGES_A_PIECE = 2000
 # Drawn afresh for each batch of images, from the seed of a copy.
@@ -110,7 +113,7 @@ def feature_rows(source: BankSource, rows: np.ndarray | None = None) -> Any:
 
   def make(number: int) -> dict[str, np.ndarray]:
     own = every[pieces[number]]
-    batches = objective.batches(source.dataset.images[own], own)
+    batches = passes.batches(source.dataset.images[own], own)
     parts = [
       np.asarray(_features_of(source, images, number, index))[mask > 0]
       for index, (images, _, mask) in enumerate(batches)
@@ -155,7 +158,7 @@ def class_sums(source: BankSource) -> ClassSums:
     own = by_class[number]
     total = krr.zero_statistics(d, 1)
     ones = np.ones((len(own), 1), np.float32)
-    batches = objective.batches(dataset.images[own], ones)
+    batches = passes.batches(dataset.images[own], ones)
     for index, (images, column, mask) in enumerate(batches):
       features = _features_of(source, images, number, index)
       total = _add(total, features, column, mask)
@@ -265,7 +268,7 @@ def _facts(
     'rows': digest,
     'dataset': source.dataset.fingerprint(),
     'network': extractors.describe_network(source.network),
-    'normalization': artifacts.describe_normalization(source.normalization),
+    'normalization': describe_normalization(source.normalization),
     'weights': dict(source.facts),
     'augmentation': dict(source.augmentation),
     'versions': {'jax': jax.__version__, 'platform': jax.default_backend()},

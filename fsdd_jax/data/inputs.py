@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax.core import krr, objective
-from fsdd_jax.data import subsets
+from fsdd_jax.data import passes, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import (
   Normalization,
@@ -104,7 +104,7 @@ def from_statistics(
     name = f'statistics of network {index + 1}/{num_networks}'
     bar = metrics.progress_bar(len(labels), name, unit='image', leave=False)
     with clock.part(part), bar:
-      stats = objective.target_statistics(
+      stats = passes.target_statistics(
         features_of,
         variables,
         prepared()[0],

@@ -7,11 +7,14 @@ distilled images mean nothing without it.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from fsdd_jax.runtime import hashes
 
 # Above this many values an image the d x d whitening matrix passes 1 GiB.
 _MAX_ZCA_VALUES = 16384
@@ -217,3 +220,22 @@ def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:
     flat = jnp.matmul(flat, normalization.zca_inverse, precision='highest')
     x = (flat + normalization.zca_mean).reshape(images.shape)
   return x * normalization.std + normalization.mean
+
+
+def describe_normalization(normalization: Normalization) -> dict[str, Any]:
+  """Mean, deviation and the hash of the ZCA matrix (or None), for metadata.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> plain = Normalization(jnp.array([0.5]), jnp.array([0.25]))
+    >>> describe_normalization(plain)
+    {'mean': [0.5], 'std': [0.25], 'zca_sha256': None}
+  """
+  zca, digest = normalization.zca, None
+  if zca is not None:
+    digest = hashes.hash_arrays({'zca': np.asarray(zca)})
+  return {
+    'mean': np.asarray(normalization.mean).tolist(),
+    'std': np.asarray(normalization.std).tolist(),
+    'zca_sha256': digest,
+  }

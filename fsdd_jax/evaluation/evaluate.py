@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.algorithms.configs import whole
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr
+from fsdd_jax.data import passes
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.evaluation.protocols import FITS, ScoreFn, Settings
 from fsdd_jax.networks import extractors, infinite
+from fsdd_jax.options import whole
 from fsdd_jax.runtime import finite, metrics, processes
 from fsdd_jax.runtime.devices import map_devices
 from fsdd_jax.types import LabeledSet
@@ -124,7 +125,7 @@ def accuracy(
   """
   # Each batch waits for the one before it, so that only one is in flight.
   total = jnp.zeros(2)
-  for batch in objective.batches(dataset.images, dataset.labels, batch_size):
+  for batch in passes.batches(dataset.images, dataset.labels, batch_size):
     total = _count_hits(total, score, model, *batch, normalization)
   hits, bad = map(float, total)
   _check_scores(bad, len(dataset.labels))
@@ -170,11 +171,18 @@ def kernel_accuracy(
     ... )
     100.0
   """
-  gram = functools.partial(infinite.gram, network, kind, float64=float64)
+
+  def gram(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    name = f'{kind} kernel'
+    with metrics.progress_bar(len(x) * len(y), name, unit='pair') as bar:
+      return infinite.gram(
+        network, kind, x, y, float64=float64, on_pairs=bar.update
+      )
+
   own = np.asarray(synthetic.images)
   parts = [
     np.asarray(normalize(images, normalization))
-    for images, _, mask in objective.batches(dataset.images, dataset.labels)
+    for images, _, mask in passes.batches(dataset.images, dataset.labels)
   ]
   images = np.concatenate(parts)[: len(dataset.images)]
   with jax.enable_x64(float64):

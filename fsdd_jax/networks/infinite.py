@@ -22,7 +22,6 @@ import numpy as np
 from fsdd_jax.networks import _neural_tangents
 from fsdd_jax.networks.extractors import ConvNet, Mlp
 from fsdd_jax.networks.layers import pad_to_multiple
-from fsdd_jax.runtime import metrics
 
 # Maps images [n, h, w, c] and [m, h, w, c] to [n, m].
 KernelFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -155,8 +154,9 @@ def gram(
   y: np.ndarray,
   *,
   float64: bool = False,
+  on_pairs: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
-  """A kernel between sets of any size, tile by tile, with a progress bar.
+  """A kernel between sets of any size, tile by tile.
 
   Args:
     network: as for `kernel_fn`.
@@ -164,6 +164,7 @@ def gram(
     x: `[n, h, w, c]`.
     y: `[m, h, w, c]`.
     float64: compute in double precision.
+    on_pairs: called with the number of pairs done, for a progress bar.
 
   Returns:
     `[n, m]` on the host, float32 or float64.
@@ -185,8 +186,7 @@ def gram(
   columns = min(columns, images_at_once(network, x.shape[1:], 1))
   rows = min(len(x), images_at_once(network, x.shape[1:], columns))
   found = np.empty((len(x), len(y)), dtype)
-  bar = metrics.progress_bar(found.size, f'{kind} kernel', unit='pair')
-  with jax.enable_x64(float64), bar:
+  with jax.enable_x64(float64):
     for i, j in np.ndindex(-(-len(x) // rows), -(-len(y) // columns)):
       # Tiles of one size, the last ones overlapping, so that one compiles.
       top, left = (
@@ -196,9 +196,10 @@ def gram(
       a, b = x[top : top + rows], y[left : left + columns]
       tile = np.asarray(kernel(jnp.asarray(a, dtype), jnp.asarray(b, dtype)))
       found[top : top + rows, left : left + columns] = tile
-      bar.update(
-        min(rows, len(x) - i * rows) * min(columns, len(y) - j * columns)
-      )
+      if on_pairs is not None:
+        on_pairs(
+          min(rows, len(x) - i * rows) * min(columns, len(y) - j * columns)
+        )
   if not np.isfinite(found).all():
     raise FloatingPointError(
       f'The {kind} kernel of {network!r} is not finite; the images have values '

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fsdd_jax.runtime import files, processes
+from fsdd_jax.runtime import files, hashes, processes
 from fsdd_jax.runtime.devices import local
-from fsdd_jax.storage import containers
 
 State = TypeVar('State')
 
@@ -160,7 +159,7 @@ class Checkpointer:
 
 
 def _digest(state: Any) -> np.ndarray:
-  return np.frombuffer(bytes.fromhex(containers.hash_tree(state)), np.uint8)
+  return np.frombuffer(bytes.fromhex(hashes.hash_tree(state)), np.uint8)
 
 
 def _with_digest(state: Any) -> dict[str, Any]:

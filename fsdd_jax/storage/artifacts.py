@@ -216,26 +216,6 @@ def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
   save_distilled(path, dataclasses.replace(distilled, metadata=metadata))
 
 
-def describe_normalization(normalization: Normalization) -> dict[str, Any]:
-  """Mean, deviation and the hash of the ZCA matrix (or None), for metadata.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax.data import normalization
-    >>> plain = normalization.Normalization(jnp.array([0.5]), jnp.array([0.25]))
-    >>> describe_normalization(plain)
-    {'mean': [0.5], 'std': [0.25], 'zca_sha256': None}
-  """
-  zca, digest = normalization.zca, None
-  if zca is not None:
-    digest = containers.hash_arrays({'zca': np.asarray(zca)})
-  return {
-    'mean': np.asarray(normalization.mean).tolist(),
-    'std': np.asarray(normalization.std).tolist(),
-    'zca_sha256': digest,
-  }
-
-
 def save_translator(
   path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> None:

@@ -13,44 +13,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from fsdd_jax.runtime import files
+from fsdd_jax.runtime.hashes import hash_arrays
 
 VERSION = 1
-
-
-def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-  """SHA-256 over names, types, shapes and values, in the order of names.
-
-  Example:
-    >>> import numpy as np
-    >>> hash_arrays({'x': np.zeros(2, np.float32)})[:8]
-    'd22b4ff0'
-  """
-  digest = hashlib.sha256()
-  for name in sorted(arrays):
-    array = np.ascontiguousarray(arrays[name])
-    digest.update(f'{name} {array.dtype.str} {array.shape}\n'.encode())
-    digest.update(array.tobytes())
-  return digest.hexdigest()
-
-
-def hash_tree(tree: Any) -> str:
-  """`hash_arrays` of the leaves of any pytree, named by their paths.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> hash_tree({'x': jnp.zeros(2)}) == hash_tree({'x': jnp.ones(2)})
-    False
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return hash_arrays(
-    {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-  )
 
 
 def write_container(

@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork, stage_keys
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks import extractors
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.layers import choose
 from fsdd_jax.networks.translator import TRANSLATORS, MapsFn, init, translate
+from fsdd_jax.options import SEEDS, whole
 from fsdd_jax.storage import artifacts
 from fsdd_jax.types import LabeledSet
 
@@ -92,40 +92,6 @@ def relative_cost(start: Pretrained) -> float:
     labeled,
   )
   return own / operations(theta.network.apply, variables, image)
-
-
-def method_name(pretrained: Pretrained, config: AdaptationConfig) -> str:
-  """The column of the paper's Table 1 that a run makes.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.algorithms import method_configs
-    >>> config = method_configs.AdaptationConfig()
-    >>> method_name(toy.translator(), config)
-    'w/o Pre-Train'
-  """
-  adapted = pretrained.is_adapted or config.num_adaptation_steps > 0
-  names = {'none': 'w/o Pre-Train', 'reconstruction': 'w AE'}
-  if pretrained.objective in names:
-    name = names[pretrained.objective]
-    return name if adapted else f'{name}, w/o Ada'
-  return 'w Ada' if adapted else 'w/o Ada'
-
-
-def adapted_on(ipc: int, config: AdaptationConfig) -> str:
-  """What a set of some IPC was to the adaptation, for tables.
-
-  Returns:
-    'nothing', 'this very set' or 'other IPCs'.
-
-  Example:
-    >>> from fsdd_jax.algorithms.method_configs import AdaptationConfig
-    >>> adapted_on(2, AdaptationConfig(adapt_ipcs=(1, 20)))
-    'other IPCs'
-  """
-  if not config.num_adaptation_steps:
-    return 'nothing'
-  return 'this very set' if ipc in config.adapt_ipcs else 'other IPCs'
 
 
 def load_pretrained(
@@ -270,10 +236,24 @@ def adapted(
     'network': extractors.describe_network(theta.network),
     'image_shape': list(theta.image_shape),
     'translator': extractors.describe_network(pretrained.translator),
-    'normalization': artifacts.describe_normalization(normalization),
+    'normalization': describe_normalization(normalization),
     'training': {**before['training'], 'adaptation': dict(record)},
   }
   return dataclasses.replace(pretrained, variables=variables, metadata=metadata)
+
+
+def stage_keys(seed: int) -> jax.Array:
+  """Keys `[3]` of the sets in theta, of adaptation, and of a random omega.
+
+  Raises:
+    ValueError: for a seed that JAX would wrap.
+
+  Example:
+    >>> stage_keys(0).shape
+    (3,)
+  """
+  seed = whole('seed', seed, below=SEEDS)
+  return jax.random.split(jax.random.key(seed), 3)
 
 
 def random_translator(
@@ -320,7 +300,7 @@ def check_pretrained(
   if pretrained.metadata is None:
     return
   trained, theta = pretrained.metadata, pretrained.theta
-  transform = artifacts.describe_normalization(normalization)
+  transform = describe_normalization(normalization)
   there = {
     **{f'{k} of theta': v for k, v in trained['network'].items()},
     'image_shape of theta': tuple(trained['image_shape']),

@@ -13,11 +13,12 @@ import pytest
 
 from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork, distill_sets
+from fsdd_jax.algorithms.one_network import distill_sets
 from fsdd_jax.core import objective
-from fsdd_jax.data import datasets, normalization, resolution
+from fsdd_jax.data import datasets, normalization, passes, resolution
 from fsdd_jax.data.inputs import coded_labels
 from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator, translate
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.stage_loop import LoopOptions
@@ -83,7 +84,7 @@ def _adapt(
 def _loss_in_unseen_networks(network, labeled, target):
   features_of = objective.feature_fn(network)
   stats_of = functools.partial(
-    objective.target_statistics,
+    passes.target_statistics,
     images=target[0].images,
     labels=coded_labels(target[0], 'centered'),
     normalization=target[1],
@@ -145,13 +146,13 @@ def test_sets_in_theta_do_not_depend_on_each_other(start, target, in_theta):
 
 def test_statistics_of_theta_are_summed_once(start, target, monkeypatch):
   calls = []
-  summed = objective.target_statistics
+  summed = passes.target_statistics
 
   def counted(*args, **kwargs):
     calls.append(args)
     return summed(*args, **kwargs)
 
-  monkeypatch.setattr(objective, 'target_statistics', counted)
+  monkeypatch.setattr(passes, 'target_statistics', counted)
   clock = metrics.StageClock()
   adaptation.distill_in_theta(
     start.theta, *target, ipcs=(1, 2), config=_CONFIG, clock=clock
@@ -434,7 +435,7 @@ def test_method_names(start, training, steps, name):
   metadata = None if training is None else {'training': training}
   found = dataclasses.replace(start, metadata=metadata)
   config = dataclasses.replace(_CONFIG, num_adaptation_steps=steps)
-  assert pretrained.method_name(found, config) == name
+  assert adaptation.method_name(found, config) == name
 
 
 @pytest.mark.parametrize(

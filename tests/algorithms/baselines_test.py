@@ -14,6 +14,7 @@ import pytest
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import objective
+from fsdd_jax.data import passes
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import centered_one_hot
 
@@ -90,7 +91,7 @@ def test_distillation_lowers_the_loss_in_its_networks(
     label_coding=changes.get('label_coding', 'centered'),
   )
   stats = [
-    objective.target_statistics(
+    passes.target_statistics(
       objective.feature_fn(tiny_network),
       variables,
       tiny_dataset.images,

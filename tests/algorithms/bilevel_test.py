@@ -12,7 +12,7 @@ from fsdd_jax import types
 from fsdd_jax.algorithms import bilevel, one_network
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.core import distill_step, objective
-from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.networks import extractors, fixed, random_networks
 from fsdd_jax.runtime.stage_loop import LoopOptions
 
 _CONFIG = BilevelConfig(
@@ -234,7 +234,7 @@ def test_a_target_is_distilled_in_the_learned_network(
   config = AdaptationConfig(num_steps=2)
   given = _theta(tiny_network, 9)
   learned = bilevel.learned_network(tiny_network, 0, (8, 8, 3), given)
-  same = one_network.FixedNetwork(tiny_network, 9, (8, 8, 3))
+  same = fixed.FixedNetwork(tiny_network, 9, (8, 8, 3))
   found, expected, other = (
     one_network.distill_in_theta(
       theta, tiny_dataset, tiny_normalization, ipcs=(1,), config=config
@@ -242,7 +242,7 @@ def test_a_target_is_distilled_in_the_learned_network(
     for theta in (
       learned,
       same,
-      one_network.FixedNetwork(tiny_network, 0, (8, 8, 3)),
+      fixed.FixedNetwork(tiny_network, 0, (8, 8, 3)),
     )
   )
   np.testing.assert_array_equal(found.images, expected.images)

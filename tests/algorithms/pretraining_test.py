@@ -13,7 +13,6 @@ import pytest
 
 from fsdd_jax.algorithms import caching, pretraining, pretraining_state
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.algorithms.pretraining_objectives import (
   Problem,
   make_score,
@@ -22,6 +21,7 @@ from fsdd_jax.algorithms.pretraining_objectives import (
 from fsdd_jax.core import objective
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.stage_loop import LoopOptions

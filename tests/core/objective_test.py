@@ -9,6 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from fsdd_jax.core import objective
+from fsdd_jax.data import passes
 from fsdd_jax.data.normalization import normalize
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.types import centered_one_hot, labeled_set, pad
@@ -31,7 +32,7 @@ def test_statistics_give_the_loss_over_all_images(
 ):
   features_of, variables, synthetic, target = problem
   seen = []
-  stats = objective.target_statistics(
+  stats = passes.target_statistics(
     features_of,
     variables,
     tiny_dataset.images,
@@ -128,7 +129,7 @@ def _features64(variables, images):
 
 def test_batches_cover_every_row_once():
   images, labels = np.zeros((10, 2, 2, 1)), np.arange(10)
-  found = list(objective.batches(images, labels, 4))
+  found = list(passes.batches(images, labels, 4))
   assert [len(mask) for _, _, mask in found] == [4, 4, 4]
   kept = np.concatenate([rows[mask > 0] for _, rows, mask in found])
   np.testing.assert_array_equal(kept, labels)
@@ -144,7 +145,7 @@ def test_equal_networks_share_one_compilation(
       'convnet', image_shape=(8, 8, 3), num_classes=3, width=4
     )
     drawn = random_networks.sample(jax.random.key(seed), network, (8, 8, 3))
-    return objective.target_statistics(
+    return passes.target_statistics(
       objective.feature_fn(network),
       drawn,
       tiny_dataset.images,
@@ -154,9 +155,9 @@ def test_equal_networks_share_one_compilation(
     )
 
   run(0)
-  before = objective._add_batch._cache_size()
+  before = passes._add_batch._cache_size()
   run(1)
-  assert objective._add_batch._cache_size() == before
+  assert passes._add_batch._cache_size() == before
 
 
 def test_the_caller_may_jit_vmap_and_differentiate_the_loss(

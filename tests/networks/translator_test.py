@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax.algorithms.one_network import FixedNetwork
 from fsdd_jax.networks import extractors
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import (
   TRANSLATORS,
   Translator,

@@ -9,7 +9,8 @@ import safetensors
 import safetensors.numpy
 
 from fsdd_jax.data import normalization
-from fsdd_jax.runtime import files
+from fsdd_jax.data.normalization import describe_normalization
+from fsdd_jax.runtime import files, hashes
 from fsdd_jax.storage import artifacts
 from fsdd_jax.types import centered_one_hot
 
@@ -236,7 +237,7 @@ def _forge(path, change):
   change(tensors, entry)
   hash_json = artifacts.containers._hash_json
   entry['sha256'] = {
-    'tensors': artifacts.containers.hash_arrays(tensors),
+    'tensors': hashes.hash_arrays(tensors),
     'metadata': hash_json(entry['metadata']),
   }
   safetensors.numpy.save_file(
@@ -331,7 +332,7 @@ def make_translator_metadata(**changes):
     'theta_seed': 0,
     'network': {'name': 'ConvNet', 'width': 8},
     'translator': {'widths': [8, 16]},
-    'normalization': artifacts.describe_normalization(transform),
+    'normalization': describe_normalization(transform),
     'training': {'steps': 3, 'loss': 0.5},
   }
   return fields | changes
@@ -381,7 +382,7 @@ def test_translator_refuses_bad_variables(tmp_path, variables, message):
 
 
 def test_zca_hash_tells_matrices_apart():
-  described = artifacts.describe_normalization
+  described = describe_normalization
   plain = make_distilled()[0].normalization
   white = make_distilled(zca=True)[0].normalization
   assert described(plain)['zca_sha256'] is None

@@ -13,12 +13,14 @@ import flax.linen as nn
 import jax
 
 from fsdd_jax.algorithms import baselines, distill_loop
-from fsdd_jax.algorithms.configs import Config, DistillationConfig, out_of_range
+from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step
 from fsdd_jax.data import inputs
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks import random_networks
+from fsdd_jax.options import Config, out_of_range
+from fsdd_jax.runtime import hashes
 from fsdd_jax.runtime.stage_loop import (
   LoopOptions,
   ProgressFn,
@@ -26,7 +28,6 @@ from fsdd_jax.runtime.stage_loop import (
   with_clock,
   with_progress,
 )
-from fsdd_jax.storage import artifacts, containers
 from fsdd_jax.types import LabeledSet
 
 
@@ -283,7 +284,7 @@ batch of real images a step.
     'method': title,
     'network_fields': repr(network),
     'dataset_fingerprint': dataset.fingerprint(),
-    'normalization': artifacts.describe_normalization(normalization),
+    'normalization': describe_normalization(normalization),
   }
   first = start
   if first is None:
@@ -297,7 +298,7 @@ batch of real images a step.
     )
   else:
     baselines.check_start(first, dataset, config)
-    facts['start_sha256'] = containers.hash_tree(first)
+    facts['start_sha256'] = hashes.hash_tree(first)
   claim_workdir(options, config, **facts)
   given = start is not None
   return Setup(

@@ -6,7 +6,7 @@ fields of `configs.DistillationConfig`; flagfiles hold the peers' values.
 
 import dataclasses
 
-from fsdd_jax.algorithms.configs import Config, option
+from fsdd_jax.options import Config, option
 
 _POOL_SIZE = 'Networks of the pool (FRePo: 10, RCIG: 30).'
 _UPDATES = 'Updates after which a network is drawn anew (FRePo, RCIG: 100).'

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax.core import objective
+from fsdd_jax.data import passes
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.inputs import coded_labels
 from fsdd_jax.data.normalization import Normalization, normalize
@@ -128,7 +129,7 @@ def select(
     own = np.flatnonzero(dataset.labels == label)
     found = [
       np.asarray(features_of(variables, normalize(images, normalization)))
-      for images, _, _ in objective.batches(dataset.images[own], own)
+      for images, _, _ in passes.batches(dataset.images[own], own)
     ]
     features = np.concatenate(found)[: len(own)]
     finite.check(
