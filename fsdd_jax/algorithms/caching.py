@@ -45,14 +45,7 @@ def make_manifest(
   config: CachingConfig,
   dataset_name: str = '',
 ) -> Manifest:
-  """What the cache of a configuration holds; see `build_cache`.
-
-  Example:
-    >>> import toy
-    >>> manifest = make_manifest(*toy.problem(), config=toy.CACHING)
-    >>> manifest.num_subsets, manifest.num_shards, manifest.network['width']
-    (4, 2, 4)
-  """
+  """What the cache of a configuration holds; see `build_cache`."""
   configuration = dataclasses.asdict(config)
   for name in _NOT_IN_CONFIGURATION:
     del configuration[name]

@@ -75,12 +75,6 @@ def check_cache(
 
   Raises:
     ValueError: naming all that differs.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> check_cache(source.manifest, *toy.problem(), theta_seed=0)
   """
   ours = {
     'dataset_fingerprint': dataset.fingerprint(),
@@ -336,16 +330,6 @@ def translator_metadata(
 
   Returns:
     JSON values.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> manifest = toy.build_cache(tempfile.mkdtemp()).manifest
-    >>> metadata = translator_metadata(
-    ...   toy.translator().translator, manifest, {}
-    ... )
-    >>> metadata['dataset'], metadata['image_shape']
-    ('toy', [8, 8, 3])
   """
   return {
     'theta_seed': manifest.network_seed,

@@ -47,12 +47,6 @@ def network_number(
 
   Returns:
     A number in [w, w + pool), w being the number of renewals so far.
-
-  Example:
-    >>> import jax
-    >>> key = jax.random.key(0)
-    >>> network_number(key, 7, 0, pool=1, renew_every=2)
-    3
   """
   first = step // renew_every if renew_every else 0
   own = jax.random.fold_in(jax.random.fold_in(key, step), place)

@@ -66,20 +66,7 @@ class Objective(NamedTuple):
 
 
 def sets_of(batch: Sample, normalization: Normalization) -> LabeledSet:
-  """The distilled sets of a batch, `[b, n, ...]`, with their starts.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> from fsdd_jax.storage.cache import batches as cache_batches
-    >>> _, dataset, transform = toy.problem()
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> batch = cache_batches.read(
-    ...   source, dataset, cache_batches.without_images, rows=[0, 1]
-    ... )
-    >>> sets_of(batch, transform).start.shape
-    (2, 6, 8, 8, 3)
-  """
+  """The distilled sets of a batch, `[b, n, ...]`, with their starts."""
   keep = batch.synthetic.mask[..., None, None, None]
   start = _normalized(batch.start, normalization) * keep
   return batch.synthetic.replace(start=start)  # type: ignore[attr-defined]
@@ -162,13 +149,7 @@ def translation(problem: Problem) -> Objective:
 
 
 def sample_keys(key: jax.Array, step: int, size: int) -> jax.Array:
-  """Keys of this process's samples of an update, one network each.
-
-  Example:
-    >>> import jax
-    >>> sample_keys(jax.random.key(0), step=3, size=2).shape
-    (2,)
-  """
+  """Keys of this process's samples of an update, one network each."""
   return _keys_of(key, step * size, processes.own_places(size))
 
 

@@ -29,15 +29,6 @@ class PretrainingState:
     translator: the translator's parameters and optimiser.
     best_params: its parameters of the lowest held-out loss so far.
     heldout_losses: `[evaluations]`, infinite where not yet computed.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import toy
-    >>> params = toy.translator().variables['params']
-    >>> omega = TranslatorState(jnp.array(3), params, opt_state=())
-    >>> state = PretrainingState(omega, params, jnp.array([0.5, jnp.inf]))
-    >>> state.step.item(), state.curve
-    (3, [0.5])
   """
 
   translator: TranslatorState
@@ -75,14 +66,6 @@ def init_state(
 
   Returns:
     The state of step 0.
-
-  Example:
-    >>> import jax
-    >>> import optax
-    >>> import toy
-    >>> g, tx = toy.translator().translator, optax.sgd(0.1)
-    >>> init_state(jax.random.key(0), g, (8, 8, 3), tx, num_scores=2).curve
-    []
   """
   state = translator_step.init_state(key, translator, image_shape, tx, maps_of)
   # A copy, as the first step donates the parameters.
@@ -122,17 +105,7 @@ def go_on_from(
 def keep_best(
   state: PretrainingState, place: int, loss: jax.Array
 ) -> PretrainingState:
-  """Notes a held-out loss at its place, and the parameters if it is lowest.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import toy
-    >>> params = toy.translator().variables['params']
-    >>> omega = TranslatorState(jnp.array(3), params, opt_state=())
-    >>> state = PretrainingState(omega, params, jnp.array([jnp.inf, jnp.inf]))
-    >>> keep_best(state, 0, jnp.array(0.5)).curve
-    [0.5]
-  """
+  """Notes a held-out loss at its place, and the parameters if it is lowest."""
   better = loss < state.heldout_losses.min()
   best = jax.tree.map(
     lambda new, old: jnp.where(better, new, old),
@@ -144,12 +117,7 @@ def keep_best(
 
 
 def is_plateau(curve: list[float], patience: int) -> bool:
-  """Whether the last `patience` held-out losses of a curve set no record.
-
-  Example:
-    >>> is_plateau([3.0, 2.0, 2.5, 2.5], patience=2)
-    True
-  """
+  """Whether the last `patience` held-out losses of a curve set no record."""
   if not patience or not curve:
     return False
   return len(curve) - 1 - int(np.argmin(curve)) >= patience
@@ -178,30 +146,6 @@ def make_update(
   Returns:
     `update(state, (networks, sets, targets)) -> (state, metrics)`, which
     donates the translator of the state.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> import optax
-    >>> import toy
-    >>> from fsdd_jax import types
-    >>> from fsdd_jax.runtime import devices
-    >>> start, tx = toy.translator(), optax.sgd(0.1)
-    >>> loss_fn = lambda theta, labeled, target: jnp.mean(labeled.images)
-    >>> update = make_update(
-    ...   start.translator,
-    ...   loss_fn,
-    ...   tx,
-    ...   networks_per_call=1,
-    ...   devices=devices.ALONE,
-    ... )
-    >>> key = jax.random.key(0)
-    >>> state = init_state(key, start.translator, (8, 8, 3), tx, 1)
-    >>> one = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1)))
-    >>> sets = jax.tree.map(lambda x: x[None], one)
-    >>> state, metrics = update(state, (jnp.zeros(1), sets, jnp.zeros(1)))
-    >>> state.step.item(), sorted(metrics)
-    (1, ['gradient_norm', 'loss'])
   """
   step = translator_step.make_step(
     translator,

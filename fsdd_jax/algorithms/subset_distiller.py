@@ -47,13 +47,6 @@ def packed_rows(mask: np.ndarray) -> np.ndarray:
   Returns:
     `[r]` int32 indices into the flattened mask, then its size, which is none of
     them, until r is a multiple of an eighth of the size, rounded up.
-
-  Example:
-    >>> import numpy as np
-    >>> packed_rows(np.array([[1, 1, 0, 0], [1, 1, 1, 0]])).tolist()
-    [0, 1, 4, 5, 6]
-    >>> packed_rows(np.arange(16) < 3).tolist()
-    [0, 1, 2, 16]
   """
   rows = np.flatnonzero(mask)
   part = -(-mask.size // _NUM_PACKED_SIZES)
@@ -68,13 +61,6 @@ class SubsetDistiller:
   returns an entry of NumPy arrays for each, with the loss of every step
   (before its update). It compiles at its first call, or never if another was
   made with the same settings, and when a size of `packed_rows` first occurs.
-
-  Example:
-    >>> import toy
-    >>> distil = SubsetDistiller(*toy.problem(), config=toy.CACHING)
-    >>> entries = distil([0, 1])
-    >>> entries[0].synthetic.images.shape, entries[0].losses.shape
-    ((6, 8, 8, 3), (1,))
   """
 
   def __init__(

@@ -29,14 +29,6 @@ class Draws:
     classes: `[b, k]` int32 numbers of the classes in Z; -1 where unused.
     num_classes: `[b]` int32, C.
     ipc: `[b]` int32, I.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.data import subsets
-    >>> table = subsets.class_table(toy.problem()[1].labels, 3)
-    >>> found: Draws = draw(table, [0, 1], config=toy.CACHING)
-    >>> found.target.rows.shape, found.initial.rows.shape
-    ((2, 12), (2, 6))
   """
 
   numbers: jax.Array  # [b]
@@ -49,14 +41,7 @@ class Draws:
 
 
 def check(table: subsets.ClassTable, config: SubsetConfig) -> None:
-  """Raises a ValueError if the data set cannot serve the config.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.data import subsets
-    >>> labels = toy.problem()[1].labels
-    >>> check(subsets.class_table(labels, 3), toy.CACHING)  # It can serve.
-  """
+  """Raises a ValueError if the data set cannot serve the config."""
   subsets.check_subset_ranges(table, **_ranges(config))
 
 
@@ -78,13 +63,6 @@ def allowed_classes(
 
   Raises:
     ValueError: if too few classes are left for either.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.data import subsets
-    >>> table = subsets.class_table(toy.problem()[1].labels, 3)
-    >>> allowed_classes(table, [0, 3], toy.CACHING).all().item()
-    True
   """
   total, held = len(table.counts), config.heldout_classes
   if not held:
@@ -120,13 +98,6 @@ def draw(
 
   Returns:
     The draws, padded to m = M and n = I_max rows and C_max label columns.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.data import subsets
-    >>> table = subsets.class_table(toy.problem()[1].labels, 3)
-    >>> draw(table, [3], config=toy.CACHING).numbers.tolist()
-    [3]
   """
   if allowed is None:
     allowed = np.ones((len(numbers), len(table.counts)), bool)
@@ -141,14 +112,6 @@ def unpad(draws: Draws) -> Draws:
 
   Returns:
     The same with m = C floor(M / C) and n = C I rows, and C label columns.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.data import subsets
-    >>> table = subsets.class_table(toy.problem()[1].labels, 3)
-    >>> whole = draw(table, [0], config=toy.CACHING)
-    >>> int(whole.initial.mask.sum()) == unpad(whole).initial.rows.shape[1]
-    True
   """
   (num_classes,) = draws.num_classes.tolist()
 

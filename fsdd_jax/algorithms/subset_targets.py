@@ -37,22 +37,6 @@ def choose(source: BankSource, config: CachingConfig) -> TargetsFn:
   Returns:
     A function of several subsets drawn; its result maps a step to a target for
     each of them.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> import toy
-    >>> from fsdd_jax.algorithms import subset_draws
-    >>> network, dataset, transform = toy.problem()
-    >>> root = pathlib.Path(tempfile.mkdtemp())
-    >>> source = BankSource(
-    ...   network, toy.theta(0), dataset, transform, {'seed': 0}, root=root
-    ... )
-    >>> table = subsets.class_table(dataset.labels, 3)
-    >>> draws = subset_draws.draw(table, [0, 1], config=toy.CACHING)
-    >>> targets = choose(source, toy.CACHING)(draws)(0)
-    >>> [target.features.shape for target in targets]
-    [(12, 64), (12, 64)]
   """
   if config.augmentation == 'none':
     sources = [source]

@@ -21,19 +21,7 @@ Sampler = Callable[[jax.Array, int], jax.Array]  # (key, n) -> [n] or [n, 2]
 
 
 class Operation(NamedTuple):
-  """A random operation: `apply(images, draw(key, n, (h, w)))`.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax.core import image_ops
-    >>> fixed = Operation(
-    ...   image_ops.flip, lambda key, n, size: jnp.ones(n, bool)
-    ... )
-    >>> row = jnp.array([1.0, 2.0]).reshape(1, 1, 2, 1)
-    >>> in_turn(jax.random.key(0), row, [fixed], 1).ravel().tolist()
-    [2.0, 1.0]
-  """
+  """A random operation: `apply(images, draw(key, n, (h, w)))`."""
 
   apply: Callable[[jax.Array, Parameters], jax.Array]
   draw: Draw
@@ -165,10 +153,6 @@ def select(
 
   Raises:
     ValueError: if a name is unknown.
-
-  Example:
-    >>> list(select('dsa', without=['flip']))
-    ['color', 'crop', 'cutout', 'scale', 'rotate']
   """
   if strategy not in STRATEGIES:
     raise ValueError(
@@ -204,13 +188,6 @@ def one_of(
 
   Returns:
     `[n, h, w, c]` images.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> operations = [STRATEGIES['dsa'][name] for name in ('cutout', 'flip')]
-    >>> one_of(jax.random.key(0), jnp.ones((2, 8, 8, 3)), operations, 1).shape
-    (2, 8, 8, 3)
   """
   index_key, draw_key = jax.random.split(key)
   index = jax.random.randint(index_key, (), 0, len(operations), jnp.int32)
@@ -224,15 +201,7 @@ def one_of(
 def in_turn(
   key: jax.Array, images: jax.Array, operations: Sequence[Operation], n: int
 ) -> jax.Array:
-  """Applies all operations in order (DSA's mode 'M'); arguments of `one_of`.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> operations = [STRATEGIES['dsa'][name] for name in ('cutout', 'flip')]
-    >>> in_turn(jax.random.key(0), jnp.ones((2, 8, 8, 3)), operations, 2).shape
-    (2, 8, 8, 3)
-  """
+  """Applies all operations in order (DSA's mode 'M'); arguments of `one_of`."""
   for operation in operations:
     key, draw_key = jax.random.split(key)
     images = _apply(operation, n, draw_key, images)
@@ -264,14 +233,6 @@ def augment(
 
   Raises:
     ValueError: if images are not `[n, h, w, c]` floats.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> operations = {'cutout': STRATEGIES['dsa']['cutout']}
-    >>> images = jnp.ones((2, 8, 8, 3))
-    >>> augment(jax.random.key(0), images, operations=operations).shape
-    (2, 8, 8, 3)
   """
   if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(

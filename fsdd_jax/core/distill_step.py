@@ -51,15 +51,6 @@ class DistillState:
     step: `[]` int32, steps done.
     synthetic: the distilled set (X_S, Y_S).
     opt_state: the optimiser's state over its images and labels.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> tx = make_optimizer('sgd', 0.5)
-    >>> start = types.labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
-    >>> state: DistillState = init_state(start, tx)
-    >>> state.step.item(), state.synthetic.images.shape
-    (0, (1, 2, 2, 1))
   """
 
   step: jax.Array  # []
@@ -90,14 +81,6 @@ def make_optimizer(
 
   Raises:
     ValueError: if the name is unknown or a rate is out of range.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> tx = make_optimizer('adam', 0.03, label_learning_rate=0.0)
-    >>> values = {'images': jnp.ones(2), 'labels': jnp.ones(2)}
-    >>> updates, _ = tx.update(values, tx.init(values), values)
-    >>> updates['images'].round(3), updates['labels']
-    (Array([-0.03, -0.03], dtype=float32), Array([0., 0.], dtype=float32))
   """
   if name not in OPTIMIZERS:
     raise ValueError(
@@ -125,13 +108,6 @@ def init_state(
   """State before the first step.
 
   The images are copied, as the first step donates them.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> start = types.labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
-    >>> init_state(start, make_optimizer('adam', 0.03)).step.item()
-    0
   """
   synthetic = jax.tree.map(jnp.array, synthetic)
   opt_state = tx.init(_trainable(synthetic))
@@ -160,16 +136,6 @@ def update(
   Returns:
     Values, the optimiser's state, and the metrics `loss` and `gradient_norm`,
     both `[]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import optax
-    >>> tx, x = optax.sgd(0.5), jnp.ones(2)
-    >>> state, loss = tx.init(x), jnp.ones(())
-    >>> update(tx, x, state, loss, jnp.ones(2))[0].tolist()
-    [0.5, 0.5]
-    >>> update(tx, x, state, loss, jnp.array([1.0, jnp.nan]))[0].tolist()
-    [1.0, 1.0]
   """
   norm = optax.tree.norm(gradient)
   updates, new_state = tx.update(gradient, opt_state, values)
@@ -195,17 +161,6 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn:
   Returns:
     `step(state, *inputs) -> (state, metrics)`; the state is donated, and the
     metrics are `loss` and `gradient_norm`, both `[]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> tx = make_optimizer('sgd', 0.5)
-    >>> loss_fn = lambda labeled, goal: ((labeled.images - goal) ** 2).sum()
-    >>> step = make_step(loss_fn, tx)
-    >>> start = types.labeled_set(jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1)))
-    >>> state, metrics = step(init_state(start, tx), 3.0)
-    >>> metrics['loss'].item(), state.synthetic.images.item()
-    (4.0, 3.0)
   """
 
   @functools.partial(jax.jit, donate_argnums=0)
@@ -247,19 +202,6 @@ def distill(
 
   Returns:
     The state after the last step.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> tx = make_optimizer('sgd', 0.25)
-    >>> loss_fn = lambda labeled, goal: ((labeled.images - goal) ** 2).sum()
-    >>> step = make_step(loss_fn, tx)
-    >>> start = types.labeled_set(jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1)))
-    >>> end = distill(
-    ...   step, init_state(start, tx), lambda i: (3.0,), num_steps=2
-    ... )
-    >>> end.step.item(), end.synthetic.images.item()
-    (2, 2.5)
   """
   for index in range(int(state.step), num_steps):  # type: ignore[attr-defined]
     state, metrics = step_fn(state, *inputs_at(index))

@@ -33,12 +33,6 @@ class Statistics:
     cross: `[d, k]` sum of outer products of features and labels, B = P'Y.
     energy: `[]` sum of squared labels, ||Y||^2.
     count: `[]` number of images.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> stats = statistics(jnp.ones((5, 2)), jnp.ones((5, 1)))
-    >>> stats.gram.tolist(), stats.count.item()
-    ([[5.0, 5.0], [5.0, 5.0]], 5.0)
   """
 
   gram: jax.Array  # [d, d]
@@ -55,11 +49,6 @@ class FeatureSet:
     features: `[n, d]` float32, or float16 as a bank keeps them.
     labels: `[n, k]` label vectors.
     mask: `[n]`, 1 for an image and 0 for padding.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> FeatureSet(jnp.eye(2), jnp.eye(2), jnp.ones(2)).mask.tolist()
-    [1.0, 1.0]
   """
 
   features: jax.Array  # [n, d]
@@ -145,13 +134,6 @@ def solve_kernel(
 
   Returns:
     `[n, k]` coefficients.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> kernel = jnp.diag(jnp.array([2.0, 4.0]))
-    >>> solve_kernel(kernel, jnp.eye(2), ridge=0.0).round(3)
-    Array([[0.5 , 0.  ],
-           [0.  , 0.25]], dtype=float32)
   """
   mask = jnp.ones(len(kernel), kernel.dtype) if mask is None else mask
   trace = jnp.trace(kernel)
@@ -219,14 +201,6 @@ def statistics(
 
   Returns:
     Statistics of the batch; those of a data set are the sum over its batches.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> first = statistics(jnp.ones((3, 2)), jnp.ones((3, 1)))
-    >>> second = statistics(jnp.ones((4, 2)), jnp.ones((4, 1)))
-    >>> jax.tree.map(jnp.add, first, second).count.item()
-    7.0
   """
   if mask is None:
     mask = jnp.ones(len(features), features.dtype)
@@ -241,12 +215,7 @@ def statistics(
 
 
 def zero_statistics(num_features: int, num_labels: int) -> Statistics:
-  """The statistics of no images, to add batches to.
-
-  Example:
-    >>> zero_statistics(2, 1).gram.tolist()
-    [[0.0, 0.0], [0.0, 0.0]]
-  """
+  """The statistics of no images, to add batches to."""
   return Statistics(
     gram=jnp.zeros((num_features, num_features)),
     cross=jnp.zeros((num_features, num_labels)),
@@ -271,13 +240,6 @@ def mean_squared_error_from_statistics(
 
   Returns:
     `[]` float32.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> features, weights = jnp.array([[1.0], [2.0]]), jnp.array([[2.0]])
-    >>> stats = statistics(features, jnp.zeros((2, 1)))
-    >>> mean_squared_error_from_statistics(weights, stats).item()
-    10.0
   """
   quadratic = jnp.sum(weights * _matmul(stats.gram, weights))
   linear = jnp.sum(weights * stats.cross)
@@ -310,14 +272,6 @@ def scale_free_error(
   Returns:
     `[]` float32, mean over images. Predictions without any relation to the
     labels have ||Y||^2 / n, which is 1 - 1/k with centred labels of k classes.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> features, labels = jnp.eye(2), jnp.eye(2)
-    >>> scale_free_error(5.0 * jnp.eye(2), features, labels).item()
-    0.0
-    >>> mean_squared_error(5.0 * jnp.eye(2), features, labels).item()
-    16.0
   """
   mask = jnp.ones(len(features), features.dtype) if mask is None else mask
   predictions = predict(features, weights) * mask[:, None]
@@ -341,12 +295,6 @@ def scale_free_error_from_statistics(
 
   Returns:
     `[]` float32.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> stats = statistics(jnp.eye(2), jnp.eye(2))
-    >>> scale_free_error_from_statistics(5.0 * jnp.eye(2), stats).item()
-    0.0
   """
   return _best_multiple(
     quadratic=jnp.sum(weights * _matmul(stats.gram, weights)),
@@ -369,12 +317,7 @@ def _best_multiple(
 
 
 class Error(NamedTuple):
-  """An error of a map on target images, and the same by their statistics.
-
-  Example:
-    >>> ERRORS['squared'].on_images.__name__
-    'mean_squared_error'
-  """
+  """An error of a map on target images, and the same by their statistics."""
 
   on_images: Callable[..., jax.Array]
   on_statistics: Callable[..., jax.Array]
@@ -396,13 +339,6 @@ def error_on(error: str, weights: jax.Array, target: Target) -> jax.Array:
 
   Returns:
     `[]` float32, mean over images.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> features = jnp.array([[1.0], [2.0]])
-    >>> target = FeatureSet(features, jnp.zeros((2, 1)), jnp.ones(2))
-    >>> error_on('squared', jnp.array([[2.0]]), target).item()
-    10.0
   """
   functions = ERRORS[error]
   if isinstance(target, Statistics):
@@ -418,11 +354,6 @@ def condition_number(
 
   A diagnosis for reports, not part of any loss. Infinite where rounding has
   made the smallest eigenvalue zero or negative.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> condition_number(jnp.diag(jnp.array([1.0, 2.0])), ridge=0.0).item()
-    4.0
   """
   keep = slice(None) if mask is None else mask > 0
   rows = features[keep]

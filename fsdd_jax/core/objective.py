@@ -127,12 +127,7 @@ def krr_loss_from_statistics(
 
 
 class KrrLoss(NamedTuple):
-  """A loss against target images, and the same against their statistics.
-
-  Example:
-    >>> LOSSES['squared'].on_statistics.func.__name__
-    'krr_loss_from_statistics'
-  """
+  """A loss against target images, and the same against their statistics."""
 
   on_images: Callable[..., jax.Array]
   on_statistics: Callable[..., jax.Array]

@@ -32,11 +32,6 @@ class Solver(NamedTuple):
     step: `(problem, right, state, rate) -> (state, value)`, where the value is
       the quadratic before the step, x' A x / 2 - right' x.
     solution: x of a state.
-
-  Example:
-    >>> found: Solver = solver('cg', lambda problem, x: x)
-    >>> found.solution(found.init(jnp.ones(2))).tolist()
-    [0.0, 0.0]
   """
 
   init: Callable[[Any], Any]
@@ -54,14 +49,6 @@ def solver(name: str, product_fn: ProductFn) -> Solver:
   Returns:
     The solver; each of its steps takes one product, is compiled, and donates
     the state.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> found = solver('cg', jnp.matmul)
-    >>> matrix = jnp.diag(jnp.array([1.0, 4.0]))
-    >>> x, _ = solve(found, matrix, jnp.ones(2), 0.0, 2)
-    >>> x.round(3).tolist()
-    [1.0, 0.25]
   """
   return {'adam': _adam, 'cg': _conjugate_gradients}[name](product_fn)
 
@@ -141,13 +128,6 @@ def solve(
 
   Returns:
     x, and the value of the quadratic before each step, `[num_steps]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> way = solver('adam', lambda scale, x: scale * x)
-    >>> x, values = solve(way, 2.0, jnp.ones(1), 0.1, 3)
-    >>> is_monotone(values).item()
-    True
   """
   state, values = way.init(right), []
   for _ in range(num_steps):
@@ -157,13 +137,7 @@ def solve(
 
 
 def is_monotone(values: jax.Array) -> jax.Array:
-  """Whether the values `[n]` of a solver's steps fall all the time, `[]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> [is_monotone(jnp.array(v)).item() for v in ([2, 1, 0], [2, 1, 3])]
-    [True, False]
-  """
+  """Whether the values `[n]` of a solver's steps fall all the time, `[]`."""
   return jnp.all(values[1:] < values[:-1])
 
 
@@ -178,13 +152,6 @@ def find_rate(
 
   Returns:
     `[]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> steps = lambda rate: jnp.array([1.0, 0.0 if rate < 2 else 2.0])
-    >>> rate = find_rate(steps, jnp.array(1.0))
-    >>> round(rate.item(), 2)
-    1.74
   """
   rate = first
   while is_monotone(values_at(rate)):
@@ -199,11 +166,6 @@ class Rates(NamedTuple):
     values: `[2]`.
     monotone: `[2]` int32, how often all steps went down since the last change.
     failed: `[2]` int32, how often the last value was above the first.
-
-  Example:
-    >>> rates: Rates = first_rates(0.5, 0.25)
-    >>> rates.values.tolist(), rates.failed.tolist()
-    ([0.5, 0.25], [0, 0])
   """
 
   values: jax.Array
@@ -212,12 +174,7 @@ class Rates(NamedTuple):
 
 
 def first_rates(*given: float) -> Rates:
-  """Rates as they are given, or, for 0, where the search starts.
-
-  Example:
-    >>> first_rates(0.5, 0.25).values.tolist()
-    [0.5, 0.25]
-  """
+  """Rates as they are given, or, for 0, where the search starts."""
   values = [
     own or first for own, first in zip(given, _FIRST_RATES, strict=True)
   ]
@@ -245,14 +202,6 @@ def followed(
 
   Returns:
     The new ones.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> rates = Rates(jnp.ones(2), jnp.array([49, 0]), jnp.array([0, 49]))
-    >>> progress = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
-    >>> found = followed(rates, progress, 50, given=(False, False))
-    >>> found.values.round(2).tolist(), found.monotone.tolist()
-    ([1.0499999523162842, 0.8999999761581421], [0, 0])
   """
   ended_above = jnp.stack([v[-1] > v[0] for v in progress])
   monotone = rates.monotone + jnp.stack([is_monotone(v) for v in progress])

@@ -39,15 +39,6 @@ class TranslatorState:
     step: `[]` int32, updates done.
     params: parameters of the translator, omega.
     opt_state: the optimiser's state over them.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import toy
-    >>> start = toy.translator()
-    >>> zero = jnp.zeros((), jnp.int32)
-    >>> state = TranslatorState(zero, start.variables['params'], opt_state=())
-    >>> state.step.item(), state.params['head']['kernel'].shape
-    (0, (3, 3, 4, 3))
   """
 
   step: jax.Array  # []
@@ -73,15 +64,6 @@ def init_state(
 
   Returns:
     The state of step 0.
-
-  Example:
-    >>> import jax
-    >>> import optax
-    >>> import toy
-    >>> g, tx = toy.translator().translator, optax.sgd(0.1)
-    >>> state = init_state(jax.random.key(0), g, (8, 8, 3), tx)
-    >>> state.step.item(), state.params['head']['kernel'].shape
-    (0, (3, 3, 4, 3))
   """
   variables = init(key, translator, image_shape, maps_of)
   return TranslatorState(
@@ -111,21 +93,6 @@ def mean_loss_and_gradient(
     with leading axis `[b]`, that returns the loss `[]` and the gradient. Equal
     parts of a batch may be given to several devices, and their results
     averaged.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> import toy
-    >>> from fsdd_jax import types
-    >>> start = toy.translator()
-    >>> one = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1)))
-    >>> sets = jax.tree.map(lambda x: jnp.stack([x] * 2), one)
-    >>> loss_fn = lambda theta, labeled, goal: theta * labeled.images.sum()
-    >>> compute = mean_loss_and_gradient(start.translator, loss_fn)
-    >>> batch = jnp.zeros(2), sets, jnp.zeros(2)  # Networks, sets, targets.
-    >>> loss, gradient = compute(start.variables['params'], batch)
-    >>> loss.item(), gradient['head']['bias'].shape
-    (0.0, (3,))
   """
 
   def compute(params: Params, batch: Batch) -> tuple[jax.Array, Params]:
@@ -176,25 +143,6 @@ def make_step(
     networks, sets X_S' `[b, n, h, w, c]` with labels Y_S, and targets. The
     given state is donated: use the returned one. Metrics are the mean `loss`
     and the `gradient_norm`, both `[]`.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> import optax
-    >>> import toy
-    >>> from fsdd_jax import types
-    >>> start, tx = toy.translator(), optax.sgd(0.1)
-    >>> one = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1)))
-    >>> sets = jax.tree.map(lambda x: jnp.stack([x] * 2), one)
-    >>> loss_fn = lambda theta, labeled, goal: theta * labeled.images.sum()
-    >>> step = make_step(start.translator, loss_fn, tx)
-    >>> params = jax.tree.map(jnp.copy, start.variables['params'])
-    >>> state = TranslatorState(
-    ...   jnp.zeros((), jnp.int32), params, tx.init(params)
-    ... )
-    >>> state, metrics = step(state, jnp.zeros(2), sets, jnp.zeros(2))
-    >>> state.step.item(), metrics['loss'].item()
-    (1, 0.0)
   """
   compute = spread(
     mean_loss_and_gradient(

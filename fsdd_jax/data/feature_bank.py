@@ -95,18 +95,6 @@ def feature_rows(source: BankSource, rows: np.ndarray | None = None) -> Any:
 
   Raises:
     FloatingPointError: if a feature is not finite in float16.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> import toy
-    >>> network, dataset, transform = toy.problem()
-    >>> root = pathlib.Path(tempfile.mkdtemp())
-    >>> source = BankSource(
-    ...   network, toy.theta(0), dataset, transform, {'seed': 0}, root=root
-    ... )
-    >>> feature_rows(source).shape
-    (24, 64)
   """
   every = np.arange(len(source.dataset.labels)) if rows is None else rows
   pieces = array_store.pieces_of(len(every), _IMAGES_A_PIECE)
@@ -136,19 +124,6 @@ def class_sums(source: BankSource) -> ClassSums:
 
   Returns:
     The sums.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> import toy
-    >>> network, dataset, transform = toy.problem()
-    >>> root = pathlib.Path(tempfile.mkdtemp())
-    >>> source = BankSource(
-    ...   network, toy.theta(0), dataset, transform, {'seed': 0}, root=root
-    ... )
-    >>> sums = class_sums(source)
-    >>> sums.gram.shape, sums.count.tolist()
-    ((3, 64, 64), [8.0, 8.0, 8.0])
   """
   dataset, d = source.dataset, source.num_features
   k = dataset.num_classes
@@ -187,13 +162,6 @@ def statistics_of(
 
   Returns:
     What `krr.statistics` gives for these images.
-
-  Example:
-    >>> import numpy as np
-    >>> sums = ClassSums(np.ones((3, 2, 2)), np.ones((3, 2)), np.ones(3))
-    >>> stats = statistics_of(sums, np.array([0, 2, -1]), np.eye(3))
-    >>> stats.gram[0, 0].item(), stats.cross.shape, stats.count.item()
-    (2.0, (2, 3), 2.0)
   """
   used = np.asarray(classes)[np.asarray(classes) >= 0]
   labels = np.asarray(labels)[: len(used)]
@@ -219,11 +187,6 @@ def class_major_rows(dataset: Dataset, per_class: int) -> np.ndarray:
 
   Raises:
     ValueError: naming the class that has fewer images.
-
-  Example:
-    >>> import toy
-    >>> class_major_rows(toy.problem()[1], 2).shape
-    (3, 2)
   """
   table = subsets.class_table(dataset.labels, dataset.num_classes)
   subsets.check_counts(table, per_class)
@@ -242,16 +205,6 @@ def folder_of(
     source: what the bank is made of.
     kind: 'rows' or 'classes'.
     rows: as of `feature_rows`.
-
-  Example:
-    >>> import pathlib
-    >>> import toy
-    >>> network, dataset, transform = toy.problem()
-    >>> source = BankSource(
-    ...   network, toy.theta(0), dataset, transform, {}, root=pathlib.Path('b')
-    ... )
-    >>> folder_of(source, 'rows').parent.name
-    'b'
   """
   root = source.root or array_store.default_root() / 'banks'
   return array_store.folder_for(root, _facts(source, kind, rows))

@@ -45,13 +45,6 @@ def generate(
 
   Raises:
     ValueError: if a number is out of range.
-
-  Example:
-    >>> images, labels = generate(
-    ...   0, num_classes=2, images_per_class=2, image_size=16
-    ... )
-    >>> images.shape, images.dtype, labels.tolist()
-    ((4, 16, 16, 3), dtype('uint8'), [0, 0, 1, 1])
   """
   if min(num_classes, images_per_class, image_size) < 1 or min(seed, draw) < 0:
     raise ValueError(

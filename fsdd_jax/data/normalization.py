@@ -59,12 +59,6 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Mean and (biased) standard deviation, each `[c]` float32. A constant
     channel gets 1/255 as its deviation, the distance of two grey levels, so
     that nothing is divided by zero.
-
-  Example:
-    >>> import numpy as np
-    >>> images = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
-    >>> channel_statistics(images)
-    (array([0.5], dtype=float32), array([0.5], dtype=float32))
   """
   counts = np.stack(
     [
@@ -181,12 +175,6 @@ def whitened_once(
 
   Returns:
     Network inputs, float32, and None; or, without ZCA, both arguments.
-
-  Example:
-    >>> import toy
-    >>> _, dataset, transform = toy.problem()
-    >>> whitened_once(dataset.images, transform)[1] is transform
-    True
   """
   if normalization.zca is None:
     return images, normalization
@@ -223,14 +211,7 @@ def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:
 
 
 def describe_normalization(normalization: Normalization) -> dict[str, Any]:
-  """Mean, deviation and the hash of the ZCA matrix (or None), for metadata.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> plain = Normalization(jnp.array([0.5]), jnp.array([0.25]))
-    >>> describe_normalization(plain)
-    {'mean': [0.5], 'std': [0.25], 'zca_sha256': None}
-  """
+  """Mean, deviation and the hash of the ZCA matrix (or None), for metadata."""
   zca, digest = normalization.zca, None
   if zca is not None:
     digest = hashes.hash_arrays({'zca': np.asarray(zca)})

@@ -52,12 +52,7 @@ def repeat_channels(dataset: Dataset, channels: int) -> Dataset:
 
 
 def is_above(image_shape: tuple[int, ...], limit: tuple[int, ...]) -> bool:
-  """Whether height or width of a shape `(h, w, c)` is above that of another.
-
-  Example:
-    >>> is_above((64, 64, 3), (32, 32, 3)), is_above((28, 28, 1), (32, 32, 3))
-    (True, False)
-  """
+  """Whether height or width of a shape `(h, w, c)` is above that of another."""
   return image_shape[0] > limit[0] or image_shape[1] > limit[1]
 
 
@@ -73,12 +68,6 @@ def reduce_resolution(
   Returns:
     A data set at that height and width, or the same one where neither side is
     above it.
-
-  Example:
-    >>> import toy
-    >>> _, dataset, _ = toy.problem()
-    >>> reduce_resolution(dataset, (4, 4, 3)).images.shape
-    (24, 4, 4, 3)
   """
   if not is_above(dataset.images.shape[1:], image_shape):
     return dataset
@@ -104,13 +93,6 @@ def upsample(labeled: LabeledSet, image_shape: tuple[int, ...]) -> LabeledSet:
   Returns:
     The set with images, and start, of that height and width; labels and mask
     as before.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> labeled = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
-    >>> upsample(labeled, (16, 16, 3)).images.shape
-    (2, 16, 16, 3)
   """
   n, height, width, channels = labeled.images.shape
   if (height, width) == tuple(image_shape[:2]):

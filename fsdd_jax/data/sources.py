@@ -53,13 +53,6 @@ class Source:
     class_names: name of each class.
     channels: 1 (grey) or 3 (RGB).
     read: maps an array of row numbers to undecoded pictures.
-
-  Example:
-    >>> import numpy as np
-    >>> images = np.zeros((3, 8, 8), np.uint8)
-    >>> source = Source(np.array([0, 1, 1]), ('a', 'b'), 1, images.__getitem__)
-    >>> source.read(np.array([2, 0])).shape
-    (2, 8, 8)
   """
 
   labels: np.ndarray  # [n]
@@ -85,11 +78,6 @@ def open_source(
 
   Raises:
     ValueError, FileNotFoundError: as `datasets.load`.
-
-  Example:
-    >>> source = open_source('fractals:2', 'test', image_size=8)
-    >>> source.class_names, source.labels.shape, source.channels
-    (('fractal_0', 'fractal_1'), (40,), 3)
   """
   if name == 'digits':
     return _open_digits(split)
@@ -107,10 +95,6 @@ class Size(NamedTuple):
     num_images: n.
     num_classes: k.
     image_shape: `(h, w, c)`, of the first picture where they differ.
-
-  Example:
-    >>> Size(50000, 10, (32, 32, 3)).num_images
-    50000
   """
 
   num_images: int
@@ -136,10 +120,6 @@ def size(
   Raises:
     ValueError, FileNotFoundError: as `datasets.load`, and where TFDS does not
       know a data set's size before it is prepared.
-
-  Example:
-    >>> size('digits', 'train')
-    Size(num_images=1438, num_classes=10, image_shape=(8, 8, 1))
   """
   found = _tfds_size(name, split, data_dir) if _is_tfds(name) else None
   if found is None or (image_size is None and None in found.image_shape):
@@ -159,12 +139,6 @@ def opened(picture: Picture) -> Iterator[Image.Image]:
 
   Raises:
     ValueError: naming the file, if it cannot be decoded to 8 bits a channel.
-
-  Example:
-    >>> import numpy as np
-    >>> with opened(np.zeros((8, 6), np.uint8)) as image:
-    ...   image.size, image.mode
-    ((6, 8), 'L')
   """
   try:
     if isinstance(picture, np.ndarray):
@@ -191,10 +165,6 @@ def as_shown(image: Image.Image) -> Image.Image:
 
   Returns:
     The picture turned by its EXIF orientation, without transparency.
-
-  Example:
-    >>> as_shown(Image.new('RGBA', (1, 1), (0, 0, 0, 0))).getpixel((0, 0))
-    (255, 255, 255, 255)
   """
   image = ImageOps.exif_transpose(image)
   if not image.has_transparency_data:
@@ -214,10 +184,6 @@ def fingerprint(name: str, data_dir: PathLike | None = None) -> str:
   Returns:
     Hexadecimal digits of the files of a folder or TFDS data set; the name of
     what this library makes itself, and of what is not on disk yet.
-
-  Example:
-    >>> fingerprint('digits')
-    'digits'
   """
   if name.startswith('folder:'):
     root = _folder(name)
@@ -236,12 +202,7 @@ def fingerprint(name: str, data_dir: PathLike | None = None) -> str:
 
 
 def is_on_disk(name: str) -> bool:
-  """Whether pictures come from files, rather than from this library.
-
-  Example:
-    >>> is_on_disk('digits'), is_on_disk('cifar10')
-    (False, True)
-  """
+  """Whether pictures come from files, rather than from this library."""
   return name.startswith('folder:') or _is_tfds(name)
 
 
@@ -321,12 +282,7 @@ def _open_folder(root: pathlib.Path, split: str) -> Source:
 
 
 def has_test_split(name: str) -> bool:
-  """Whether a folder of images has test images; others have, or say so.
-
-  Example:
-    >>> has_test_split('digits')
-    True
-  """
+  """Whether a folder of images has test images; others have, or say so."""
   if not name.startswith('folder:'):
     return True
   root = _folder(name)

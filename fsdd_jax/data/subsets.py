@@ -22,12 +22,6 @@ class ClassTable:
     rows: `[C, max_count]` int32, the rows of each class in rising order; 0
       where padded.
     counts: `[C]` int32, the number of rows of each class.
-
-  Example:
-    >>> import numpy as np
-    >>> table = class_table(np.array([1, 0, 1]), 2)
-    >>> table.rows.tolist(), table.counts.tolist()
-    ([[1, 0], [0, 2]], [1, 2])
   """
 
   rows: jax.Array  # [C, max_count]
@@ -41,11 +35,6 @@ def class_ranks(labels: np.ndarray) -> np.ndarray:
 
   Args:
     labels: `[n]` integers, at least 0.
-
-  Example:
-    >>> import numpy as np
-    >>> class_ranks(np.array([0, 1, 1, 1])).tolist()
-    [0, 2, 0, 1]
   """
   ranks = np.empty(len(labels), np.int64)
   for c in np.unique(labels):
@@ -66,11 +55,6 @@ def class_table(labels: np.ndarray, num_classes: int) -> ClassTable:
 
   Raises:
     ValueError: if a label is out of range, or a class has no row.
-
-  Example:
-    >>> import numpy as np
-    >>> class_table(np.array([0, 1, 0, 1]), 2).rows.tolist()
-    [[0, 2], [1, 3]]
   """
   labels = np.asarray(labels)
   if not len(labels) or labels.min() < 0 or labels.max() >= num_classes:
@@ -94,13 +78,7 @@ def class_table(labels: np.ndarray, num_classes: int) -> ClassTable:
 
 
 def gather(images: jax.Array, rows: jax.Array) -> jax.Array:
-  """Images `[..., h, w, c]` at rows `[...]` of a data set `[n, h, w, c]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> gather(jnp.arange(3.0).reshape(3, 1, 1, 1), jnp.array([2, 0])).ravel()
-    Array([2., 0.], dtype=float32)
-  """
+  """Images `[..., h, w, c]` at rows `[...]` of a data set `[n, h, w, c]`."""
   return images[rows]
 
 
@@ -127,10 +105,6 @@ def check_counts(table: ClassTable, size: int) -> None:
 
   Raises:
     ValueError: naming the class with the fewest images.
-
-  Example:
-    >>> import numpy as np
-    >>> check_counts(class_table(np.array([0, 1, 0, 1]), 2), 2)
   """
   if size < 1:
     raise ValueError(f'Cannot draw {size} images a class; ask for at least 1.')
@@ -158,14 +132,6 @@ def sample_ipc(key: jax.Array, table: ClassTable, ipc: int) -> jax.Array:
 
   Raises:
     ValueError: naming the class that has fewer than `ipc` images.
-
-  Example:
-    >>> import jax
-    >>> import numpy as np
-    >>> labels = np.array([0, 0, 1, 1])
-    >>> rows = sample_ipc(jax.random.key(0), class_table(labels, 2), 1)
-    >>> labels[rows].tolist()
-    [0, 1]
   """
   check_counts(table, ipc)
   return _random_rows(key, table, ipc).reshape(-1)
@@ -174,15 +140,7 @@ def sample_ipc(key: jax.Array, table: ClassTable, ipc: int) -> jax.Array:
 def sample_ipc_in_turn(
   key: jax.Array, table: ClassTable, ipc: int
 ) -> jax.Array:
-  """As `sample_ipc`; the images of a class that has too few recur in turn.
-
-  Example:
-    >>> import jax
-    >>> import numpy as np
-    >>> table = class_table(np.array([0, 0, 1]), 2)
-    >>> sample_ipc_in_turn(jax.random.key(0), table, 2)[2:].tolist()
-    [2, 2]
-  """
+  """As `sample_ipc`; the images of a class that has too few recur in turn."""
   rows = _random_rows(key, table, min(ipc, table.rows.shape[1]))
   columns = jnp.arange(ipc) % table.counts[:, None]
   return jnp.take_along_axis(rows, columns, axis=1).reshape(-1)
@@ -202,14 +160,6 @@ def balanced_batch(key: jax.Array, table: ClassTable, size: int) -> jax.Array:
 
   Returns:
     Rows `[size]` int32.
-
-  Example:
-    >>> import jax
-    >>> import numpy as np
-    >>> labels = np.array([0] * 8 + [1, 1])
-    >>> rows = balanced_batch(jax.random.key(0), class_table(labels, 2), 6)
-    >>> np.bincount(labels[rows]).tolist()
-    [3, 3]
   """
   class_key, row_key = jax.random.split(key)
   num_classes, max_count = table.rows.shape
@@ -242,16 +192,6 @@ def check_subset_ranges(
 
   Raises:
     ValueError: naming the limit that is broken and how to mend it.
-
-  Example:
-    >>> import numpy as np
-    >>> check_subset_ranges(
-    ...   class_table(np.arange(10) % 2, 2),
-    ...   min_classes=1,
-    ...   max_classes=2,
-    ...   max_images=5,
-    ...   max_synthetic=4,
-    ... )
   """
   num_classes = table.rows.shape[0]
   if not 1 <= min_classes <= max_classes <= num_classes:
@@ -285,10 +225,6 @@ def class_labels(
 
   Returns:
     Row c is the label vector of class c.
-
-  Example:
-    >>> class_labels(2, 3, types.one_hot).tolist()
-    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
   """
   labels = coding(jnp.arange(num_labels), num_labels)
   used = jnp.arange(num_labels) < num_classes
@@ -375,22 +311,6 @@ def sample_subset(
 
   Raises:
     ValueError: if the ranges do not fit each other or the data set.
-
-  Example:
-    >>> import jax
-    >>> import numpy as np
-    >>> drawn = sample_subset(
-    ...   jax.random.key(0),
-    ...   class_table(np.arange(10) % 2, 2),
-    ...   min_classes=2,
-    ...   max_classes=2,
-    ...   max_images=8,
-    ...   max_synthetic=4,
-    ... )
-    >>> drawn.target.rows.shape, drawn.initial.labels.shape
-    ((8,), (4, 2))
-    >>> int(drawn.num_classes), sorted(drawn.classes.tolist())
-    (2, [0, 1])
   """
   check_subset_ranges(
     table,

@@ -109,19 +109,6 @@ def accuracy(
 
   Raises:
     FloatingPointError: if a score is not finite.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> from fsdd_jax.evaluation import protocols
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> fitted = protocols.fit_krr(jax.random.key(1), network, real)
-    >>> accuracy(*fitted, dataset, transform)
-    100.0
   """
   # Each batch waits for the one before it, so that only one is in flight.
   total = jnp.zeros(2)
@@ -155,22 +142,7 @@ def kernel_accuracy(
   ridge: float = 1e-6,
   float64: bool = False,
 ) -> float:
-  """Accuracy of the closed form in an infinitely wide network, percent.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> from fsdd_jax.networks import extractors
-    >>> _, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> kernel_accuracy(
-    ...   extractors.Mlp(depth=1), real, dataset, transform, kind='nngp'
-    ... )
-    100.0
-  """
+  """Accuracy of the closed form in an infinitely wide network, percent."""
 
   def gram(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     name = f'{kind} kernel'
@@ -205,10 +177,6 @@ class Protocol(NamedTuple):
       images to measure on and their normalisation, and by name `settings`.
     is_random: whether that depends on the key.
     network_of: the network that it takes in the place of a given one.
-
-  Example:
-    >>> PROTOCOLS['krr'].is_random, PROTOCOLS['ntk'].is_random
-    (True, False)
   """
 
   accuracy_in: Callable[..., float]

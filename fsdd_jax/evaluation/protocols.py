@@ -44,11 +44,6 @@ class Recipe:
     targets: what the network shall predict for labels `[n, k]`.
     loss: mean loss of logits and targets, both `[n, k]`.
     augment: random augmentation of `(key, images)`.
-
-  Example:
-    >>> recipe: Recipe = frepo_recipe(without=('flip',))
-    >>> recipe.num_steps(100, 100), recipe.max_batch
-    (2000, 500)
   """
 
   num_steps: Callable[[int, int], int]
@@ -66,10 +61,6 @@ def frepo_steps(num_images: int, batch_size: int) -> int:
   It lists 1,000 steps at 10 images, 2,000 at 100, 5,000 at 400 and 500, 10,000
   at 1,000 and 40,000 at 2,000 and 5,000; sizes between take the next larger.
   Its exception for 200 images (20,000) is not followed.
-
-  Example:
-    >>> [frepo_steps(n, batch_size=n) for n in (10, 100, 500)]
-    [1000, 2000, 5000]
   """
   del batch_size
   for limit, steps in ((10, 1000), (100, 2000), (500, 5000), (1000, 10000)):
@@ -120,12 +111,7 @@ def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 @functools.cache
 def frepo_recipe(without: tuple[str, ...] = ()) -> Recipe:
-  """FRePo's `eval.py`: soft labels, squared error, Adam, mild augmentation.
-
-  Example:
-    >>> frepo_recipe().num_steps(10, 10)
-    1000
-  """
+  """FRePo's `eval.py`: soft labels, squared error, Adam, mild augmentation."""
   operations = augment.select('frepo', without=without)
   return Recipe(
     num_steps=frepo_steps,
@@ -142,12 +128,7 @@ def frepo_recipe(without: tuple[str, ...] = ()) -> Recipe:
 
 @functools.cache
 def dc_recipe(without: tuple[str, ...] = ()) -> Recipe:
-  """DC and DSA: hard labels, cross-entropy, SGD, DSA, 1000 epochs.
-
-  Example:
-    >>> dc_recipe().num_steps(512, 256)
-    2000
-  """
+  """DC and DSA: hard labels, cross-entropy, SGD, DSA, 1000 epochs."""
   operations = augment.select('dsa', without=without)
   return Recipe(
     num_steps=_dc_steps,
@@ -163,12 +144,7 @@ def dc_recipe(without: tuple[str, ...] = ()) -> Recipe:
 
 
 def unsuitable_augmentation(dataset: str) -> tuple[str, ...]:
-  """Operations that change a class: digits do without the flip.
-
-  Example:
-    >>> unsuitable_augmentation('mnist'), unsuitable_augmentation('cifar10')
-    (('flip',), ())
-  """
+  """Operations that change a class: digits do without the flip."""
   name = dataset.partition(':')[0].partition('/')[0]
   return ('flip',) if name in _CHIRAL else ()
 
@@ -195,18 +171,6 @@ def fit_krr_in(
 
   Constant images have no features under instance norm but rounding errors; the
   weights are then NaN, as where `krr.solve` sees features of zero.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> score, model = fit_krr_in(toy.theta(0), network, real)
-    >>> score(model, real.images).argmax(axis=1).tolist()
-    [0, 1, 2]
   """
   features_of = jax.jit(objective.feature_fn(network))
   features = features_of(variables, synthetic.images)
@@ -225,20 +189,7 @@ def fit_krr_in(
 def fit_krr(
   key: jax.Array, network: nn.Module, synthetic: LabeledSet
 ) -> tuple[ScoreFn, Any]:
-  """Protocol `krr`: the closed form in a fresh random network.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> score, model = fit_krr(jax.random.key(1), network, real)
-    >>> score(model, real.images).argmax(axis=1).tolist()
-    [0, 1, 2]
-  """
+  """Protocol `krr`: the closed form in a fresh random network."""
   image_shape = synthetic.images.shape[1:]
   variables = random_networks.sample(key, network, image_shape)
   return fit_krr_in(variables, network, synthetic)
@@ -315,22 +266,6 @@ def train(
 
   Raises:
     FloatingPointError: if the loss is not finite at the end.
-
-  Example:
-    >>> import dataclasses
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> short = dataclasses.replace(
-    ...   frepo_recipe(), num_steps=lambda n, size: 2, augment=lambda key, x: x
-    ... )
-    >>> score, model = train(jax.random.key(1), network, real, recipe=short)
-    >>> score(model, real.images).shape
-    (3, 3)
   """
   init_key, step_key = jax.random.split(key)
   num_images = len(synthetic.images)
@@ -368,10 +303,6 @@ class Settings(NamedTuple):
     without: augmentations to leave out, as of `unsuitable_augmentation`.
     learning_rate: of training; None: the protocol's own.
     float64: whether kernels are computed in double precision.
-
-  Example:
-    >>> Settings(without=('flip',)).learning_rate is None
-    True
   """
 
   without: tuple[str, ...] = ()

@@ -129,10 +129,6 @@ def import_stax() -> types.ModuleType:
 
   Raises:
     ImportError: where neural-tangents is not installed; it says what to do.
-
-  Example:
-    >>> import_stax().__name__  # doctest: +SKIP
-    'neural_tangents.stax'
   """
   if importlib.util.find_spec('neural_tangents') is None:
     raise ImportError(

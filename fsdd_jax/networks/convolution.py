@@ -40,13 +40,6 @@ def convolve(
 
   Returns:
     Maps `[n, h', w', d]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> images = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    >>> kernel = jnp.ones((2, 2, 1, 1))
-    >>> convolve(images, kernel, (1, 1), ((0, 0), (0, 0))).item()
-    6.0
   """
 
   def of_xla(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -139,13 +132,6 @@ def convolve_patches(
 
   Returns:
     Maps `[n, h', w', d]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> images = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    >>> kernel = jnp.ones((2, 2, 1, 1))
-    >>> convolve_patches(images, kernel, (1, 1), ((0, 0), (0, 0))).item()
-    6.0
   """
   kernel_height, kernel_width, channels, width = kernel.shape
   padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))

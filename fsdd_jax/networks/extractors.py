@@ -23,12 +23,7 @@ FieldsFor = Callable[[tuple[int, ...]], dict[str, Any]]
 
 
 def depth_for(image_size: int) -> int:
-  """Blocks of a ConvNet: 3 at 28 and 32 pixels, 4 at 64, 5 at 128 (DC, MTT).
-
-  Example:
-    >>> [depth_for(size) for size in (8, 32, 64, 128)]
-    [1, 3, 4, 5]
-  """
+  """Blocks of a ConvNet: 3 at 28 and 32 pixels, 4 at 64, 5 at 128 (DC, MTT)."""
   return max(1, round(math.log2(image_size)) - 2)
 
 
@@ -141,14 +136,6 @@ def check_variables(
 
   Raises:
     ValueError: naming the first variables that differ.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> check_variables({'x': jnp.ones(2)}, {'x': jnp.zeros(2)}, 'The file')
-    >>> check_variables({}, {'x': jnp.zeros(2)}, 'The file')
-    Traceback (most recent call last):
-    ValueError: The file: its variables are not those of the module: x is \
-missing, (2,) is needed. Give the file of that module, or write it anew.
   """
   found, needed = (
     {
@@ -184,13 +171,6 @@ def outputs(found: Any, images: Any) -> tuple[jax.Array, jax.Array]:
 
   Raises:
     ValueError: if it is something else; at tracing, before anything runs.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> outputs(jnp.ones((2, 3)), jnp.ones((2, 8, 8, 3)))
-    Traceback (most recent call last):
-    ValueError: A network must return (logits [n, k], features [n, d]); got \
-float32[2,3] for 2 images.
   """
   is_pair = isinstance(found, tuple | list) and len(found) == 2
   if not is_pair or any(
@@ -208,12 +188,7 @@ float32[2,3] for 2 images.
 
 
 def describe(network: nn.Module) -> str:
-  """One line that names a network's class and fields, for tables.
-
-  Example:
-    >>> describe(ConvNet(width=4, depth=1))
-    'ConvNet(norm=instance, width=4, depth=1)'
-  """
+  """One line that names a network's class and fields, for tables."""
   parts = []
   for field in dataclasses.fields(network):  # type: ignore[arg-type]
     value = getattr(network, field.name)
@@ -235,11 +210,6 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
 
   Returns:
     `{'name': ..., field: value, ...}`.
-
-  Example:
-    >>> net = make('convnet', image_shape=(8, 8, 3), num_classes=2)
-    >>> describe_network(net)['name'], describe_network(net)['depth']
-    ('convnet', 1)
   """
   names = {module: name for name, (module, _) in NETWORKS.items()}
   kind = type(network)
@@ -271,14 +241,6 @@ def feature_maps(
 
   Raises:
     ValueError: if the network sows none.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> net, images = ConvNet(width=4, depth=2), jnp.zeros((1, 8, 8, 3))
-    >>> variables = net.init(jax.random.key(0), images)
-    >>> [x.shape for x in feature_maps(net, variables, images)]
-    [(1, 4, 4, 4), (1, 2, 2, 4)]
   """
   _, sown = network.apply(variables, images, mutable=['intermediates'])
   maps = sown.get('intermediates', {}).get('maps', ())
@@ -304,14 +266,6 @@ class ConvNet(Network):
     width: channels of the first block.
     depth: number of blocks; see `depth_for`.
     width_multiplier: factor of the width from one block to the next.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> net, images = ConvNet(width=4, depth=1), jnp.zeros((1, 8, 8, 3))
-    >>> logits, features = net.init_with_output(jax.random.key(0), images)[0]
-    >>> logits.shape, features.shape
-    ((1, 10), (1, 64))
   """
 
   width: int = 128
@@ -339,14 +293,6 @@ class Mlp(Network):
   Attributes:
     width: units a layer.
     depth: number of layers, without the classifier.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> net, images = Mlp(width=4, depth=1), jnp.zeros((1, 8, 8, 3))
-    >>> logits, features = net.init_with_output(jax.random.key(0), images)[0]
-    >>> logits.shape, features.shape
-    ((1, 10), (1, 4))
   """
 
   norm: str = 'none'
@@ -367,16 +313,7 @@ class Mlp(Network):
 
 @register('alexnet')
 class AlexNet(Network):
-  """DC's AlexNet: five convolutions; d = 3072 at 32 x 32.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> init, images = AlexNet().init_with_output, jnp.zeros((1, 32, 32, 3))
-    >>> (logits, features), _ = jax.eval_shape(init, jax.random.key(0), images)
-    >>> logits.shape, features.shape
-    ((1, 10), (1, 3072))
-  """
+  """DC's AlexNet: five convolutions; d = 3072 at 32 x 32."""
 
   norm: str = 'none'
 
@@ -400,16 +337,7 @@ class AlexNet(Network):
 
 @register('vgg11')
 class VGG11(Network):
-  """DC's VGG11: eight convolutions, five poolings; d = 512 at 32 x 32.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> init, images = VGG11().init_with_output, jnp.zeros((1, 32, 32, 3))
-    >>> (logits, features), _ = jax.eval_shape(init, jax.random.key(0), images)
-    >>> logits.shape, features.shape
-    ((1, 10), (1, 512))
-  """
+  """DC's VGG11: eight convolutions, five poolings; d = 512 at 32 x 32."""
 
   @nn.compact
   def __call__(
@@ -426,16 +354,7 @@ class VGG11(Network):
 
 @register('resnet18')
 class ResNet18(Network):
-  """DC's ResNet18 for small images, global average pooling; d = 512.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> init, images = ResNet18().init_with_output, jnp.zeros((1, 32, 32, 3))
-    >>> (logits, features), _ = jax.eval_shape(init, jax.random.key(0), images)
-    >>> logits.shape, features.shape
-    ((1, 10), (1, 512))
-  """
+  """DC's ResNet18 for small images, global average pooling; d = 512."""
 
   @nn.compact
   def __call__(

@@ -63,11 +63,6 @@ def limit_of(network: nn.Module) -> ConvNet | Mlp:
 
   Raises:
     ValueError: if it has none either.
-
-  Example:
-    >>> from fsdd_jax.networks import extractors
-    >>> limit_of(extractors.ConvNet(norm='instance')).norm
-    'none'
   """
   if not isinstance(network, ConvNet | Mlp):
     raise ValueError(
@@ -93,14 +88,6 @@ def kernel_fn(network: nn.Module, kind: str) -> KernelFn:
   Raises:
     ImportError: where neural-tangents is not installed.
     ValueError: for another network, norm or kind.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax.networks import extractors
-    >>> network = extractors.Mlp(depth=1, norm='none', initialization='lecun')
-    >>> images = jnp.eye(2).reshape(2, 1, 2, 1)
-    >>> kernel_fn(network, 'nngp')(images, images)[0, 0].item()
-    0.25
   """
   if kind not in KINDS:
     raise ValueError(f'Unknown kernel {kind!r}; choose {" or ".join(KINDS)}.')
@@ -128,16 +115,7 @@ def kernel_fn(network: nn.Module, kind: str) -> KernelFn:
 def images_at_once(
   network: nn.Module, image_shape: tuple[int, ...], count: int
 ) -> int:
-  """How many images fit memory against `count` others, at least one.
-
-  Example:
-    >>> from fsdd_jax.networks import extractors
-    >>> convnet = extractors.ConvNet(norm='none')
-    >>> images_at_once(convnet, (32, 32, 3), 10)
-    6
-    >>> images_at_once(extractors.Mlp(norm='none'), (32, 32, 3), 10)
-    6710886
-  """
+  """How many images fit memory against `count` others, at least one."""
   pixels = int(np.prod(image_shape[:2])) if isinstance(network, ConvNet) else 1
   return max(1, _COVARIANCES // (count * pixels**2))
 
@@ -171,14 +149,6 @@ def gram(
 
   Raises:
     FloatingPointError: if a value is not finite.
-
-  Example:
-    >>> import numpy as np
-    >>> from fsdd_jax.networks import extractors
-    >>> images = np.random.default_rng(0).normal(size=(5, 4, 4, 3))
-    >>> network = extractors.Mlp(depth=1, norm='none')
-    >>> gram(network, 'ntk', images, images[:2], float64=True).dtype
-    dtype('float64')
   """
   kernel = _jitted(kernel_fn(network, kind))
   dtype = np.float64 if float64 else np.float32

@@ -19,12 +19,7 @@ Initializer = Callable[..., jax.Array]  # (key, shape, dtype) -> array
 
 
 def choose(table: Mapping[str, Any], name: str, kind: str) -> Any:
-  """The entry of a table, or a `ValueError` that names the choices.
-
-  Example:
-    >>> choose({'a': 1, 'b': 2}, 'b', 'letter')
-    2
-  """
+  """The entry of a table, or a `ValueError` that names the choices."""
   if name not in table:
     raise ValueError(
       f'Unknown {kind} {name!r}; choose one of {", ".join(sorted(table))}.'
@@ -37,15 +32,6 @@ class InstanceNorm(nn.Module):
 
   Two passes, as exact as float32 allows. On the CPU, forward and backward
   within a ConvNet are as fast as those of nn.InstanceNorm, or faster.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> x = jnp.array([1.0, 3.0]).reshape(1, 1, 2, 1)
-    >>> norm = InstanceNorm()
-    >>> y = norm.apply(norm.init(jax.random.key(0), x), x)
-    >>> y.round(3).ravel().tolist()
-    [-1.0, 1.0]
   """
 
   epsilon: float = 1e-5
@@ -116,13 +102,7 @@ INITIALIZATIONS: dict[str, Callable[[int], tuple[Initializer, Initializer]]] = {
 
 
 def pad_to_multiple(images: jax.Array, multiple: int) -> jax.Array:
-  """Zeros on all sides, so that pooling divides evenly (28 to 32, as DC).
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> pad_to_multiple(jnp.ones((1, 28, 28, 1)), 8).shape
-    (1, 32, 32, 1)
-  """
+  """Zeros on all sides, so that pooling divides evenly (28 to 32, as DC)."""
   widths = [(0, 0)]
   for size in images.shape[1:3]:
     missing = -size % multiple
@@ -131,13 +111,7 @@ def pad_to_multiple(images: jax.Array, multiple: int) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  """2 x 2 maxima. On the CPU the gradient of nn.max_pool is 3 times slower.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> max_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).ravel().tolist()
-    [3.0]
-  """
+  """2 x 2 maxima. On the CPU the gradient of nn.max_pool is 3 times slower."""
   n, h, w, c = x.shape
   return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
 
@@ -152,19 +126,6 @@ class Network(nn.Module):
       classifier.
     dtype: type that convolutions compute in, e.g. `jnp.bfloat16`; None means
       that of the images. Parameters, features and logits stay float32.
-
-  Example:
-    >>> import flax.linen as nn
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> class Flat(Network):
-    ...   @nn.compact
-    ...   def __call__(self, images, train=False):
-    ...     return self.head(self.normalize(images, train))
-    >>> net, images = Flat(num_classes=3), jnp.ones((2, 4, 4, 1))
-    >>> logits, features = net.init_with_output(jax.random.key(0), images)[0]
-    >>> logits.shape, features.shape
-    ((2, 3), (2, 16))
   """
 
   num_classes: int = 10
@@ -253,10 +214,6 @@ def with_softplus(network: nn.Module, beta: float) -> nn.Module:
 
   Raises:
     TypeError: for another network.
-
-  Example:
-    >>> round(with_softplus(Network(), 60.0).activate(0.0).item(), 4)
-    0.0116
   """
   if not beta:
     return network
@@ -279,11 +236,6 @@ def by_patches(network: nn.Module) -> nn.Module:
 
   Raises:
     TypeError: for a network that is not built on `Network`.
-
-  Example:
-    >>> from fsdd_jax.networks import extractors
-    >>> by_patches(extractors.ConvNet(width=4, depth=1)).width
-    4
   """
   kind = type(network)
   if not issubclass(kind, Network):

@@ -75,15 +75,6 @@ def sample_many(
   Returns:
     Variables with a new leading axis `[b]`; entry i is `sample(keys[i], ...)`
     (up to rounding; for JAX's default, threefry keys).
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> network, _, _ = toy.problem()
-    >>> keys = jax.random.split(jax.random.key(0), 2)
-    >>> thetas = sample_many(keys, network, (8, 8, 3))
-    >>> thetas['params']['Conv_0']['kernel'].shape
-    (2, 3, 3, 3, 4)
   """
   return _sample_many(keys, network, tuple(image_shape))
 
@@ -118,19 +109,6 @@ def losses_and_gradients(
   Raises:
     ValueError: if leading axes differ, or `networks_per_call` does not divide
       b.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> one = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
-    >>> sets = jax.tree.map(lambda x: jnp.stack([x] * 3), one)
-    >>> loss_fn = lambda theta, labeled, target: theta * labeled.images.mean()
-    >>> losses, gradients = losses_and_gradients(
-    ...   loss_fn, jnp.arange(3.0), sets, jnp.zeros(3)
-    ... )
-    >>> losses.tolist(), gradients.shape
-    ([0.0, 1.0, 2.0], (3, 2, 8, 8, 3))
   """
   stacked = (variables_stack, sets.images, sets, targets)
   size = _leading_size(stacked)

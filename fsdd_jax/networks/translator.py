@@ -347,12 +347,6 @@ def init(
 
   Returns:
     Its variables, `{'params': omega}`.
-
-  Example:
-    >>> import jax
-    >>> variables = init(jax.random.key(0), Translator(width=4), (8, 8, 3))
-    >>> variables['params']['head']['kernel'].shape
-    (3, 3, 4, 3)
   """
   shape = tuple(image_shape)
   maps = () if maps_of is None else maps_of(jnp.zeros((1, *shape)))

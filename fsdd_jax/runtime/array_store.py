@@ -28,35 +28,18 @@ Specification = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
 def default_root() -> pathlib.Path:
-  """Where what can be made again lies: FSDD_CACHE_DIR, else ~/.cache/fsdd_jax.
-
-  Example:
-    >>> default_root().is_absolute()
-    True
-  """
+  """Root of what can be made again: FSDD_CACHE_DIR or ~/.cache/fsdd_jax."""
   named = os.environ.get(_CACHE_VARIABLE) or '~/.cache/fsdd_jax'
   return pathlib.Path(named).expanduser().absolute()
 
 
 def folder_for(root: pathlib.Path, facts: Mapping[str, Any]) -> pathlib.Path:
-  """The folder of the arrays that were made of `facts`, JSON values.
-
-  Example:
-    >>> import pathlib
-    >>> root = pathlib.Path('banks')
-    >>> folder_for(root, {'seed': 1}) == folder_for(root, {'seed': 2})
-    False
-  """
+  """The folder of the arrays that were made of `facts`, JSON values."""
   return root / hashlib.sha256(_canonical(facts).encode()).hexdigest()[:20]
 
 
 def pieces_of(total: int, size: int) -> list[slice]:
-  """Slices of at most `size` rows that together are all rows.
-
-  Example:
-    >>> pieces_of(5, 2)
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-  """
+  """Slices of at most `size` rows that together are all rows."""
   return [
     slice(start, min(start + size, total)) for start in range(0, total, size)
   ]
@@ -90,20 +73,6 @@ def fill(
     ValueError: if the folder holds arrays that were made of something else.
     FloatingPointError: if a piece has a value that is not finite.
     OSError: if the folder cannot be written.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> import numpy as np
-    >>> arrays = fill(
-    ...   pathlib.Path(tempfile.mkdtemp()),
-    ...   {'what': 'squares'},
-    ...   {'square': ((4,), 'float32')},
-    ...   [slice(0, 2), slice(2, 4)],
-    ...   lambda i: {'square': np.arange(2 * i, 2 * i + 2) ** 2},
-    ... )
-    >>> arrays['square'].tolist()
-    [0.0, 1.0, 4.0, 9.0]
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,16 +125,7 @@ def _in_memory(
 
 
 def remove(folder: pathlib.Path) -> None:
-  """Deletes a folder of arrays, if it is there.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> remove(folder)
-    >>> folder.exists()
-    False
-  """
+  """Deletes a folder of arrays, if it is there."""
   if folder.exists():
     with _locked(folder):
       shutil.rmtree(folder)

@@ -31,12 +31,6 @@ class Devices:
   Attributes:
     mesh: over all of them; None stands for one, on which arrays stay where
       they are and functions run as they are.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> alone = Devices()
-    >>> alone.count, alone.shard(3.0), alone.mean(jnp.add)(1, 2).item()
-    (1, 3.0, 3)
   """
 
   mesh: Mesh | None = None
@@ -109,10 +103,6 @@ def devices_for(batch_size: int | None = None) -> Devices:
   Raises:
     ValueError: if several processes run and their devices do not divide the
       batch.
-
-  Example:
-    >>> devices_for(3).count
-    1
   """
   count = jax.device_count()
   if batch_size is not None:
@@ -127,13 +117,7 @@ def devices_for(batch_size: int | None = None) -> Devices:
 
 
 def local(tree: Tree) -> Tree:
-  """Arrays that are whole on each device, as they lie on the process's first.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> local(jnp.ones(2)).tolist()
-    [1.0, 1.0]
-  """
+  """Arrays that are whole on each device, as the process's first has them."""
   return jax.tree.map(
     lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree
   )
@@ -159,11 +143,6 @@ def map_devices(
   Yields:
     Its results, in the order of items; an error of a call is raised in place
     of its result, and no further call is begun.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> [x.item() for x in map_devices(lambda i: jnp.arange(i).sum(), [2, 3])]
-    [1, 3]
   """
   devices = jax.local_devices()
   if len(devices) == 1:
@@ -191,10 +170,5 @@ def map_devices(
 
 
 def default_device() -> jax.Device | None:
-  """The device of the call of `map_devices` under way; None if there is none.
-
-  Example:
-    >>> default_device() is None
-    True
-  """
+  """The device of the `map_devices` call under way; None if there is none."""
   return jax.config.jax_default_device  # type: ignore[attr-defined]

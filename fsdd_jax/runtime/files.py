@@ -38,16 +38,6 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
 
   Raises:
     ValueError: for a remote address such as gs://bucket/runs, or an empty one.
-
-  Example:
-    >>> resolve('runs/mine').as_posix()
-    'runs/mine'
-    >>> resolve('~/runs') == pathlib.Path.home() / 'runs'
-    True
-    >>> resolve('gs://bucket/runs')
-    Traceback (most recent call last):
-    ValueError: 'gs://bucket/runs' is no local path. Give a folder of this \
-machine, or one that is mounted here.
   """
   text = os.fspath(path)
   # pathlib makes one slash of two.
@@ -77,14 +67,6 @@ def parse_json(text: str | bytes, path: Any, kind: type = dict) -> Any:
 
   Raises:
     ValueError: naming the file, if it is damaged or holds another type.
-
-  Example:
-    >>> parse_json('{"step": 1}', 'config.json')
-    {'step': 1}
-    >>> parse_json('[]', 'config.json')
-    Traceback (most recent call last):
-    ValueError: config.json is not JSON of this program: it holds a list, not \
-a dict. Restore it, delete it, or choose another folder.
   """
   remedy = 'Restore it, delete it, or choose another folder.'
   try:
@@ -105,13 +87,6 @@ def read_json(path: str | os.PathLike[str], kind: type = dict) -> Any:
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: as of `parse_json`.
-
-  Example:
-    >>> import tempfile
-    >>> path = f'{tempfile.mkdtemp()}/a.json'
-    >>> write_bytes_atomic(path, b'{"a": 1}')
-    >>> read_json(path)
-    {'a': 1}
   """
   return parse_json(resolve(path).read_bytes(), path, kind)
 
@@ -124,13 +99,6 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: naming the file and the line that is not a JSON object.
-
-  Example:
-    >>> import tempfile
-    >>> path = f'{tempfile.mkdtemp()}/a.jsonl'
-    >>> write_bytes_atomic(path, b'{"a": 1}\n{"a": 2')
-    >>> read_json_lines(path)
-    [{'a': 1}]
   """
   rows = []
   data = resolve(path).read_bytes()
@@ -155,15 +123,6 @@ def fingerprint(paths: Iterable[str | os.PathLike[str]]) -> str:
 
   Returns:
     Hexadecimal digits.
-
-  Example:
-    >>> import tempfile
-    >>> path = f'{tempfile.mkdtemp()}/a.txt'
-    >>> write_bytes_atomic(path, b'one')
-    >>> before = fingerprint([path])
-    >>> write_bytes_atomic(path, b'two')
-    >>> fingerprint([path]) == before
-    False
   """
   digest = hashlib.sha256()
   for path in map(pathlib.Path, paths):
@@ -190,14 +149,6 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
   Raises:
     OSError: if the file cannot be written; an earlier file is then as before.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> write_bytes_atomic(folder / 'new' / 'note.txt', b'whole')
-    >>> (folder / 'new' / 'note.txt').read_bytes()
-    b'whole'
   """
   target = pathlib.Path(os.path.realpath(resolve(path)))
   temporary = target.parent / f'.{secrets.token_hex(8)}.tmp'
@@ -224,14 +175,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextlib.contextmanager
 def named(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Lets an OSError that names no file name this one.
-
-  Example:
-    >>> with named('a.txt'):
-    ...   raise OSError(28, 'No space left on device')
-    Traceback (most recent call last):
-    OSError: [Errno 28] No space left on device: 'a.txt'
-  """
+  """Lets an OSError that names no file name this one."""
   try:
     yield
   except OSError as error:
@@ -253,14 +197,6 @@ def lock(folder: str | os.PathLike[str], name: str = '.lock') -> Iterator[None]:
 
   Raises:
     OSError: if another program keeps it, or it cannot be made.
-
-  Example:
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> with lock(folder), lock(folder):  # doctest: +IGNORE_EXCEPTION_DETAIL
-    ...   pass
-    Traceback (most recent call last):
-    BlockingIOError: ...
   """
   path = resolve(folder) / name
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,6 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
   Raises:
     ValueError: if there are fewer devices, or if several processes run and
       some of their devices would be left out.
-
-  Example:
-    >>> mesh = data_mesh(1)
-    >>> mesh.axis_names, mesh.size
-    (('data',), 1)
   """
   devices = jax.devices()
   count = len(devices) if num_devices is None else num_devices
@@ -57,22 +52,12 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
 
 
 def split_sharding(mesh: Mesh) -> NamedSharding:
-  """Of arrays whose first axis is split over the devices of a mesh.
-
-  Example:
-    >>> split_sharding(data_mesh(1)).spec
-    P('data',)
-  """
+  """Of arrays whose first axis is split over the devices of a mesh."""
   return NamedSharding(mesh, _SPLIT)
 
 
 def whole_sharding(mesh: Mesh) -> NamedSharding:
-  """Of arrays that are whole on each device of a mesh.
-
-  Example:
-    >>> whole_sharding(data_mesh(1)).is_fully_replicated
-    True
-  """
+  """Of arrays that are whole on each device of a mesh."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -90,11 +75,6 @@ def shard(mesh: Mesh, tree: Tree) -> Tree:
 
   Raises:
     ValueError: if the number of (this process's) devices does not divide b.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> shard(data_mesh(1), {'x': jnp.zeros((4, 2))})['x'].shape
-    (4, 2)
   """
   count = mesh.local_mesh.size
   _check_divisible(tree, count)
@@ -118,11 +98,6 @@ def replicate(mesh: Mesh, tree: Tree) -> Tree:
 
   Returns:
     The same arrays, placed.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> replicate(data_mesh(1), jnp.zeros(3)).sharding.is_fully_replicated
-    True
   """
 
   def parts(x: Any) -> list[Any]:
@@ -179,14 +154,6 @@ def per_device(
     `split` is divided over the devices. Its results are whole on each device.
     Call it within `jax.jit`, on arrays placed by `replicate` and `shard`. It
     raises a ValueError if the number of devices does not divide that axis.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> scaled_sum = lambda scale, part: scale * part.sum()
-    >>> run = per_device(scaled_sum, data_mesh(1), reduction=jax.lax.psum)
-    >>> jax.jit(run)(2.0, jnp.arange(4.0)).item()
-    12.0
   """
 
   def body(whole: Any, part: Any) -> Tree:
@@ -201,12 +168,6 @@ def per_device_apart(
   """As `per_device`, but results stay apart, along a new first axis.
 
   What is summed over many calls then crosses devices once, at the end.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> run = per_device_apart(lambda scale, part: part.sum(), data_mesh(1))
-    >>> run(1.0, jnp.arange(4.0)).tolist()
-    [6.0]
   """
 
   def body(whole: Any, part: Any) -> Tree:

@@ -37,12 +37,7 @@ Path = str | os.PathLike[str]
 
 
 def library_versions() -> dict[str, str]:
-  """Versions of Python and of the packages that shape a result.
-
-  Example:
-    >>> sorted(library_versions())
-    ['flax', 'fsdd_jax', 'jax', 'numpy', 'optax', 'python']
-  """
+  """Versions of Python and of the packages that shape a result."""
   versions = {'python': platform.python_version()}
   for name in ('jax', 'flax', 'optax', 'numpy', 'fsdd-jax'):
     try:
@@ -68,14 +63,6 @@ class Metadata:
     seeds: every seed by its role, e.g. `{'theta': 0, 'distillation': 1}`.
     scores: measured accuracies; each has at least `SCORE_KEYS`.
     versions: of Python and the packages that made the set.
-
-  Example:
-    >>> import dataclasses
-    >>> import toy
-    >>> toy.distilled().metadata.class_names
-    ('red', 'green', 'blue')
-    >>> dataclasses.replace(toy.distilled().metadata, seeds={'theta': 0}).seeds
-    {'theta': 0}
   """
 
   dataset: str
@@ -198,17 +185,6 @@ def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
 
   Raises:
     ValueError: if a score lacks a key; the file is unchanged then.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> from fsdd_jax.evaluation import evaluate
-    >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
-    >>> save_distilled(path, toy.distilled())
-    >>> score = evaluate.Score('krr', 'ConvNet', 'test', (90.0, 92.0), 1.5)
-    >>> add_scores(path, [score.as_dict()])
-    >>> load_distilled(path).metadata.scores[0]['mean']
-    91.0
   """
   distilled = load_distilled(path)
   every = (*distilled.metadata.scores, *(dict(score) for score in scores))
@@ -231,32 +207,12 @@ def save_translator(
   Raises:
     ValueError: if a value is not finite or not float32, a name holds '/', a
       branch is empty, or metadata lacks a key. Nothing is written then.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
-    >>> names = ('network', 'translator', 'normalization', 'training')
-    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
-    >>> save_translator(path, toy.translator().variables, metadata)
   """
   _save_variables(path, 'translator', TRANSLATOR_KEYS, variables, metadata)
 
 
 def load_translator(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads what `save_translator` wrote: variables (JAX arrays) and metadata.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
-    >>> names = ('network', 'translator', 'normalization', 'training')
-    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
-    >>> save_translator(path, toy.translator().variables, metadata)
-    >>> variables, metadata = load_translator(path)
-    >>> variables['params']['head']['bias'].shape
-    (3,)
-  """
+  """Reads what `save_translator` wrote: variables (JAX arrays) and metadata."""
   return _load_variables(path, 'translator', TRANSLATOR_KEYS)
 
 
@@ -272,34 +228,12 @@ def save_network(
 
   Raises:
     ValueError: as for `save_translator`.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
-    >>> names = ('network', 'normalization', 'training')
-    >>> metadata = {'theta_seed': 0, **{name: {} for name in names}}
-    >>> save_network(path, toy.theta(1), metadata)
-    >>> load_network(path)[0]['params']['Conv_0']['kernel'].shape
-    (3, 3, 3, 4)
   """
   _save_variables(path, 'network', NETWORK_KEYS, variables, metadata)
 
 
 def load_network(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads what `save_network` wrote: variables (JAX arrays) and metadata.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
-    >>> names = ('network', 'normalization', 'training')
-    >>> save_network(
-    ...   path, toy.theta(1), {'theta_seed': 7, **{name: {} for name in names}}
-    ... )
-    >>> load_network(path)[1]['theta_seed']
-    7
-  """
+  """Reads what `save_network` wrote: variables (JAX arrays) and metadata."""
   return _load_variables(path, 'network', NETWORK_KEYS)
 
 
@@ -315,11 +249,6 @@ def network_of(
 
   Raises:
     ValueError: if they tell of none, or of one that is not registered here.
-
-  Example:
-    >>> metadata = {'image_shape': [8, 8, 3], 'network': {'name': 'mlp'}}
-    >>> network_of('a.safetensors', metadata, 10)[0]
-    (8, 8, 3)
   """
   shape = metadata.get('image_shape')
   if not (

@@ -41,14 +41,6 @@ def write_container(
     ValueError: if an array holds NaN or infinity, or the metadata is not
       JSON. Nothing is written then.
     OSError: if the file cannot be written.
-
-  Example:
-    >>> import numpy as np
-    >>> import tempfile
-    >>> path = f'{tempfile.mkdtemp()}/numbers.safetensors'
-    >>> write_container(path, 'numbers', {'x': np.arange(3.0)}, {'unit': 'm'})
-    >>> read_container(path, 'numbers')
-    ({'x': array([0., 1., 2.])}, {'unit': 'm'})
   """
   _check_finite(path, arrays)
   try:
@@ -89,15 +81,6 @@ def read_container(
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged, of another kind or of a newer version, or if
       an array holds NaN or infinity.
-
-  Example:
-    >>> import numpy as np
-    >>> import tempfile
-    >>> path = f'{tempfile.mkdtemp()}/numbers.safetensors'
-    >>> write_container(path, 'numbers', {'x': np.arange(3.0)}, {'unit': 'm'})
-    >>> arrays, metadata = read_container(path, 'numbers')
-    >>> arrays['x'].tolist(), metadata
-    ([0.0, 1.0, 2.0], {'unit': 'm'})
   """
   file_path = files.resolve(path)
   if not file_path.is_file():

@@ -47,15 +47,7 @@ ReadFn = Callable[[CacheEntry, Dataset], Sample]
 
 
 def without_images(entry: CacheEntry, dataset: Dataset) -> Sample:
-  """A sample of which no image of X_T is needed.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> without_images(source[0], toy.problem()[1]).start.shape
-    (6, 8, 8, 3)
-  """
+  """A sample of which no image of X_T is needed."""
   start: Any = dataset.images[np.asarray(entry.start_rows)]
   return Sample(
     entry.synthetic,
@@ -68,30 +60,13 @@ def without_images(entry: CacheEntry, dataset: Dataset) -> Sample:
 
 
 def with_images(entry: CacheEntry, dataset: Dataset) -> Sample:
-  """A sample with the images of X_T.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> with_images(source[0], toy.problem()[1]).images.shape
-    (12, 8, 8, 3)
-  """
+  """A sample with the images of X_T."""
   images: Any = dataset.images[np.asarray(entry.target.rows)]
   return dataclasses.replace(without_images(entry, dataset), images=images)
 
 
 def stack(samples: Sequence[Sample]) -> Sample:
-  """Samples to a batch of NumPy arrays.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> one = with_images(source[0], toy.problem()[1])
-    >>> stack([one, one]).images.shape
-    (2, 12, 8, 8, 3)
-  """
+  """Samples to a batch of NumPy arrays."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
 
 
@@ -99,14 +74,6 @@ def stack_short(samples: Sequence[Sample]) -> Sample:
   """As `stack`, but as short as the longest of the sets allows.
 
   Padding is cut to one of eight sizes, so that few functions are compiled.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> one = without_images(source[0], toy.problem()[1])
-    >>> int(one.synthetic.mask.sum()) == len(stack_short([one]).start[0])
-    True
   """
   batch = stack(samples)
   mask = np.asarray(batch.synthetic.mask)
@@ -122,16 +89,7 @@ def stack_short(samples: Sequence[Sample]) -> Sample:
 def read(
   source: Any, dataset: Dataset, read_fn: ReadFn, *, rows: Sequence[int]
 ) -> Sample:
-  """A batch of given entries of a cache.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> batch = read(source, toy.problem()[1], with_images, rows=[0, 3])
-    >>> batch.images.shape
-    (2, 12, 8, 8, 3)
-  """
+  """A batch of given entries of a cache."""
   return stack_short([read_fn(source[row], dataset) for row in rows])
 
 
@@ -169,16 +127,6 @@ def random_batches(
 
   Raises:
     ValueError: if the number of processes does not divide `size`.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> batches = random_batches(
-    ...   source, toy.problem()[1], with_images, seed=0, size=2
-    ... )
-    >>> next(batches).images.shape
-    (2, 12, 8, 8, 3)
   """
   if size % process_count:
     raise ValueError(

@@ -35,15 +35,6 @@ class Manifest:
     label_size: padded label columns k.
     image_shape: `(h, w, c)` of distilled images.
     format_version: of the records.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> manifest = toy.build_cache(tempfile.mkdtemp()).manifest
-    >>> manifest.num_subsets, manifest.image_shape
-    (4, (8, 8, 3))
-    >>> manifest.shard_name(1), manifest.shard_range(1)
-    ('shard-00001-of-00002.array_record', range(2, 4))
   """
 
   dataset: str
@@ -120,15 +111,6 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
   Raises:
     FileNotFoundError: if the folder has none.
     ValueError: if it is damaged or of another format version.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> import toy
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> source = toy.build_cache(folder)
-    >>> read_manifest(folder) == source.manifest
-    True
   """
   path = folder / FILE_NAME
   try:
@@ -178,15 +160,6 @@ def check_manifest(
   Raises:
     FileNotFoundError: if the folder has none.
     ValueError: if it is damaged, or naming each field that differs.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> import toy
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> source = toy.build_cache(folder)
-    >>> check_manifest(folder, {'dataset': 'toy'}).num_subsets
-    4
   """
   found = read_manifest(folder)
   if isinstance(expected, Manifest):

@@ -26,13 +26,6 @@ class CacheEntry:
     num_classes: `[]` int32, C.
     ipc: `[]` int32, distilled images per class, I.
     losses: `[t]` float32 losses while it was distilled.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> entry = toy.build_cache(tempfile.mkdtemp())[0]
-    >>> int(entry.num_classes), int(entry.ipc), entry.target.rows.shape
-    (3, 2, (12,))
   """
 
   target: Subset
@@ -58,14 +51,6 @@ def to_record(entry: CacheEntry, manifest: Manifest, subset: int) -> bytes:
   Raises:
     ValueError: if a shape is not that of the manifest, or a value is NaN or
       infinite.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> record = to_record(source[2], source.manifest, 2)
-    >>> from_record(record, source.manifest, 2).losses.shape
-    (1,)
   """
   arrays = {
     'target_rows': np.asarray(entry.target.rows, np.int32),
@@ -113,16 +98,6 @@ def from_record(record: bytes, manifest: Manifest, subset: int) -> CacheEntry:
   Raises:
     ValueError: if the record is damaged, has another number or belongs to a
       cache with another manifest.
-
-  Example:
-    >>> import numpy as np
-    >>> import tempfile
-    >>> import toy
-    >>> source = toy.build_cache(tempfile.mkdtemp())
-    >>> record = to_record(source[2], source.manifest, 2)
-    >>> entry = from_record(record, source.manifest, 2)
-    >>> np.array_equal(entry.synthetic.images, source[2].synthetic.images)
-    True
   """
   try:
     arrays: dict[str, Any] = safetensors.numpy.load(record)

@@ -34,17 +34,6 @@ class CacheWriter:
 
   Several processes may write to one folder, if each writes its own shards. The
   same entries give the same bytes, whoever writes them.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> made = toy.build_cache(tempfile.mkdtemp())
-    >>> writer = CacheWriter(tempfile.mkdtemp(), made.manifest)
-    >>> for shard in writer.missing_shards():
-    ...   numbers = made.manifest.shard_range(shard)
-    ...   writer.write_shard(shard, [made[number] for number in numbers])
-    >>> writer.missing_shards()
-    []
   """
 
   def __init__(self, folder: Path, manifest: Manifest) -> None:

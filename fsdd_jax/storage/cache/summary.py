@@ -26,15 +26,6 @@ class CacheSummary:
     last_losses: `[s]` loss of each before the last step.
     missing: names of files not yet written.
     damaged: names of damaged files, with what is wrong.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> folder = tempfile.mkdtemp()
-    >>> source = toy.build_cache(folder)
-    >>> summary: CacheSummary = summarize(folder)
-    >>> summary.subsets.tolist(), summary.missing, summary.damaged
-    ([0, 1, 2, 3], (), {})
   """
 
   manifest: Manifest
@@ -67,15 +58,6 @@ def summarize(folder: str | os.PathLike[str]) -> CacheSummary:
   Raises:
     FileNotFoundError: if the folder has no manifest.
     ValueError: if the manifest is damaged.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> folder = tempfile.mkdtemp()
-    >>> source = toy.build_cache(folder)
-    >>> summary = summarize(folder)
-    >>> len(summary.subsets), summary.num_classes.max().item() <= 3
-    (4, True)
   """
   path = pathlib.Path(folder)
   manifest = read_manifest(path)
@@ -122,15 +104,6 @@ def read_shard(
 
   Raises:
     ValueError: if the file is damaged.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> import toy
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> source = toy.build_cache(folder)
-    >>> [number for number, entry in read_shard(folder, source.manifest, 1)]
-    [2, 3]
   """
   path = folder / manifest.shard_name(shard)
   numbers = manifest.shard_range(shard)
@@ -150,16 +123,7 @@ def read_shard(
 def intact_entries(
   folder: str | os.PathLike[str], summary: CacheSummary
 ) -> Iterator[tuple[int, CacheEntry]]:
-  """Number and entry of each subset that can be read, in rising order.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> folder = tempfile.mkdtemp()
-    >>> source = toy.build_cache(folder)
-    >>> [number for number, entry in intact_entries(folder, summarize(folder))]
-    [0, 1, 2, 3]
-  """
+  """Number and entry of each subset that can be read, in rising order."""
   skipped = {*summary.missing, *summary.damaged}
   for shard in range(summary.manifest.num_shards):
     if summary.manifest.shard_name(shard) not in skipped:
@@ -167,16 +131,7 @@ def intact_entries(
 
 
 def to_text(summary: CacheSummary) -> str:
-  """Lines that tell a summary: counts, losses, histogram of (C, I), damage.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> folder = tempfile.mkdtemp()
-    >>> source = toy.build_cache(folder)
-    >>> print(to_text(summarize(folder)).splitlines()[0])
-    4 of 4 subsets of toy in 2 files; 0 missing, 0 damaged.
-  """
+  """Lines that tell a summary: counts, losses, histogram of (C, I), damage."""
   manifest = summary.manifest
   lines = [
     f'{len(summary.subsets)} of {manifest.num_subsets} subsets of '
@@ -212,14 +167,6 @@ def histogram(num_classes: np.ndarray, ipc: np.ndarray) -> list[str]:
 
   Returns:
     A heading, and a line for each of at most 8 ranges of C.
-
-  Example:
-    >>> import numpy as np
-    >>> for line in histogram(np.array([2, 2, 3]), np.array([1, 3, 2])):
-    ...   print(line)
-                  1   2-3
-            2     1     1
-            3     0     1
   """
   edges = [2**i for i in range(int(ipc.max()).bit_length() + 1)]
   columns = [
