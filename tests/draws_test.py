@@ -19,12 +19,11 @@ from fsdd_jax.algorithms import (
   adaptation_samples,
   baselines,
   bilevel,
+  caching,
   distill_loop,
+  drawn_subsets,
   pretraining,
   pretraining_objectives,
-  subset_distiller,
-  subset_draws,
-  subset_targets,
 )
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.algorithms.peers import frame, frepo, rfad
@@ -125,7 +124,7 @@ def test_the_held_out_share_leaves_train_and_joins_nothing():
 def test_a_subset_starts_from_its_own_target_images():
   table = subsets.class_table(toy.problem()[1].labels, 3)
   for number in range(4):
-    draws = subset_draws.draw(table, [number], config=toy.CACHING)
+    draws = drawn_subsets.draw(table, [number], config=toy.CACHING)
     initial = np.asarray(draws.initial.rows)[np.asarray(draws.initial.mask) > 0]
     target = np.asarray(draws.target.rows)[np.asarray(draws.target.mask) > 0]
     assert set(initial.tolist()) <= set(target.tolist())
@@ -140,7 +139,7 @@ def test_subsets_differ_by_number_and_seed():
 
   def rows(seed, number):
     config = dataclasses.replace(toy.CACHING, seed=seed)
-    draws = subset_draws.draw(table, [number], config=config)
+    draws = drawn_subsets.draw(table, [number], config=config)
     return (
       tuple(np.asarray(draws.target.rows)[0].tolist()),
       _number(draws.keys[0]),
@@ -390,18 +389,16 @@ def test_each_step_of_caching_is_augmented_anew(monkeypatch):
   config = dataclasses.replace(
     toy.CACHING, num_steps=3, augmentation='dsa', augmented_copies=0
   )
-  distil = subset_distiller.SubsetDistiller(
-    network, dataset, transform, config=config
-  )
+  distil = caching.SubsetDistiller(network, dataset, transform, config=config)
   seen = []
 
-  prepare = subset_targets._prepare
+  prepare = drawn_subsets._prepare
 
   def recorded(images, normalization, key, step, *, config):
     seen.append((_number(key), step))
     return prepare(images, normalization, key, step, config=config)
 
-  monkeypatch.setattr(subset_targets, '_prepare', recorded)
+  monkeypatch.setattr(drawn_subsets, '_prepare', recorded)
   distil([0, 1])
   assert [step for _, step in seen] == [0, 0, 1, 1, 2, 2]
   assert len({key for key, _ in seen}) == 2  # Of each subset its own.
@@ -460,7 +457,7 @@ def _pretrain(monkeypatch, folder, scores, **changes):
 
     return score
 
-  monkeypatch.setattr(pretraining, 'reconstruction', goal)
+  monkeypatch.setattr(pretraining_objectives, 'reconstruction', goal)
   monkeypatch.setattr(pretraining, 'make_score', make_score)
   config = fsdd.PretrainingConfig(
     **{'objective': 'reconstruction', 'batch_size': 2, 'eval_every': 1}
@@ -696,13 +693,13 @@ def test_bilevel_scores_each_subset_in_a_network_of_its_own(
 ):
   networks = drawn_networks(bilevel)
   numbers = []
-  real = subset_draws.draw
+  real = drawn_subsets.draw
 
   def draw(table, wanted, *, config):
     numbers.extend(wanted)
     return real(table, wanted, config=config)
 
-  monkeypatch.setattr(bilevel.subset_draws, 'draw', draw)
+  monkeypatch.setattr(bilevel.drawn_subsets, 'draw', draw)
   monkeypatch.setattr(
     bilevel,
     '_gradient_fn',

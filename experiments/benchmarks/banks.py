@@ -20,17 +20,17 @@ import optax
 from benchmarks.yardsticks import Pairs, time_pairs
 from fsdd_jax.algorithms import (
   caching,
-  pretraining_banks,
+  drawn_subsets,
+  pretraining,
   pretraining_objectives,
   pretraining_state,
-  subset_targets,
 )
+from fsdd_jax.algorithms.caching import SubsetDistiller
+from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
-from fsdd_jax.algorithms.pretraining_objectives import Problem
-from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
-from fsdd_jax.algorithms.subset_draws import Draws
+from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.core import krr, objective
-from fsdd_jax.data import passes, subsets
+from fsdd_jax.data import passes, random_subsets, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import random_networks
@@ -72,7 +72,7 @@ def caching_pairs(
   )
   table = subsets.class_table(dataset.labels, dataset.num_classes)
 
-  def passing(draws: Draws) -> subset_targets.TargetsAt:
+  def passing(draws: Draws) -> drawn_subsets.TargetsAt:
     targets: list[krr.Target] = [
       _passed(network, theta, dataset, normalization, *part)
       for part in _rows_and_labels(draws, table, config)
@@ -124,7 +124,7 @@ def pretraining_pairs(
   )
   source = shards.open_cache(folder / 'cache')
   problem = Problem(*common, jax.random.key(0), config)
-  banks = pretraining_banks.translation_in_banks(problem, folder)
+  banks = pretraining_objectives.translation_in_banks(problem, folder)
   literal = pretraining_objectives.translation(problem)
   table = subsets.class_table(dataset.labels, dataset.num_classes)
   # The same samples on both sides and in every round.
@@ -159,7 +159,7 @@ def _updates(
   theta = FixedNetwork(problem.network, 0, image_shape)
   maps_of = Pretrained(translator, {}, theta).maps_of
   tx = optax.adam(problem.config.learning_rate)
-  update = pretraining_state.make_update(
+  update = pretraining.make_update(
     translator, loss_fn, tx, networks_per_call=1, devices=ALONE, maps_of=maps_of
   )
   state = pretraining_state.init_state(
@@ -191,7 +191,7 @@ def _rows_and_labels(
       found.append((rows, np.asarray(draws.target.labels[i])[keep]))
       continue
     coding = LABEL_CODINGS[config.label_coding]
-    of_class = subsets.class_labels(
+    of_class = random_subsets.class_labels(
       int(num_classes), config.max_classes, coding
     )
     classes = np.asarray(draws.classes[i])[:num_classes]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import flax.linen as nn
 import numpy as np
 
-from fsdd_jax.algorithms import subset_distiller, subset_draws
+from fsdd_jax.algorithms import drawn_subsets, subset_step
+from fsdd_jax.algorithms.caching import SubsetDistiller
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.runtime import metrics
@@ -130,7 +130,7 @@ def _num_packed(entries: list[CacheEntry], size: int) -> int:
   """Distilled images of one batch that pass the network."""
   filled = entries + [entries[-1]] * (size - len(entries))
   masks = np.stack([entry.synthetic.mask for entry in filled])
-  return len(subset_distiller.packed_rows(masks))
+  return len(subset_step.packed_rows(masks))
 
 
 def _one_by_one(
@@ -138,7 +138,7 @@ def _one_by_one(
 ) -> list[CacheEntry]:
   """The obvious loop: each subset alone, at its own size."""
   return [
-    distiller.distil(subset_draws.unpad(distiller.draw([number])))[0]
+    distiller.distil(drawn_subsets.unpad(distiller.draw([number])))[0]
     for number in range(config.num_subsets)
   ]
 

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax.algorithms import subset_draws
+from fsdd_jax.algorithms import drawn_subsets
+from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import BilevelConfig
-from fsdd_jax.algorithms.subset_draws import Draws
 from fsdd_jax.core import distill_step, krr, objective
 from fsdd_jax.data import subsets
 from fsdd_jax.data.datasets import Dataset
@@ -396,7 +396,7 @@ def learn_network(
       'unrolled steps do not update; take norm instance, group or none.'
     )
   table = subsets.class_table(dataset.labels, dataset.num_classes)
-  subset_draws.check(table, config)
+  drawn_subsets.check(table, config)
   claim_workdir(
     options,
     config,
@@ -422,7 +422,7 @@ def learn_network(
         other = random_networks.sample(
           jax.random.fold_in(network_key, number), network, image_shape
         )
-        draws = subset_draws.draw(table, [number], config=config)
+        draws = drawn_subsets.draw(table, [number], config=config)
         results.append(
           gradient_of(state.params, other, *_images(dataset, draws), draws)
         )

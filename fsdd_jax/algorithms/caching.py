@@ -1,8 +1,8 @@
 """Alg. 1: the data set D of random subsets, distilled in one fixed network.
 
-Subset i depends on the seed and i alone. The subsets of one batch make one
-file, so devices and processes share the work by files, to the same bytes for
-any number of them, and a restart makes missing files.
+Subset i depends on the seed and i alone. The subsets of one batch pass theta
+together and make one file, so devices and processes share the work by files,
+to the same bytes for any number of them, and a restart makes missing files.
 """
 
 import concurrent.futures
@@ -11,20 +11,26 @@ import functools
 import os
 import pathlib
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
+from fsdd_jax.algorithms import drawn_subsets, subset_step
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
+from fsdd_jax.core import objective
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization, describe_normalization
-from fsdd_jax.networks import extractors
-from fsdd_jax.runtime import metrics
+from fsdd_jax.data.feature_bank import BankSource
+from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.subsets import class_table
+from fsdd_jax.networks import random_networks
+from fsdd_jax.runtime import finite, metrics
 from fsdd_jax.runtime.devices import default_device, map_devices
 from fsdd_jax.runtime.stage_loop import ProgressFn
-from fsdd_jax.storage.cache.manifest import Manifest
+from fsdd_jax.storage.cache.manifest import Manifest, facts_of
+from fsdd_jax.storage.cache.records import CacheEntry
 from fsdd_jax.storage.cache.shards import CacheWriter
 
 # Settings that do not shape an entry, or stand elsewhere in the manifest.
@@ -35,36 +41,6 @@ _NOT_IN_CONFIGURATION = (
   'subsets_per_batch',
   'theta_seed',
 )
-
-
-def make_manifest(
-  network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
-  *,
-  config: CachingConfig,
-  dataset_name: str = '',
-) -> Manifest:
-  """What the cache of a configuration holds; see `build_cache`."""
-  configuration = dataclasses.asdict(config)
-  for name in _NOT_IN_CONFIGURATION:
-    del configuration[name]
-  height, width, channels = dataset.images.shape[1:]
-  return Manifest(
-    dataset=dataset_name,
-    dataset_fingerprint=dataset.fingerprint(),
-    network=extractors.describe_network(network),
-    network_seed=config.theta_seed,
-    normalization=describe_normalization(normalization),
-    configuration=configuration,
-    num_subsets=config.num_subsets,
-    num_heldout=config.num_heldout,
-    num_shards=-(-config.num_subsets // config.subsets_per_batch),
-    target_size=config.max_images,
-    synthetic_size=config.max_synthetic,
-    label_size=config.max_classes,
-    image_shape=(height, width, channels),
-  )
 
 
 def build_cache(
@@ -148,11 +124,8 @@ def build_cache(
     )
 
   distiller_on(default_device())  # Checks, before anything is made.
-  manifest = make_manifest(
-    network, dataset, normalization, config=config, dataset_name=dataset_name
-  )
+  manifest = _manifest(network, dataset, normalization, config, dataset_name)
   writer = CacheWriter(folder, manifest)
-  ours = range(process_index, manifest.num_shards, process_count)
   missing = writer.missing_shards(
     process_index=process_index, process_count=process_count
   )
@@ -160,18 +133,168 @@ def build_cache(
   def make(shard: int) -> np.ndarray:
     distil = distiller_on(default_device())
     with writer.claim(shard):
-      entries = distil(manifest.shard_range(shard))
-      writer.write_shard(shard, entries)
+      entries = distil(manifest.shard_range(shard))  # Lines 3-19.
+      writer.write_shard(shard, entries)  # Line 20.
     return np.stack([entry.losses for entry in entries])
 
+  ours = range(process_index, manifest.num_shards, process_count)
   sizes = {shard: len(manifest.shard_range(shard)) for shard in ours}
   done = sum(size for shard, size in sizes.items() if shard not in missing)
   metrics.start_at(bar, done, sum(sizes.values()))
   with bar:
-    for losses in map_devices(make, missing, stopping=stopping):
+    for losses in map_devices(make, missing, stopping=stopping):  # Line 2.
       done += len(losses)
       bar.update(len(losses))
       if progress_fn is not None:
         first, last = losses.mean(axis=0)[[0, -1]].tolist()
         progress_fn(done, {'first_loss': first, 'last_loss': last})
   return manifest
+
+
+def _manifest(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  config: CachingConfig,
+  dataset_name: str,
+) -> Manifest:
+  configuration = dataclasses.asdict(config)
+  for name in _NOT_IN_CONFIGURATION:
+    del configuration[name]
+  return Manifest(
+    **facts_of(network, dataset, normalization, theta_seed=config.theta_seed),
+    dataset=dataset_name,
+    configuration=configuration,
+    num_subsets=config.num_subsets,
+    num_heldout=config.num_heldout,
+    num_shards=-(-config.num_subsets // config.subsets_per_batch),
+    target_size=config.max_images,
+    synthetic_size=config.max_synthetic,
+    label_size=config.max_classes,
+  )
+
+
+class SubsetDistiller:
+  """Distils subsets of a large set in one network (Alg. 1, lines 3-19).
+
+  Called with the numbers of at most `config.subsets_per_batch` subsets, it
+  returns an entry of NumPy arrays for each, with the loss of every step
+  (before its update). A second distiller with the same settings compiles
+  nothing.
+  """
+
+  def __init__(
+    self,
+    network: nn.Module,
+    dataset: Dataset,
+    normalization: Normalization,
+    *,
+    config: CachingConfig,
+    on_step: Callable[[int, float], None] | None = None,
+    bank_root: pathlib.Path | None = None,
+    targets: drawn_subsets.TargetsFn | None = None,
+  ) -> None:
+    """Draws theta and computes the features of Z that are not there yet.
+
+    Args:
+      network: as for `build_cache`, like what is not described here.
+      dataset: the large set Z.
+      normalization: how its images become network inputs.
+      config: of the caching stage; `num_subsets` plays no part here.
+      on_step: called every `config.log_every` steps with the steps done and
+        the mean loss of the batch.
+      bank_root: folder of feature banks.
+      targets: what drawn subsets are scored against; by default what the
+        config asks for.
+
+    Raises:
+      ValueError: if the data set cannot serve the config.
+    """
+    self._table = class_table(dataset.labels, dataset.num_classes)
+    drawn_subsets.check(self._table, config)
+    drawn_subsets.allowed_classes(self._table, [0], config)
+    self._features_of = objective.feature_fn(network)
+    self._variables = random_networks.sample(
+      jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
+    )
+    self._images, self._normalization = dataset.images, normalization
+    self._config, self._on_step = config, on_step
+    seed = {'seed': config.theta_seed}
+    bank = BankSource(
+      network, self._variables, dataset, normalization, seed, root=bank_root
+    )
+    self._targets = targets or drawn_subsets.targets_fn(bank, config)
+
+  def __call__(self, numbers: Sequence[int]) -> list[CacheEntry]:
+    """Draws and distils subsets, given by number, side by side.
+
+    Raises:
+      FloatingPointError: naming the subset whose loss or gradient is not
+        finite.
+    """
+    count = len(numbers)
+    # The last subset is repeated, as a smaller batch would compile anew.
+    repeated = [numbers[-1]] * (self._config.subsets_per_batch - count)
+    return self.distil(self.draw([*numbers, *repeated]))[:count]
+
+  def draw(self, numbers: Sequence[int]) -> drawn_subsets.Draws:
+    """Draws any number of subsets, padded to the config's sizes (lines 3-9)."""
+    allowed = drawn_subsets.allowed_classes(self._table, numbers, self._config)
+    return drawn_subsets.draw(
+      self._table, numbers, config=self._config, allowed=allowed
+    )
+
+  def distil(self, draws: drawn_subsets.Draws) -> list[CacheEntry]:
+    """Distils what was drawn, which may have any padding (lines 10-19).
+
+    Each number of subsets and each padding compiles anew.
+    """
+    config = self._config
+    tx = subset_step.optimizer(config)
+    targets_at = self._targets(draws)
+    images = self._images[np.asarray(draws.initial.rows)]
+    state = subset_step.init_state(
+      images, self._normalization, draws.initial, tx=tx
+    )
+    rows = jax.device_put(
+      subset_step.packed_rows(np.asarray(draws.initial.mask))
+    )
+    curves: list[np.ndarray] = []
+    pending: list[jax.Array] = []
+    for index in range(config.num_steps):  # Line 14.
+      state, losses = subset_step.step(  # Lines 15-18.
+        state,
+        self._variables,
+        targets_at(index),
+        rows,
+        features_of=self._features_of,
+        tx=tx,
+        loss=config.loss,
+        ridge=config.ridge,
+      )
+      pending.append(losses)
+      done = index + 1
+      if done % config.log_every == 0 or done == config.num_steps:
+        curves.extend(jax.device_get(pending))
+        pending = []
+        subset_step.check_finite(np.asarray(curves), draws)
+        if self._on_step is not None:
+          self._on_step(done, float(np.mean(curves[-1])))
+    finite.check(
+      state[0],
+      f'Subsets {np.asarray(draws.numbers).tolist()} after the last step',
+      'Try a smaller learning rate, in a new folder.',
+    )
+    curve: Any = np.asarray(curves).T
+    batch = CacheEntry(
+      target=draws.target,
+      synthetic=state[0],
+      start_rows=draws.initial.rows,
+      classes=draws.classes,
+      num_classes=draws.num_classes,
+      ipc=draws.ipc,
+      losses=curve,
+    )
+    batch = jax.device_get(batch)
+    count = len(draws.numbers)
+    return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(count)]

@@ -1,13 +1,12 @@
 """Alg. 2: the translator learns to carry distilled images from theta to Theta.
 
-What is learned is an `Objective`: a loss, and the inputs of a step. Its loss on
-held-out subsets, in networks that stay the same, decides when to stop and which
-parameters to keep.
+What is learned is an `Objective`: a loss, and the inputs of an update. Its loss
+on held-out subsets, in networks that stay the same, decides when to stop and
+which parameters to keep.
 """
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,33 +15,29 @@ import flax.linen as nn
 import jax
 import optax
 
-from fsdd_jax.algorithms import pretraining_state
+from fsdd_jax.algorithms import pretraining_objectives, pretraining_state
 from fsdd_jax.algorithms.method_configs import PretrainingConfig
-from fsdd_jax.algorithms.pretraining_banks import translation_in_banks
+from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.algorithms.pretraining_objectives import (
   Inputs,
   Objective,
-  Problem,
   ScoreFn,
   make_score,
-  reconstruction,
-  translation,
 )
 from fsdd_jax.algorithms.pretraining_state import (
   PretrainingState,
-  UpdateFn,
   is_plateau,
   keep_best,
 )
-from fsdd_jax.core import distill_step
+from fsdd_jax.core import distill_step, translator_step
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization, describe_normalization
-from fsdd_jax.networks import extractors
+from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.layers import choose
-from fsdd_jax.networks.translator import translate
+from fsdd_jax.networks.random_networks import LossFn
+from fsdd_jax.networks.translator import MapsFn, translate
 from fsdd_jax.runtime import hashes, processes
-from fsdd_jax.runtime.devices import devices_for, local
+from fsdd_jax.runtime.devices import Devices, devices_for, local
 from fsdd_jax.runtime.stage_loop import (
   LoopOptions,
   ProgressFn,
@@ -51,49 +46,11 @@ from fsdd_jax.runtime.stage_loop import (
   with_progress,
 )
 from fsdd_jax.storage.cache import batches as cache_batches
-from fsdd_jax.storage.cache.manifest import Manifest
+from fsdd_jax.storage.cache.manifest import check_made_of, facts_of
 from fsdd_jax.storage.cache.shards import CacheSource
 from fsdd_jax.storage.pretrained import Pretrained
 
-
-def check_cache(
-  manifest: Manifest,
-  network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
-  *,
-  theta_seed: int,
-) -> None:
-  """Makes sure that a cache was made of what pre-training is given.
-
-  Args:
-    manifest: of the cache.
-    network: f.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
-    theta_seed: seed of theta.
-
-  Raises:
-    ValueError: naming all that differs.
-  """
-  ours = {
-    'dataset_fingerprint': dataset.fingerprint(),
-    'image_shape': dataset.images.shape[1:],
-    'network': extractors.describe_network(network),
-    'network_seed': theta_seed,
-    'normalization': describe_normalization(normalization),
-  }
-  different = [
-    f'{name}: {getattr(manifest, name)!r} in the cache, {value!r} now'
-    for name, value in json.loads(json.dumps(ours)).items()
-    if json.loads(json.dumps(getattr(manifest, name))) != value
-  ]
-  if different:
-    raise ValueError(
-      f'The cache was made of something else ({"; ".join(different)}). Load '
-      f'Z ({manifest.dataset or "its name is unknown"}) and make the network '
-      'as the caching stage did, or build another cache.'
-    )
+UpdateFn = Callable[..., tuple[PretrainingState, dict[str, jax.Array]]]
 
 
 def pretrain(
@@ -155,8 +112,9 @@ def pretrain(
   """
   options = with_progress(options, progress_fn)
   manifest = source.manifest
-  check_cache(
-    manifest, network, dataset, normalization, theta_seed=config.theta_seed
+  seed = config.theta_seed
+  check_made_of(
+    manifest, facts_of(network, dataset, normalization, theta_seed=seed)
   )
   claim_workdir(
     options,
@@ -169,10 +127,11 @@ def pretrain(
   omega_key, network_key, heldout_key = jax.random.split(
     jax.random.key(config.seed), 3
   )
-  learned, heldout = _split(source, config)
-  objective = _objective(
-    Problem(network, dataset, normalization, network_key, config), manifest
+  learned, heldout = cache_batches.split(
+    source, config.num_subsets, config.heldout_subsets
   )
+  problem = Problem(network, dataset, normalization, network_key, config)
+  objective = pretraining_objectives.choose(problem, manifest)
   score = make_score(
     objective,
     jax.random.split(heldout_key, config.heldout_networks),
@@ -182,7 +141,7 @@ def pretrain(
   random = Pretrained(translator, {}, theta)
   tx = _optimizer(config)
   devices = devices_for(config.batch_size)
-  update = pretraining_state.make_update(
+  update = make_update(
     translator,
     objective.loss_fn,
     tx,
@@ -190,12 +149,35 @@ def pretrain(
     devices=devices,
     maps_of=random.maps_of,
   )
-  num_scores = -(-config.num_steps // config.eval_every)
-  state = pretraining_state.init_state(
-    omega_key, translator, manifest.image_shape, tx, num_scores, random.maps_of
+  state = pretraining_state.init_state(  # Line 1.
+    omega_key,
+    translator,
+    manifest.image_shape,
+    tx,
+    num_scores=-(-config.num_steps // config.eval_every),
+    maps_of=random.maps_of,
+    start=start,
   )
-  if start is not None:
-    state = pretraining_state.go_on_from(state, start['params'])
+  inputs = _inputs_fn(source, dataset, objective, learned, config)
+  state, untranslated = _run(  # Lines 2-12.
+    devices.replicate(state), update, inputs, score, random, config, options
+  )
+  record = pretraining_state.record_of(
+    state, untranslated, manifest, learned, heldout, config
+  )
+  metadata = pretraining_state.translator_metadata(translator, manifest, record)
+  best = {'params': local(dict(state.best_params))}
+  return dataclasses.replace(random, variables=best, metadata=metadata)
+
+
+def _inputs_fn(
+  source: CacheSource,
+  dataset: Dataset,
+  objective: Objective,
+  learned: range,
+  config: PretrainingConfig,
+) -> Callable[[int], Iterator[Inputs]]:
+  """Inputs of updates from a step on (Alg. 2, lines 4, 5 and 7)."""
 
   def inputs_from(step: int) -> Iterator[Inputs]:
     batches = cache_batches.random_batches(
@@ -212,17 +194,48 @@ def pretrain(
     for index, batch in enumerate(batches, step):
       yield objective.inputs(index, batch)
 
-  with _stage_loop(options, config) as loop:
-    state = loop.restore_or(devices.replicate(state))
-    state, untranslated = _run(
-      state, update, inputs_from, score, random, config, loop
-    )
-  record = _record(state, untranslated, manifest, learned, heldout, config)
-  return dataclasses.replace(
-    random,
-    variables={'params': local(dict(state.best_params))},
-    metadata=translator_metadata(translator, manifest, record),
+  return inputs_from
+
+
+def make_update(
+  translator: nn.Module,
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  *,
+  networks_per_call: int,
+  devices: Devices,
+  maps_of: MapsFn | None = None,
+) -> UpdateFn:
+  """Makes the update (Alg. 2, lines 3-11), which devices share.
+
+  Args:
+    translator: the module G.
+    loss_fn: of `(variables, set, target)` in one network.
+    tx: the optimiser of omega.
+    networks_per_call: as for `translator_step.make_step`.
+    devices: what shares the batches.
+    maps_of: theta's feature maps, for a translator that sees them.
+
+  Returns:
+    `update(state, (networks, sets, targets)) -> (state, metrics)`, which
+    donates the translator of the state.
+  """
+  step = translator_step.make_step(
+    translator,
+    loss_fn,
+    tx,
+    networks_per_call=networks_per_call,
+    spread=devices.mean,
+    maps_of=maps_of,
   )
+
+  def update(
+    state: PretrainingState, inputs: tuple
+  ) -> tuple[PretrainingState, dict[str, jax.Array]]:
+    new, values = step(state.translator, *devices.shard(inputs))
+    return dataclasses.replace(state, translator=new), values
+
+  return update
 
 
 def _optimizer(config: PretrainingConfig) -> optax.GradientTransformation:
@@ -236,29 +249,6 @@ def _optimizer(config: PretrainingConfig) -> optax.GradientTransformation:
   return tx
 
 
-def _objective(problem: Problem, manifest: Manifest) -> Objective:
-  """What the config asks for, if the cache can serve it."""
-  config = problem.config
-  if config.objective == 'reconstruction':
-    return reconstruction(problem)
-  if config.bank_networks:
-    return translation_in_banks(problem)
-  if not manifest.target_size:
-    raise ValueError(
-      'The subsets of this cache are scored on all images of their classes '
-      '(max_images=0), which cannot pass fresh networks at each update; set '
-      'bank_networks to 1 or more.'
-    )
-  return translation(problem)
-
-
-def _stage_loop(options: LoopOptions, config: PretrainingConfig) -> StageLoop:
-  # Losses are written whenever a score may end the stage.
-  log_every = math.gcd(options.log_every, config.eval_every)
-  options = dataclasses.replace(options, log_every=log_every)
-  return StageLoop('pre-train', num_steps=config.num_steps, options=options)
-
-
 def _run(
   state: PretrainingState,
   update: UpdateFn,
@@ -266,93 +256,39 @@ def _run(
   score: ScoreFn,
   start: Pretrained,
   config: PretrainingConfig,
-  loop: StageLoop,
+  options: LoopOptions,
 ) -> tuple[PretrainingState, float]:
-  """Updates until the step limit or a plateau; returns also the reference."""
+  """Updates until the step limit or a plateau (Alg. 2, lines 2-12).
+
+  Returns the state, and the held-out loss without a translator.
+  """
   translated = jax.jit(
     lambda params, labeled: translate(
       start.translator, {'params': params}, labeled, start.maps_of
     )
   )
-  untranslated = score(lambda labeled: labeled)
-  done, curve = int(state.step), state.curve
-  inputs = inputs_from(done)
-  while done < config.num_steps and not is_plateau(curve, config.patience):
-    state, values = update(state, next(inputs))
-    done += 1
-    if done % config.eval_every == 0 or done == config.num_steps:
-      params = local(state.translator.params)
-      # On the host, and the same in all processes, which must end together.
-      loss = jax.device_get(
-        processes.from_first_process(
-          score(functools.partial(translated, params))
+  # Losses are written whenever a score may end the stage.
+  log_every = math.gcd(options.log_every, config.eval_every)
+  options = dataclasses.replace(options, log_every=log_every)
+  steps = config.num_steps
+  with StageLoop('pre-train', num_steps=steps, options=options) as loop:
+    state = loop.restore_or(state)
+    untranslated = score(lambda labeled: labeled)
+    done, curve = int(state.step), state.curve
+    inputs = inputs_from(done)
+    while done < steps and not is_plateau(curve, config.patience):
+      state, values = update(state, next(inputs))  # Lines 3-11.
+      done += 1
+      if done % config.eval_every == 0 or done == steps:
+        params = local(state.translator.params)
+        # On the host, and the same in all processes, which must end together.
+        loss = jax.device_get(
+          processes.from_first_process(
+            score(functools.partial(translated, params))
+          )
         )
-      )
-      state = keep_best(state, len(curve), loss)
-      curve.append(float(loss))
-      values |= {'heldout_loss': loss, 'untranslated_loss': untranslated}
-    loop.on_step(done, state, values)
+        state = keep_best(state, len(curve), loss)
+        curve.append(float(loss))
+        values |= {'heldout_loss': loss, 'untranslated_loss': untranslated}
+      loop.on_step(done, state, values)
   return state, float(untranslated)
-
-
-def _record(
-  state: PretrainingState,
-  untranslated: float,
-  manifest: Manifest,
-  learned: range,
-  heldout: range,
-  config: PretrainingConfig,
-) -> dict[str, Any]:
-  done = int(state.step)
-  return {
-    'config': dataclasses.asdict(config),
-    'cache': manifest.digest.hex(),
-    'num_steps': done,
-    'ended_by': 'step limit' if done == config.num_steps else 'plateau',
-    'learned_subsets': [learned.start, learned.stop],
-    'heldout_subsets': [heldout.start, heldout.stop],
-    'heldout_losses': state.curve,
-    'best_heldout_loss': min(state.curve),
-    'untranslated_loss': untranslated,
-  }
-
-
-def translator_metadata(
-  translator: nn.Module, manifest: Manifest, record: Mapping[str, Any]
-) -> dict[str, Any]:
-  """What `artifacts.save_translator` writes beside omega_0.
-
-  Args:
-    translator: the module G.
-    manifest: of the cache it was pre-trained on; tells theta's seed and
-      network, the normalisation and the resolution.
-    record: of `pretrain`.
-
-  Returns:
-    JSON values.
-  """
-  return {
-    'theta_seed': manifest.network_seed,
-    'network': dict(manifest.network),
-    'translator': extractors.describe_network(translator),
-    'normalization': dict(manifest.normalization),
-    'image_shape': list(manifest.image_shape),
-    'dataset': manifest.dataset,
-    'caching': dict(manifest.configuration),
-    'training': dict(record),
-  }
-
-
-def _split(
-  source: CacheSource, config: PretrainingConfig
-) -> tuple[range, range]:
-  """The entries that are learned from, and those that are scored."""
-  held = source.manifest.num_heldout
-  stop = held + config.num_subsets if config.num_subsets else None
-  learned = range(len(source))[held:stop]
-  if len(learned) < max(1, config.num_subsets):
-    raise ValueError(
-      f'A cache of {len(source)} subsets has {len(learned)} to learn '
-      f'from beside {held} held-out ones; cache more, or lower num_subsets.'
-    )
-  return learned, range(min(held, config.heldout_subsets))

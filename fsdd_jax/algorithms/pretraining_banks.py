@@ -8,29 +8,41 @@ subset.
 
 import functools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.algorithms.pretraining_objectives import (
-  Inputs,
-  Objective,
-  Problem,
-  in_turn,
-  sets_of,
-)
-from fsdd_jax.core import krr, objective
-from fsdd_jax.data import feature_bank, subsets
+from fsdd_jax.algorithms.method_configs import PretrainingConfig
+from fsdd_jax.core import krr
+from fsdd_jax.data import feature_bank, random_subsets
+from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.feature_bank import BankSource
+from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.networks import random_networks
 from fsdd_jax.runtime import array_store, processes
-from fsdd_jax.storage.cache import batches as cache_batches
-from fsdd_jax.storage.cache.batches import Sample
-from fsdd_jax.types import LABEL_CODINGS, LabeledSet
+from fsdd_jax.types import LABEL_CODINGS
 
 Network = tuple[Any, np.ndarray]  # Variables and features `[k, q, d]`.
+
+
+class Problem(NamedTuple):
+  """What an objective is made for.
+
+  Attributes:
+    network: f; its initialisers are Theta.
+    dataset: the large set Z.
+    normalization: how its images become network inputs.
+    network_key: networks of updates are drawn from it.
+    config: of pre-training.
+  """
+
+  network: nn.Module
+  dataset: Dataset
+  normalization: Normalization
+  network_key: jax.Array
+  config: PretrainingConfig
 
 
 def network_number(
@@ -115,69 +127,17 @@ class NetworkBanks:
     )
 
 
-def translation_in_banks(
-  problem: Problem, root: pathlib.Path | None = None
-) -> Objective:
-  """The loss of Alg. 2, lines 6-9, in a window of networks with banks.
-
-  Args:
-    problem: what is minimised; `bank_networks` of its config is at least 1.
-    root: folder of the banks; None: as of `array_store.default_root`.
-
-  Returns:
-    The objective.
-  """
-  network, _, normalization, network_key, config = problem
-  features_of = objective.feature_fn(network)
-  banks = NetworkBanks(problem, root)
-  choice_key = jax.random.fold_in(network_key, 2**31 - 1)
-
-  def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
-    features = features_of(variables, labeled.images)
-    weights = krr.solve(
-      features, labeled.labels, ridge=config.ridge, mask=labeled.mask
-    )
-    return krr.error_on(config.loss, weights, target)
-
-  def inputs(step: int, batch: Sample) -> Inputs:
-    if config.bank_renewal:
-      banks.forget_before(step // config.bank_renewal)
-    networks, targets = [], []
-    for i, place in enumerate(processes.own_places(config.batch_size)):
-      number = network_number(
-        choice_key,
-        step,
-        place,
-        pool=config.bank_networks,
-        renew_every=config.bank_renewal,
-      )
-      variables, bank = banks.of_number(number)
-      networks.append(variables)
-      targets.append(
-        _target(bank, batch.classes[i], batch.num_classes[i], problem)
-      )
-    sets = sets_of(batch, normalization)
-    return _stack(networks), sets, _stack_on_host(targets)
-
-  def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
-    networks = [banks.of_key(key) for key in keys]
-    result: list[Inputs] = []
-    pairs = in_turn(batch, sets_of(batch, normalization))
-    for i, (labeled, sample) in enumerate(pairs):
-      variables, bank = networks[i % len(networks)]
-      target = _target(bank, sample.classes, sample.num_classes, problem)
-      result.append((variables, labeled, target))
-    return result
-
-  return Objective(
-    cache_batches.without_images, loss_fn, inputs, loss_fn, heldout_inputs
-  )
-
-
-def _target(
+def target_of(
   bank: np.ndarray, classes: Any, num_classes: Any, problem: Problem
 ) -> krr.FeatureSet:
-  """All images of some classes by their rows of a bank, NumPy arrays."""
+  """All images of some classes by their rows of a bank, NumPy arrays.
+
+  Args:
+    bank: features `[k, q, d]` of a network.
+    classes: `[l]` numbers of the classes; -1 where unused.
+    num_classes: how many there are.
+    problem: its config codes the labels.
+  """
   classes = np.asarray(classes)
   used = classes >= 0
   per_class = bank.shape[1]
@@ -195,14 +155,5 @@ def _target(
 @functools.cache
 def _labels(num_classes: int, num_labels: int, coding: str) -> np.ndarray:
   return np.asarray(
-    subsets.class_labels(num_classes, num_labels, LABEL_CODINGS[coding])
+    random_subsets.class_labels(num_classes, num_labels, LABEL_CODINGS[coding])
   )
-
-
-@jax.jit
-def _stack(trees: list[Any]) -> Any:
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _stack_on_host(trees: list[Any]) -> Any:
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -5,44 +5,32 @@ nothing else about it.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fsdd_jax.algorithms.method_configs import PretrainingConfig
+from fsdd_jax.algorithms.pretraining_banks import (
+  NetworkBanks,
+  Problem,
+  network_number,
+  target_of,
+)
 from fsdd_jax.core import krr, objective
-from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.runtime import processes
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.batches import Sample
+from fsdd_jax.storage.cache.manifest import Manifest
 from fsdd_jax.types import LabeledSet
 
 Inputs = tuple[Any, LabeledSet, Any]
 ScoreFn = Callable[[Callable[[LabeledSet], LabeledSet]], jax.Array]
-
-
-class Problem(NamedTuple):
-  """What an objective is made for.
-
-  Attributes:
-    network: f; its initialisers are Theta.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
-    network_key: networks of updates are drawn from it.
-    config: of pre-training.
-  """
-
-  network: nn.Module
-  dataset: Dataset
-  normalization: Normalization
-  network_key: jax.Array
-  config: PretrainingConfig
 
 
 class Objective(NamedTuple):
@@ -148,6 +136,65 @@ def translation(problem: Problem) -> Objective:
   )
 
 
+def translation_in_banks(
+  problem: Problem, root: pathlib.Path | None = None
+) -> Objective:
+  """The loss of Alg. 2, lines 6-9, in a window of networks with banks.
+
+  Args:
+    problem: what is minimised; `bank_networks` of its config is at least 1.
+    root: folder of the banks; None: as of `array_store.default_root`.
+
+  Returns:
+    The objective.
+  """
+  network, _, normalization, network_key, config = problem
+  features_of = objective.feature_fn(network)
+  banks = NetworkBanks(problem, root)
+  choice_key = jax.random.fold_in(network_key, 2**31 - 1)
+
+  def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
+    features = features_of(variables, labeled.images)
+    weights = krr.solve(
+      features, labeled.labels, ridge=config.ridge, mask=labeled.mask
+    )
+    return krr.error_on(config.loss, weights, target)
+
+  def inputs(step: int, batch: Sample) -> Inputs:
+    if config.bank_renewal:
+      banks.forget_before(step // config.bank_renewal)
+    networks, targets = [], []
+    for i, place in enumerate(processes.own_places(config.batch_size)):
+      number = network_number(
+        choice_key,
+        step,
+        place,
+        pool=config.bank_networks,
+        renew_every=config.bank_renewal,
+      )
+      variables, bank = banks.of_number(number)
+      networks.append(variables)
+      targets.append(
+        target_of(bank, batch.classes[i], batch.num_classes[i], problem)
+      )
+    sets = sets_of(batch, normalization)
+    return _stack(networks), sets, _stack_on_host(targets)
+
+  def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
+    networks = [banks.of_key(key) for key in keys]
+    result: list[Inputs] = []
+    pairs = in_turn(batch, sets_of(batch, normalization))
+    for i, (labeled, sample) in enumerate(pairs):
+      variables, bank = networks[i % len(networks)]
+      target = target_of(bank, sample.classes, sample.num_classes, problem)
+      result.append((variables, labeled, target))
+    return result
+
+  return Objective(
+    cache_batches.without_images, loss_fn, inputs, loss_fn, heldout_inputs
+  )
+
+
 def sample_keys(key: jax.Array, step: int, size: int) -> jax.Array:
   """Keys of this process's samples of an update, one network each."""
   return _keys_of(key, step * size, processes.own_places(size))
@@ -190,6 +237,26 @@ def reconstruction(problem: Problem) -> Objective:
   )
 
 
+def choose(problem: Problem, manifest: Manifest) -> Objective:
+  """What the config asks for.
+
+  Raises:
+    ValueError: if the cache of the manifest cannot serve it.
+  """
+  config = problem.config
+  if config.objective == 'reconstruction':
+    return reconstruction(problem)
+  if config.bank_networks:
+    return translation_in_banks(problem)
+  if not manifest.target_size:
+    raise ValueError(
+      'The subsets of this cache are scored on all images of their classes '
+      '(max_images=0), which cannot pass fresh networks at each update; set '
+      'bank_networks to 1 or more.'
+    )
+  return translation(problem)
+
+
 def make_score(objective: Objective, keys: jax.Array, batch: Sample) -> ScoreFn:
   """Makes the held-out score of a translator.
 
@@ -214,3 +281,12 @@ def make_score(objective: Objective, keys: jax.Array, batch: Sample) -> ScoreFn:
     return jnp.mean(jnp.stack(losses))
 
   return score
+
+
+@jax.jit
+def _stack(trees: list[Any]) -> Any:
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _stack_on_host(trees: list[Any]) -> Any:
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

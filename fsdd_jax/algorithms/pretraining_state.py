@@ -1,8 +1,8 @@
-"""The state of pre-training: the translator, its best version, its scores."""
+"""The state of pre-training, and what a file of its translator records."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fsdd_jax.algorithms.method_configs import PretrainingConfig
 from fsdd_jax.core import translator_step
 from fsdd_jax.core.translator_step import TranslatorState
-from fsdd_jax.networks.random_networks import LossFn
+from fsdd_jax.networks import extractors
 from fsdd_jax.networks.translator import MapsFn
-from fsdd_jax.runtime.devices import Devices
-
-UpdateFn = Callable[..., tuple['PretrainingState', dict[str, jax.Array]]]
+from fsdd_jax.storage.cache.manifest import Manifest
 
 
 @flax.struct.dataclass
@@ -53,8 +52,9 @@ def init_state(
   tx: optax.GradientTransformation,
   num_scores: int,
   maps_of: MapsFn | None = None,
+  start: Mapping[str, Any] | None = None,
 ) -> PretrainingState:
-  """Starts from a random translator (Alg. 2, line 1).
+  """Starts from a random or a given translator (Alg. 2, line 1).
 
   Args:
     key: random key, consumed.
@@ -63,31 +63,24 @@ def init_state(
     tx: the optimiser of omega.
     num_scores: most held-out losses that will be kept.
     maps_of: theta's feature maps, for a translator that sees them.
+    start: variables of the same translator, in place of random ones.
 
   Returns:
     The state of step 0.
-  """
-  state = translator_step.init_state(key, translator, image_shape, tx, maps_of)
-  # A copy, as the first step donates the parameters.
-  best = jax.tree.map(jnp.copy, state.params)
-  return PretrainingState(state, best, jnp.full(num_scores, jnp.inf))
-
-
-def go_on_from(
-  state: PretrainingState, params: Mapping[str, Any]
-) -> PretrainingState:
-  """The state of step 0 with other parameters than random ones.
-
-  Args:
-    state: of step 0.
-    params: of the same translator.
-
-  Returns:
-    The state, with copies of the parameters.
 
   Raises:
-    ValueError: if the parameters are those of another translator.
+    ValueError: if `start` is of another translator.
   """
+  omega = translator_step.init_state(key, translator, image_shape, tx, maps_of)
+  # A copy, as the first step donates the parameters.
+  best = jax.tree.map(jnp.copy, omega.params)
+  state = PretrainingState(omega, best, jnp.full(num_scores, jnp.inf))
+  return state if start is None else _with_params(state, start['params'])
+
+
+def _with_params(
+  state: PretrainingState, params: Mapping[str, Any]
+) -> PretrainingState:
   shapes, expected = (
     jax.tree.map(jnp.shape, dict(x)) for x in (params, state.best_params)
   )
@@ -123,43 +116,50 @@ def is_plateau(curve: list[float], patience: int) -> bool:
   return len(curve) - 1 - int(np.argmin(curve)) >= patience
 
 
-def make_update(
-  translator: nn.Module,
-  loss_fn: LossFn,
-  tx: optax.GradientTransformation,
-  *,
-  networks_per_call: int,
-  devices: Devices,
-  maps_of: MapsFn | None = None,
-) -> UpdateFn:
-  """Makes the update (Alg. 2, lines 3-11), which devices share.
+def record_of(
+  state: PretrainingState,
+  untranslated: float,
+  manifest: Manifest,
+  learned: range,
+  heldout: range,
+  config: PretrainingConfig,
+) -> dict[str, Any]:
+  """Settings, steps, losses and why a run ended, as JSON values."""
+  done = int(state.step)
+  return {
+    'config': dataclasses.asdict(config),
+    'cache': manifest.digest.hex(),
+    'num_steps': done,
+    'ended_by': 'step limit' if done == config.num_steps else 'plateau',
+    'learned_subsets': [learned.start, learned.stop],
+    'heldout_subsets': [heldout.start, heldout.stop],
+    'heldout_losses': state.curve,
+    'best_heldout_loss': min(state.curve),
+    'untranslated_loss': untranslated,
+  }
+
+
+def translator_metadata(
+  translator: nn.Module, manifest: Manifest, record: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What `artifacts.save_translator` writes beside omega_0.
 
   Args:
     translator: the module G.
-    loss_fn: maps `(variables, set, target)` of one network to a scalar.
-    tx: the optimiser of omega.
-    networks_per_call: as for `translator_step.make_step`.
-    devices: what shares the batches; `devices.replicate` places a state on
-      them before the first update.
-    maps_of: theta's feature maps, for a translator that sees them.
+    manifest: of the cache it was pre-trained on; tells theta's seed and
+      network, the normalisation and the resolution.
+    record: of `pretrain`.
 
   Returns:
-    `update(state, (networks, sets, targets)) -> (state, metrics)`, which
-    donates the translator of the state.
+    JSON values.
   """
-  step = translator_step.make_step(
-    translator,
-    loss_fn,
-    tx,
-    networks_per_call=networks_per_call,
-    spread=devices.mean,
-    maps_of=maps_of,
-  )
-
-  def update(
-    state: PretrainingState, inputs: tuple
-  ) -> tuple[PretrainingState, dict[str, jax.Array]]:
-    new, values = step(state.translator, *devices.shard(inputs))
-    return dataclasses.replace(state, translator=new), values
-
-  return update
+  return {
+    'theta_seed': manifest.network_seed,
+    'network': dict(manifest.network),
+    'translator': extractors.describe_network(translator),
+    'normalization': dict(manifest.normalization),
+    'image_shape': list(manifest.image_shape),
+    'dataset': manifest.dataset,
+    'caching': dict(manifest.configuration),
+    'training': dict(record),
+  }

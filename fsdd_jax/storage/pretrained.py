@@ -159,10 +159,10 @@ def save_pretrained(
     >>> import dataclasses
     >>> import tempfile
     >>> import toy
-    >>> from fsdd_jax.algorithms import pretraining
+    >>> from fsdd_jax.algorithms import pretraining_state
     >>> path = f'{tempfile.mkdtemp()}/translator.safetensors'
     >>> start, cached = toy.translator(), toy.build_cache(tempfile.mkdtemp())
-    >>> metadata = pretraining.translator_metadata(
+    >>> metadata = pretraining_state.translator_metadata(
     ...   start.translator, cached.manifest, {'num_steps': 1}
     ... )
     >>> save_pretrained(path, dataclasses.replace(start, metadata=metadata))

@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from experiments import cache as cache_binary
-from fsdd_jax.algorithms import caching
-from fsdd_jax.algorithms import subset_distiller as subset_distiller_lib
+from fsdd_jax.algorithms import caching, subset_step
+from fsdd_jax.algorithms.caching import SubsetDistiller
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
 from fsdd_jax.core import distill_step, krr, objective
 from fsdd_jax.data import datasets
 from fsdd_jax.data.normalization import normalize, standardization
@@ -189,7 +188,7 @@ def test_few_sizes_serve_all_numbers_of_classes_and_images(data):
   sizes, pairs = set(), set()
   for numbers in np.arange(20).reshape(-1, 2):
     initial = distil.draw(numbers).initial.mask
-    size = len(subset_distiller_lib.packed_rows(np.asarray(initial)))
+    size = len(subset_step.packed_rows(np.asarray(initial)))
     clock = metrics.StageClock()
     with clock.part('all'):
       entries = distil(numbers)
@@ -203,7 +202,7 @@ def test_few_sizes_serve_all_numbers_of_classes_and_images(data):
 
 @given(hnp.arrays(np.bool_, st.integers(1, 40)).filter(np.any))
 def test_packed_rows_are_all_that_are_in_use_and_little_else(mask):
-  rows = subset_distiller_lib.packed_rows(mask)
+  rows = subset_step.packed_rows(mask)
   np.testing.assert_array_equal(rows[: mask.sum()], np.flatnonzero(mask))
   assert np.all(rows[mask.sum() :] == mask.size)
   assert len(rows) <= mask.size
@@ -212,14 +211,14 @@ def test_packed_rows_are_all_that_are_in_use_and_little_else(mask):
 
 def test_regressions_are_not_batched(data, monkeypatch):
   # Two batched LAPACK calls at once can block a machine of two cores for ever.
-  step, shapes = subset_distiller_lib._step, []
+  step, shapes = subset_step.step, []
 
   def traced(*args, **settings):
     text = str(step.trace(*args, **settings).jaxpr)
     shapes.extend(re.findall(r':f32\[([\d,]+)\] = cholesky', text))
     return step(*args, **settings)
 
-  monkeypatch.setattr(subset_distiller_lib, '_step', traced)
+  monkeypatch.setattr(subset_step, 'step', traced)
   _distiller(data, num_steps=1)([0, 1])
   assert set(shapes) == {'8,8'}
 

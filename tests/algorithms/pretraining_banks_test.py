@@ -8,7 +8,8 @@ import pytest
 
 from fsdd_jax.algorithms import caching, pretraining_banks
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
-from fsdd_jax.algorithms.pretraining_objectives import Problem
+from fsdd_jax.algorithms.pretraining_banks import Problem
+from fsdd_jax.algorithms.pretraining_objectives import translation_in_banks
 from fsdd_jax.core import krr, objective
 from fsdd_jax.data.normalization import normalize
 from fsdd_jax.networks import extractors
@@ -75,7 +76,7 @@ def test_the_window_of_networks_moves_on():
 def test_the_loss_is_that_on_the_images_of_the_bank(data, batch, tmp_path):
   dataset, transform = data
   problem = _problem(data)
-  goal = pretraining_banks.translation_in_banks(problem, tmp_path)
+  goal = translation_in_banks(problem, tmp_path)
   variables, sets, targets = goal.inputs(0, batch)
   assert sets.start.shape == sets.images.shape
   for i in range(2):
@@ -110,7 +111,7 @@ def test_the_loss_is_that_on_the_images_of_the_bank(data, batch, tmp_path):
 def test_updates_see_other_networks_and_old_ones_are_deleted(
   data, batch, tmp_path
 ):
-  goal = pretraining_banks.translation_in_banks(_problem(data), tmp_path)
+  goal = translation_in_banks(_problem(data), tmp_path)
   kernels = {
     np.asarray(kernel).tobytes()
     for step in range(24)
@@ -118,7 +119,7 @@ def test_updates_see_other_networks_and_old_ones_are_deleted(
   }
   assert len(kernels) > 4
   assert len(list(tmp_path.glob('*/pieces.json'))) <= 3
-  again = pretraining_banks.translation_in_banks(_problem(data), tmp_path)
+  again = translation_in_banks(_problem(data), tmp_path)
   resumed, straight = again.inputs(23, batch), goal.inputs(23, batch)
   jax.tree.map(np.testing.assert_array_equal, resumed, straight)
 
@@ -126,5 +127,5 @@ def test_updates_see_other_networks_and_old_ones_are_deleted(
 @pytest.mark.parametrize('count', [0, 21])
 def test_all_images_of_a_class_serve_at_most(data, batch, count):
   problem = _problem(data, bank_images=count)
-  goal = pretraining_banks.translation_in_banks(problem)
+  goal = translation_in_banks(problem)
   assert goal.inputs(0, batch)[2].features.shape == (2, 60, 64)

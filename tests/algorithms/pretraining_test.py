@@ -13,11 +13,8 @@ import pytest
 
 from fsdd_jax.algorithms import caching, pretraining, pretraining_state
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
-from fsdd_jax.algorithms.pretraining_objectives import (
-  Problem,
-  make_score,
-  translation,
-)
+from fsdd_jax.algorithms.pretraining_banks import Problem
+from fsdd_jax.algorithms.pretraining_objectives import make_score, translation
 from fsdd_jax.core import objective
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors, random_networks
@@ -327,7 +324,7 @@ def test_divergence_stops_with_the_step(data, network, source):
 
 
 def test_metadata_make_a_translator_file(data, network, source, tmp_path):
-  metadata = pretraining.translator_metadata(
+  metadata = pretraining_state.translator_metadata(
     _TRANSLATOR, source.manifest, {'num_steps': 1}
   )
   theta = FixedNetwork(network, 0, (8, 8, 3))

@@ -86,6 +86,33 @@ def stack_short(samples: Sequence[Sample]) -> Sample:
   return dataclasses.replace(batch, synthetic=synthetic, start=start)
 
 
+def split(
+  source: Any, num_learned: int, num_scored: int
+) -> tuple[range, range]:
+  """The entries of a cache that are learned from, and those that are scored.
+
+  Args:
+    source: the cache.
+    num_learned: how many to learn from; 0: all that are not held out.
+    num_scored: most held-out ones.
+
+  Returns:
+    Numbers of entries.
+
+  Raises:
+    ValueError: if there are too few.
+  """
+  held = source.manifest.num_heldout
+  stop = held + num_learned if num_learned else None
+  learned = range(len(source))[held:stop]
+  if len(learned) < max(1, num_learned):
+    raise ValueError(
+      f'A cache of {len(source)} subsets has {len(learned)} to learn '
+      f'from beside {held} held-out ones; cache more, or lower num_subsets.'
+    )
+  return learned, range(min(held, num_scored))
+
+
 def read(
   source: Any, dataset: Dataset, read_fn: ReadFn, *, rows: Sequence[int]
 ) -> Sample:

@@ -9,6 +9,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
+
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization, describe_normalization
+from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import files
 
 FORMAT_VERSION = 2
@@ -97,6 +102,34 @@ class Manifest:
   def shard_name(self, shard: int) -> str:
     """The file name of a shard."""
     return f'shard-{shard:05d}-of-{self.num_shards:05d}.array_record'
+
+
+def facts_of(
+  network: nn.Module,
+  dataset: Dataset,
+  normalization: Normalization,
+  *,
+  theta_seed: int,
+) -> dict[str, Any]:
+  """The fields of a manifest that name what its entries were made of.
+
+  Args:
+    network: f.
+    dataset: the large set Z.
+    normalization: how its images become network inputs.
+    theta_seed: seed of theta.
+
+  Returns:
+    Values by the name of the field.
+  """
+  height, width, channels = dataset.images.shape[1:]
+  return {
+    'dataset_fingerprint': dataset.fingerprint(),
+    'image_shape': (height, width, channels),
+    'network': extractors.describe_network(network),
+    'network_seed': theta_seed,
+    'normalization': describe_normalization(normalization),
+  }
 
 
 def read_manifest(folder: pathlib.Path) -> Manifest:
@@ -191,3 +224,26 @@ def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     else:
       flat[name] = value
   return flat
+
+
+def check_made_of(manifest: Manifest, facts: Mapping[str, Any]) -> None:
+  """Makes sure that a cache was made of what a stage is given.
+
+  Args:
+    manifest: of the cache.
+    facts: of `facts_of`.
+
+  Raises:
+    ValueError: naming all that differs.
+  """
+  different = [
+    f'{name}: {getattr(manifest, name)!r} in the cache, {value!r} now'
+    for name, value in json.loads(json.dumps(facts)).items()
+    if json.loads(json.dumps(getattr(manifest, name))) != value
+  ]
+  if different:
+    raise ValueError(
+      f'The cache was made of something else ({"; ".join(different)}). Load '
+      f'Z ({manifest.dataset or "its name is unknown"}) and make the network '
+      'as the caching stage did, or build another cache.'
+    )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fsdd_jax import types
-from fsdd_jax.algorithms import subset_draws
+from fsdd_jax.algorithms import drawn_subsets
 from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.data import subsets
 
@@ -21,8 +21,8 @@ def table(tiny_dataset):
 
 
 def test_a_draw_depends_on_its_number_alone(table):
-  together = subset_draws.draw(table, [4, 2, 9], config=_CONFIG)
-  alone = subset_draws.draw(table, [9], config=_CONFIG)
+  together = drawn_subsets.draw(table, [4, 2, 9], config=_CONFIG)
+  alone = drawn_subsets.draw(table, [9], config=_CONFIG)
   assert together.numbers.tolist() == [4, 2, 9]
   for a, b in zip(
     *(jax.tree.leaves((d.target, d.initial, d.ipc)) for d in (together, alone)),
@@ -38,8 +38,8 @@ def test_a_draw_depends_on_its_number_alone(table):
 def test_without_padding_only_what_was_drawn_is_left(
   table, tiny_dataset, number
 ):
-  padded = subset_draws.draw(table, [number], config=_CONFIG)
-  draws = subset_draws.unpad(padded)
+  padded = drawn_subsets.draw(table, [number], config=_CONFIG)
+  draws = drawn_subsets.unpad(padded)
   (c,), (i,) = draws.num_classes.tolist(), draws.ipc.tolist()
   for subset, per_class in ((draws.target, 13 // c), (draws.initial, i)):
     assert subset.rows.shape == (1, c * per_class)
@@ -60,4 +60,4 @@ def test_a_set_too_small_is_refused(table):
     min_classes=2, max_classes=3, max_images=42, max_synthetic=7
   )
   with pytest.raises(ValueError, match='Class 0 has 20 images'):
-    subset_draws.check(table, config)
+    drawn_subsets.check(table, config)

@@ -1,0 +1,170 @@
+"""Several sets distilled side by side in one network (Alg. 1, lines 10-18).
+
+Their images pass the network as one larger batch. All sets are padded to one
+size, and their images without the padding are packed to one of few sizes, so
+that few compiled functions serve any number of classes and images a class.
+`b` denotes the sets, `n` the padded images of each.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fsdd_jax.algorithms.drawn_subsets import Draws
+from fsdd_jax.algorithms.method_configs import CachingConfig
+from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.types import LabeledSet, Subset
+
+State = tuple[LabeledSet, optax.OptState]
+
+# Sizes of packed images, each compiled when it first occurs: more of them are
+# less padding. The sum of several random sizes falls on two or three of eight.
+_NUM_PACKED_SIZES = 8
+
+
+@functools.cache  # The same object, as another would compile anew.
+def optimizer(config: CachingConfig) -> optax.GradientTransformation:
+  """The optimiser of the images and labels of one set."""
+  return distill_step.make_optimizer(
+    config.optimizer,
+    config.learning_rate,
+    label_learning_rate=config.label_learning_rate,
+    schedule=lambda rate: distill_step.SCHEDULES[config.schedule](
+      rate, config.num_steps
+    ),
+  )
+
+
+@functools.partial(jax.jit, static_argnames='tx')
+def init_state(
+  images: jax.Array,
+  normalization: Normalization,
+  initial: Subset,
+  *,
+  tx: optax.GradientTransformation,
+) -> State:
+  """X_S and Y_S of each subset before the first step (Alg. 1, line 10).
+
+  Args:
+    images: `[b, n, h, w, c]` uint8.
+    normalization: how they become network inputs.
+    initial: labels and masks of the sets.
+    tx: the optimiser of each set; the same object at each call.
+
+  Returns:
+    The state that `step` takes.
+  """
+  flat = normalize(images.reshape(-1, *images.shape[2:]), normalization)
+  x = flat.reshape(images.shape) * initial.mask[..., None, None, None]
+  # Copies, as the first step donates its state.
+  synthetic = jax.tree.map(
+    jnp.copy, LabeledSet(x, initial.labels, initial.mask)
+  )
+  return synthetic, jax.vmap(tx.init)(_trainable(synthetic))
+
+
+def _trainable(synthetic: LabeledSet) -> dict[str, jax.Array]:
+  return {'images': synthetic.images, 'labels': synthetic.labels}
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('features_of', 'tx', 'loss', 'ridge'),
+  donate_argnums=0,
+)
+def step(
+  state: State,
+  variables: Any,
+  targets: list[krr.Target],
+  rows: jax.Array,
+  *,
+  features_of: objective.FeatureFn,
+  tx: optax.GradientTransformation,
+  loss: str,
+  ridge: float,
+) -> tuple[State, jax.Array]:
+  """Updates all X_S and Y_S of a batch (Alg. 1, lines 15-18).
+
+  Args:
+    state: of `init_state` or the step before; it is donated.
+    variables: theta.
+    targets: what each of the sets is scored against (line 16).
+    rows: of `packed_rows`.
+    features_of: the feature map f.
+    tx: as of `init_state`.
+    loss: a name in `krr.ERRORS`.
+    ridge: as of `krr.solve`.
+
+  Returns:
+    The state, and the losses `[b]` before the update.
+  """
+  synthetic, opt_state = state
+  sizes = synthetic.mask.shape
+
+  def subset_loss(
+    features: jax.Array, labels: jax.Array, mask: jax.Array, target: krr.Target
+  ) -> jax.Array:
+    weights = krr.solve(features, labels, ridge=ridge, mask=mask)
+    return krr.error_on(loss, weights, target)
+
+  def total_loss(trainable: dict[str, jax.Array]) -> tuple:
+    images = trainable['images']
+    flat = images.reshape(-1, *images.shape[2:])
+    packed = features_of(variables, flat.at[rows].get(mode='fill'))
+    features = jnp.zeros((len(flat), packed.shape[-1]), packed.dtype)
+    features = features.at[rows].set(packed, mode='drop').reshape(*sizes, -1)
+    # One regression after another, unrolled: with `jax.vmap`, batched LAPACK
+    # calls of jaxlib 0.10 wait for threads of the very pool that they occupy,
+    # and two at once block a machine of two cores for ever.
+    each = zip(features, trainable['labels'], synthetic.mask, strict=True)
+    losses = jnp.stack(
+      [
+        subset_loss(*own, target)
+        for own, target in zip(each, targets, strict=True)
+      ]
+    )
+    return losses.sum(), losses
+
+  trainable = _trainable(synthetic)
+  gradient, losses = jax.grad(total_loss, has_aux=True)(trainable)
+  # An optimiser for each subset, as some (LAMB) look at norms of the whole.
+  updates, opt_state = jax.vmap(tx.update)(gradient, opt_state, trainable)
+  norms = jax.vmap(optax.tree.norm)(gradient)
+  losses = jnp.where(jnp.isfinite(norms), losses, jnp.nan)
+  changed = optax.apply_updates(trainable, updates)
+  return (dataclasses.replace(synthetic, **changed), opt_state), losses
+
+
+def packed_rows(mask: np.ndarray) -> np.ndarray:
+  """Rows that are no padding, filled up to one of few sizes.
+
+  Args:
+    mask: 1 for rows in use and 0 for padding, of any shape; at least one 1.
+
+  Returns:
+    `[r]` int32 indices into the flattened mask, then its size, which is none of
+    them, until r is a multiple of an eighth of the size, rounded up.
+  """
+  rows = np.flatnonzero(mask)
+  part = -(-mask.size // _NUM_PACKED_SIZES)
+  missing = min(-len(rows) % part, mask.size - len(rows))
+  return np.pad(rows, (0, missing), constant_values=mask.size).astype(np.int32)
+
+
+def check_finite(curves: np.ndarray, draws: Draws) -> None:
+  """Stops at the first loss `[steps, b]` that is not finite."""
+  bad = np.argwhere(~np.isfinite(curves))
+  if len(bad):
+    step, i = bad[0]
+    raise FloatingPointError(
+      f'Subset {draws.numbers[i]} (C = {draws.num_classes[i]} classes, I = '
+      f'{draws.ipc[i]} images a class): loss or gradient of step {step + 1} is '
+      'not finite. Try a smaller learning rate or a larger ridge, in a new '
+      'folder; files written before are intact.'
+    )
