@@ -109,10 +109,10 @@ MUTANTS = (
   Mutant('core/distill_step', 'jnp.where(finite, new, old)', 'new', 'core/distill_step'),
   Mutant('core/distill_step', 'step_fn(state, *inputs_at(index))',
          'step_fn(state, *inputs_at(0))', 'core/distill_step'),
-  Mutant('runtime/stage_loop', 'self._check_finite(done, state)', 'pass',
+  Mutant('runtime/loop', 'self._check_finite(done, state)', 'pass',
          'runtime/finite:last_step'),
-  Mutant('runtime/stage_loop', 'save = last or stop or', 'save = stop or',
-         'runtime/stage_loop runtime/finite:last_step'),
+  Mutant('runtime/loop', 'save = last or stop or', 'save = stop or',
+         'runtime/loop runtime/finite:last_step'),
   # Algorithm 4.
   Mutant('algorithms/baselines', 'key = jax.random.fold_in(key, index)\n',
          'key = jax.random.fold_in(key, 0)\n', 'draws:alg_4'),

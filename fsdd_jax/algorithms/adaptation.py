@@ -33,14 +33,14 @@ from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.translator import translate
 from fsdd_jax.runtime import finite, hashes, metrics
 from fsdd_jax.runtime.devices import devices_for, local
-from fsdd_jax.runtime.stage_loop import (
+from fsdd_jax.runtime.loop import (
+  Loop,
   LoopOptions,
   ProgressFn,
-  StageLoop,
-  claim_workdir,
   with_clock,
   with_progress,
 )
+from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.storage.pretrained import Pretrained, adapted
 from fsdd_jax.types import LabeledSet, pad
 
@@ -414,15 +414,19 @@ def _update(
   )
   own = jax.tree.map(jnp.array, params)  # The first step donates them.
   state = TranslatorState(jnp.zeros((), jnp.int32), own, tx.init(own))
-  loop = StageLoop(
-    'adapt', num_steps=num_steps, options=options, diagnose=diagnose
+  loop = Loop(
+    'adapt',
+    devices.replicate(state),
+    num_steps=num_steps,
+    options=options,
+    diagnose=diagnose,
   )
   with loop:
-    state = loop.restore_or(devices.replicate(state))
-    for index in range(int(state.step), num_steps):
-      state, values = step_fn(state, *devices.shard(inputs_at(index)))
-      loop.on_step(index + 1, state, values)
-    return local(jax.block_until_ready(state.params))
+    for step in loop:
+      loop.state, loop.metrics = step_fn(
+        loop.state, *devices.shard(inputs_at(step))
+      )
+    return local(jax.block_until_ready(loop.state.params))
 
 
 _jitted_translate = jax.jit(translate, static_argnums=(0, 3))

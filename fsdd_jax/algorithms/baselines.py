@@ -27,13 +27,13 @@ from fsdd_jax.data.normalization import (
 from fsdd_jax.networks import random_networks
 from fsdd_jax.options import whole
 from fsdd_jax.runtime import hashes, metrics
-from fsdd_jax.runtime.stage_loop import (
+from fsdd_jax.runtime.loop import (
   LoopOptions,
   ProgressFn,
-  claim_workdir,
   with_clock,
   with_progress,
 )
+from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
 # Seen networks a report scores in: the last of a long sequence say enough.

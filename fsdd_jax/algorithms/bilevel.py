@@ -34,13 +34,13 @@ from fsdd_jax.data.normalization import (
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.runtime import hashes
-from fsdd_jax.runtime.stage_loop import (
+from fsdd_jax.runtime.loop import (
+  Loop,
   LoopOptions,
   ProgressFn,
-  StageLoop,
-  claim_workdir,
   with_progress,
 )
+from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.storage import artifacts
 from fsdd_jax.types import LabeledSet
 
@@ -412,10 +412,9 @@ def learn_network(
   params = jax.tree.map(jnp.array, variables['params'])  # Donated below.
   state = BilevelState(jnp.zeros((), jnp.int32), params, tx.init(params))
   losses: list[jax.Array] = []
-  loop = StageLoop('bi-level', num_steps=config.num_updates, options=options)
+  loop = Loop('bi-level', state, num_steps=config.num_updates, options=options)
   with loop:
-    state = loop.restore_or(state)
-    for step in range(int(state.step), config.num_updates):
+    for step in loop:
       first = step * config.batch_size
       results = []
       for number in range(first, first + config.batch_size):
@@ -424,13 +423,12 @@ def learn_network(
         )
         draws = drawn_subsets.draw(table, [number], config=config)
         results.append(
-          gradient_of(state.params, other, *_images(dataset, draws), draws)
+          gradient_of(loop.state.params, other, *_images(dataset, draws), draws)
         )
-      state, values = _update(state, results, tx=tx)
-      losses.append(values['loss'])
-      loop.on_step(step + 1, state, values)
+      loop.state, loop.metrics = _update(loop.state, results, tx=tx)
+      losses.append(loop.metrics['loss'])
   learned = learned_network(
-    network, config.theta_seed, image_shape, {'params': state.params}
+    network, config.theta_seed, image_shape, {'params': loop.state.params}
   )
   return BilevelResult(learned, tuple(map(float, losses)))
 

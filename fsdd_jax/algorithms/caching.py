@@ -28,7 +28,7 @@ from fsdd_jax.data.subsets import class_table
 from fsdd_jax.networks import random_networks
 from fsdd_jax.runtime import finite, metrics
 from fsdd_jax.runtime.devices import default_device, map_devices
-from fsdd_jax.runtime.stage_loop import ProgressFn
+from fsdd_jax.runtime.loop import ProgressFn
 from fsdd_jax.storage.cache.manifest import Manifest, facts_of
 from fsdd_jax.storage.cache.records import CacheEntry
 from fsdd_jax.storage.cache.shards import CacheWriter

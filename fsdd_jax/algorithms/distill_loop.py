@@ -5,81 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step, krr, objective
-from fsdd_jax.runtime.stage_loop import LoopOptions, StageLoop
+from fsdd_jax.runtime.loop import Loop, LoopOptions
 from fsdd_jax.types import LabeledSet
 
 LossFn = Callable[..., jax.Array]
 # Says what a set looks like in the network of a step, for an error message.
 DiagnoseFn = Callable[[Any, LabeledSet], str]
-
-
-def run(
-  step_fn: Callable[..., tuple[Any, distill_step.Metrics]],
-  state: Any,
-  inputs_at: Callable[[int], tuple],
-  *,
-  num_steps: int,
-  options: LoopOptions,
-  diagnose: Callable[[int, Any], str],
-  description: str,
-) -> Any:
-  """Runs a method's steps from its state, or the last one saved.
-
-  Args:
-    step_fn: as of `distill_step.make_step`, or of a state of the method's own,
-      which has `step` and `synthetic`.
-    state: before the first step.
-    inputs_at: the inputs of step i, a pure function of i.
-    num_steps: steps in total.
-    options: progress, logs, checkpoints.
-    diagnose: says what a state looks like whose step was not finite.
-    description: what the progress bar calls it.
-
-  Returns:
-    The state after the last step, on the first device, wherever those that
-    shared the steps left it.
-
-  Raises:
-    FloatingPointError: when a loss is not finite.
-
-  Example:
-    >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import distill_step
-    >>> from fsdd_jax.runtime import stage_loop
-    >>> import jax.numpy as jnp
-    >>> tx = distill_step.make_optimizer('sgd', 0.5)
-    >>> loss_fn = lambda labeled, goal: ((labeled.images - goal) ** 2).sum()
-    >>> step = distill_step.make_step(loss_fn, tx)
-    >>> start = types.labeled_set(jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1)))
-    >>> found = run(
-    ...   step,
-    ...   distill_step.init_state(start, tx),
-    ...   lambda step: (3.0,),
-    ...   num_steps=1,
-    ...   options=stage_loop.LoopOptions(),
-    ...   diagnose=lambda step, state: '',
-    ...   description='try',
-    ... )
-    >>> found.synthetic.images.item()
-    3.0
-  """
-  loop = StageLoop(
-    description, num_steps=num_steps, options=options, diagnose=diagnose
-  )
-  with loop:
-    state = distill_step.distill(
-      step_fn,
-      loop.restore_or(state),
-      inputs_at,
-      num_steps=num_steps,
-      on_step=loop.on_step,
-    )
-    return jax.tree.map(jnp.asarray, jax.device_get(state))
 
 
 def optimizer(
@@ -147,7 +82,7 @@ def distill_from(
     >>> import toy
     >>> from fsdd_jax.algorithms import baselines, configs
     >>> from fsdd_jax.core import objective
-    >>> from fsdd_jax.runtime import stage_loop
+    >>> from fsdd_jax.runtime import loop
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
     ...   jax.random.key(0), dataset, transform, ipc=1
@@ -159,7 +94,7 @@ def distill_from(
     ...   lambda step: (toy.theta(0), real),
     ...   num_steps=1,
     ...   config=configs.DistillationConfig(ipc=1),
-    ...   options=stage_loop.LoopOptions(),
+    ...   options=loop.LoopOptions(),
     ...   diagnose=in_features(features_of, ridge=1e-6),
     ... )
     >>> distilled.images.shape
@@ -173,15 +108,18 @@ def distill_from(
   def describe(step: int, state: distill_step.DistillState) -> str:
     return diagnose(inputs_at(step)[0], state.synthetic)
 
-  return run(
-    distill_step.make_step(loss, tx),
+  step_fn = distill_step.make_step(loss, tx)
+  loop = Loop(
+    description,
     distill_step.init_state(start, tx),
-    inputs_at,
     num_steps=num_steps,
     options=options,
     diagnose=describe,
-    description=description,
-  ).synthetic
+  )
+  with loop:
+    for step in loop:
+      loop.state, loop.metrics = step_fn(loop.state, *inputs_at(step))
+    return loop.on_first_device().synthetic
 
 
 def in_features(

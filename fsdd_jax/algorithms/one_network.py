@@ -16,7 +16,8 @@ from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.runtime import metrics
-from fsdd_jax.runtime.stage_loop import LoopOptions, claim_workdir, with_clock
+from fsdd_jax.runtime.loop import LoopOptions, with_clock
+from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.storage.pretrained import stage_keys
 from fsdd_jax.types import LabeledSet
 

@@ -38,13 +38,13 @@ from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.networks.translator import MapsFn, translate
 from fsdd_jax.runtime import hashes, processes
 from fsdd_jax.runtime.devices import Devices, devices_for, local
-from fsdd_jax.runtime.stage_loop import (
+from fsdd_jax.runtime.loop import (
+  Loop,
   LoopOptions,
   ProgressFn,
-  StageLoop,
-  claim_workdir,
   with_progress,
 )
+from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.manifest import check_made_of, facts_of
 from fsdd_jax.storage.cache.shards import CacheSource
@@ -271,14 +271,15 @@ def _run(
   log_every = math.gcd(options.log_every, config.eval_every)
   options = dataclasses.replace(options, log_every=log_every)
   steps = config.num_steps
-  with StageLoop('pre-train', num_steps=steps, options=options) as loop:
-    state = loop.restore_or(state)
+  with Loop('pre-train', state, num_steps=steps, options=options) as loop:
     untranslated = score(lambda labeled: labeled)
-    done, curve = int(state.step), state.curve
-    inputs = inputs_from(done)
-    while done < steps and not is_plateau(curve, config.patience):
-      state, values = update(state, next(inputs))  # Lines 3-11.
-      done += 1
+    curve = loop.state.curve
+    inputs = inputs_from(int(loop.state.step))
+    for step in loop:  # Line 2.
+      if is_plateau(curve, config.patience):  # Line 12.
+        break
+      state, values = update(loop.state, next(inputs))  # Lines 3-11.
+      done = step + 1
       if done % config.eval_every == 0 or done == steps:
         params = local(state.translator.params)
         # On the host, and the same in all processes, which must end together.
@@ -290,5 +291,5 @@ def _run(
         state = keep_best(state, len(curve), loss)
         curve.append(float(loss))
         values |= {'heldout_loss': loss, 'untranslated_loss': untranslated}
-      loop.on_step(done, state, values)
-  return state, float(untranslated)
+      loop.state, loop.metrics = state, values
+  return loop.state, float(untranslated)

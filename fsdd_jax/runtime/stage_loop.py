@@ -1,301 +1,38 @@
-"""What watches a stage's steps: progress, logs, checkpoints, a stop on NaN."""
+"""Old names of `loop` and `workdir`; it goes when nothing imports it."""
 
-import contextlib
-import dataclasses
-import json
-import os
-import pathlib
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
-import numpy as np
+from fsdd_jax.runtime import preemption
+from fsdd_jax.runtime.loop import (
+  Loop,
+  LoopOptions,
+  ProgressFn,
+  with_clock,
+  with_progress,
+)
+from fsdd_jax.runtime.workdir import claim_workdir
 
-from fsdd_jax.runtime import files, finite, metrics, preemption, processes
-from fsdd_jax.runtime.checkpoints import Checkpointer
-from fsdd_jax.runtime.devices import local
-
-State = TypeVar('State')
-ProgressFn = Callable[[int, dict[str, float]], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopOptions:
-  """How a stage is watched and where it keeps its state.
-
-  Attributes:
-    workdir: folder of checkpoints, metrics and settings; None writes nothing.
-    checkpoint_every: steps between checkpoints.
-    log_every: steps between log lines; losses reach the host only then.
-    progress_fn: called at each log line with the steps done and the metrics.
-    state_fn: called there with the steps done and the stage's state, for
-      curves; it must copy what it keeps, as the next step donates the state.
-    clock: writes its seconds with each checkpoint; as of `with_clock`.
-
-  Example:
-    >>> options = LoopOptions('runs/mine', log_every=1, progress_fn=print)
-    >>> options.checkpoint_every, options.log_every
-    (50, 1)
-  """
-
-  workdir: str | os.PathLike[str] | None = None
-  checkpoint_every: int = 50
-  log_every: int = 10
-  progress_fn: ProgressFn | None = None
-  state_fn: Callable[[int, Any], None] | None = None
-  clock: metrics.StageClock | None = None
-
-  def __post_init__(self) -> None:
-    if self.workdir is not None:
-      object.__setattr__(self, 'workdir', files.resolve(self.workdir))
+__all__ = (
+  'LoopOptions',
+  'ProgressFn',
+  'StageLoop',
+  'claim_workdir',
+  'with_clock',
+  'with_progress',
+)
 
 
-def with_clock(
-  options: LoopOptions, clock: metrics.StageClock | None = None
-) -> tuple[LoopOptions, metrics.StageClock]:
-  """Options with a clock, and the clock.
+class StageLoop(Loop):
+  """A `Loop` whose caller restores the state and counts the steps itself."""
 
-  Args:
-    options: of a stage.
-    clock: by default that of the options, else one that goes on from
-      `seconds.jsonl` in the work directory.
-
-  Example:
-    >>> options, clock = with_clock(LoopOptions())
-    >>> options.clock is clock
-    True
-  """
-  if clock is None:
-    clock = options.clock
-  if clock is None:
-    workdir = options.workdir
-    path = None if workdir is None else f'{workdir}/seconds.jsonl'
-    clock = metrics.StageClock(path)
-  return dataclasses.replace(options, clock=clock), clock
-
-
-def with_progress(
-  options: LoopOptions | None, progress_fn: ProgressFn | None
-) -> LoopOptions:
-  """Options, or their defaults, that call `progress_fn` if it is not None.
-
-  Example:
-    >>> with_progress(None, print).progress_fn is print
-    True
-  """
-  options = options or LoopOptions()
-  if progress_fn is None:
-    return options
-  return dataclasses.replace(options, progress_fn=progress_fn)
-
-
-def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
-  """Makes a work directory that of one run, or checks that it already is.
-
-  Args:
-    options: names the folder, which is created where it is missing; without
-      one, and in other processes than the first, nothing is done.
-    config: the stage's dataclass; how often it logs and saves does not count.
-    **facts: JSON values that fix the result beside it: data, networks.
-
-  Raises:
-    ValueError: if the folder belongs to a run with other settings; every
-      differing one is named.
-
-  Example:
-    >>> import tempfile
-    >>> from fsdd_jax.algorithms import configs
-    >>> options = LoopOptions(tempfile.mkdtemp())
-    >>> config = configs.DistillationConfig(seed=1)
-    >>> claim_workdir(options, config, data='digits')
-    >>> claim_workdir(options, config, data='digits')  # It may resume.
-  """
-  workdir = options.workdir
-  if workdir is None or not processes.is_first_process():
-    return
-  settings = {**dataclasses.asdict(config), **facts}
-  for name in ('checkpoint_every', 'log_every'):
-    settings.pop(name, None)
-  path = pathlib.Path(workdir) / 'config.json'
-  ours = json.loads(json.dumps(settings))
-  if not path.exists():
-    text = json.dumps(settings, indent=2, sort_keys=True) + '\n'
-    files.write_bytes_atomic(path, text.encode())
-    return
-  # A setting that is newer than the folder was at its default there.
-  defaults = {
-    field.name: field.default
-    for field in dataclasses.fields(config)
-    if field.name in ours
-  }
-  theirs = json.loads(json.dumps(defaults)) | files.read_json(path)
-  different = [
-    f'{name}: {theirs.get(name)!r} there, {ours.get(name)!r} now'
-    for name in sorted(ours.keys() | theirs.keys())
-    if ours.get(name) != theirs.get(name)
-  ]
-  if different:
-    raise ValueError(
-      f'The workdir {workdir} belongs to a run with other settings '
-      f'({"; ".join(different)}). Use those settings to resume it, or choose '
-      'a new workdir.'
-    )
-
-
-class StageLoop:
-  """Restores a stage's state and follows its steps.
-
-  Used as a context; on leaving it, everything saved is on disk. Of several
-  processes, the first alone writes. Within the context, SIGTERM to any of them
-  ends all after the step under way (several: that of the next log line), whose
-  state is saved.
-
-  Example:
-    >>> import numpy as np
-    >>> options = LoopOptions(log_every=2, progress_fn=print)
-    >>> with StageLoop('count', num_steps=4, options=options) as loop:
-    ...   for done in range(1, 5):
-    ...     loop.on_step(done, None, {'loss': np.float32(1 / done)})
-    2 {'loss': 0.5}
-    4 {'loss': 0.25}
-  """
-
-  def __init__(
-    self,
-    description: str,
-    *,
-    num_steps: int,
-    options: LoopOptions,
-    diagnose: Callable[[int, Any], str] | None = None,
-  ) -> None:
-    """Opens the files of the work directory, if there is one.
-
-    Args:
-      description: what the progress bar calls the stage.
-      num_steps: the total number of steps.
-      options: where and how often to write.
-      diagnose: says what a state looks like whose step with the given index
-        was not finite, for the error message.
-
-    Raises:
-      OSError: if another program works in the work directory, or it cannot be
-        written.
-    """
-    self._description = description
-    self._num_steps = num_steps
-    self._options = options
-    self._diagnose = diagnose
-    self._pending: list[tuple[int, Any]] = []
-    self._unknown: set[str] = set()  # Leaves not finite before any step.
-    self._checkpointer: Checkpointer | None = None
-    self._writer: metrics.MetricWriter | None = None
-    self._stack = contextlib.ExitStack()
-    self._bar = self._stack.enter_context(
-      metrics.progress_bar(num_steps, description, unit='step')
-    )
-    if options.workdir is not None:
-      if processes.is_first_process():
-        self._stack.enter_context(files.lock(options.workdir))
-      folder = pathlib.Path(options.workdir) / 'checkpoints'
-      self._checkpointer = self._stack.enter_context(Checkpointer(folder))
-
-  def restore_or(self, state: State) -> State:
-    """The last saved state, or the given one; call it once, before steps."""
-    self._unknown = set(finite.bad_leaves(local(state)))
-    if self._checkpointer is None or self._options.workdir is None:
-      return state
-    state = self._checkpointer.restore_or(state)
-    done = int(state.step)  # type: ignore[attr-defined]
-    if processes.is_first_process():
-      self._writer = self._stack.enter_context(
-        metrics.MetricWriter(self._options.workdir, resume_step=done)
-      )
-    metrics.start_at(self._bar, done, self._num_steps)
-    return state
-
-  def on_step(
-    self, done: int, state: Any, step_metrics: Mapping[str, jax.Array]
-  ) -> None:
-    """Follows one step; `distill_step.distill` calls it.
-
-    Raises:
-      FloatingPointError: if a loss since the last log line was not finite.
-      SystemExit: after SIGTERM.
-    """
-    self._pending.append((done, step_metrics))
-    self._bar.update()
-    last = done == self._num_steps
-    log = last or done % self._options.log_every == 0
-    stop = self._must_stop(log)
-    save = last or stop or done % self._options.checkpoint_every == 0
-    if save or log:
-      self._flush(state)
-    if save:
-      self._check_finite(done, state)
-      self._save(done, state)
-    if stop:
-      self._stop(done)
-
-  def _save(self, done: int, state: Any) -> None:
-    if self._checkpointer is not None:
-      self._checkpointer.save(done, state)
-    if self._options.clock is not None:
-      self._options.clock.save()
-
-  def _check_finite(self, done: int, state: Any) -> None:
-    """Of what was finite at the start; losses still to come are infinite."""
-    bad = set(finite.bad_leaves(local(state))) - self._unknown
-    if bad:
-      raise FloatingPointError(
-        f'{self._description}: after step {done} values of '
-        f'{", ".join(sorted(bad)[:5])} are NaN or infinite. Try a smaller '
-        'learning rate or a larger ridge; saved checkpoints are intact.'
-      )
-
-  def _stop(self, done: int) -> None:
-    kept = 'not saved, without a workdir'
-    if self._checkpointer is not None:
-      self._checkpointer.finish()
-      kept = 'saved'
-    preemption.stop(f'Step {done} of "{self._description}" is {kept}')
-
-  def _must_stop(self, log: bool) -> bool:
-    """Whether SIGTERM arrived, in any process; they agree at log lines."""
-    if jax.process_count() == 1:
-      return preemption.requested()
-    return log and processes.any_process(preemption.requested())
-
-  def _flush(self, state: Any) -> None:
-    """Fetches the pending metrics, checks and writes them."""
-    pending = jax.device_get(self._pending)
-    self._pending = []
-    for done, values in pending:
-      if not all(np.isfinite(value) for value in values.values()):
-        numbers = ', '.join(f'{k} = {float(v):g}' for k, v in values.items())
-        details = self._diagnose(done - 1, state) if self._diagnose else ''
-        raise FloatingPointError(
-          f'{self._description} stopped at step {done}: {numbers}. {details} '
-          'Try a smaller learning rate or a larger ridge; saved checkpoints '
-          'are intact.'
-        )
-      scalars = {name: float(value) for name, value in values.items()}
-      if self._writer is not None:
-        self._writer.write(done, scalars)
-    self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}')
-    if self._options.progress_fn is not None:
-      self._options.progress_fn(done, scalars)
-    if self._options.state_fn is not None:
-      self._options.state_fn(done, state)
+  def __init__(self, description: str, **settings: Any) -> None:
+    """As that of `Loop`, without a state."""
+    super().__init__(description, None, **settings)
 
   def __enter__(self) -> 'StageLoop':
     self._stack.enter_context(preemption.defer())
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    self._stack.__exit__(kind, error, trace)
+  def restore_or(self, state: Any) -> Any:
+    """The last saved state, or the given one."""
+    return self._restore_or(state)

@@ -169,17 +169,17 @@ import os, signal, sys
 from absl import flags
 from workbench import cli
 from experiments import distill
-from fsdd_jax.runtime.stage_loop import StageLoop
+from fsdd_jax.runtime.loop import Loop
 
 kill_at = int(sys.argv.pop())
-on_step = StageLoop.on_step
+on_step = Loop.on_step
 
 def killing(self, done, state, metrics):
   on_step(self, done, state, metrics)
   if done == kill_at:
     os.kill(os.getpid(), signal.SIGKILL)
 
-StageLoop.on_step = killing
+Loop.on_step = killing
 cli.define_flags(*distill.CONFIGS)
 cli.run(distill.main)
 """

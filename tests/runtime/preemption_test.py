@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from fsdd_jax.runtime import preemption
-from fsdd_jax.runtime.stage_loop import LoopOptions, StageLoop
+from fsdd_jax.runtime.loop import Loop, LoopOptions
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +34,12 @@ def _count(num_steps, workdir, on_log=None):
     workdir, checkpoint_every=100, log_every=1, progress_fn=on_log
   )
   done = []
-  with StageLoop('count', num_steps=num_steps, options=options) as loop:
-    state = loop.restore_or(_State(jnp.zeros((), jnp.int32)))
-    for step in range(int(state.step) + 1, num_steps + 1):
-      done.append(step)
-      loop.on_step(step, _State(jnp.int32(step)), {'loss': jnp.ones(())})
+  start = _State(jnp.zeros((), jnp.int32))
+  with Loop('count', start, num_steps=num_steps, options=options) as loop:
+    for step in loop:
+      done.append(step + 1)
+      loop.state = _State(jnp.int32(step + 1))
+      loop.metrics = {'loss': jnp.ones(())}
   return done
 
 

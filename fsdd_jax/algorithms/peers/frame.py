@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from fsdd_jax.algorithms import baselines, distill_loop
+from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step
 from fsdd_jax.data import inputs
@@ -21,13 +21,14 @@ from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks import random_networks
 from fsdd_jax.options import Config, out_of_range
 from fsdd_jax.runtime import hashes
-from fsdd_jax.runtime.stage_loop import (
+from fsdd_jax.runtime.loop import (
+  Loop,
   LoopOptions,
   ProgressFn,
-  claim_workdir,
   with_clock,
   with_progress,
 )
+from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.types import LabeledSet
 
 
@@ -210,16 +211,17 @@ def distill_by(
     start=start,
   )
   plan = peer.plan(setup)
-  with clock.part('distillation'):
-    state = distill_loop.run(
-      plan.step,
-      plan.state,
-      plan.inputs_at,
-      num_steps=config.num_steps,
-      options=options,
-      diagnose=plan.diagnose,
-      description=peer.title,
-    )
+  loop = Loop(
+    peer.title,
+    plan.state,
+    num_steps=config.num_steps,
+    options=options,
+    diagnose=plan.diagnose,
+  )
+  with clock.part('distillation'), loop:
+    for step in loop:
+      loop.state, loop.metrics = plan.step(loop.state, *plan.inputs_at(step))
+    state = loop.on_first_device()
   return baselines.DistillationResult(
     state.synthetic, plan.seen(state), clock.seconds()
   )

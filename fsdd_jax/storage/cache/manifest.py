@@ -15,6 +15,7 @@ from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import files
+from fsdd_jax.runtime.workdir import differences, flatten
 
 FORMAT_VERSION = 2
 FILE_NAME = 'manifest.json'
@@ -198,32 +199,18 @@ def check_manifest(
   if isinstance(expected, Manifest):
     expected = dataclasses.asdict(expected)
   fields = dataclasses.asdict(found)
-  have = _flatten({name: fields.get(name) for name in expected})
-  want = _flatten(dict(expected))
-  differences = [
-    f'  {name}: {have.get(name)!r} in the cache, {want.get(name)!r} expected'
-    for name in sorted(have.keys() | want.keys())
-    if name not in have or name not in want or have[name] != want[name]
-  ]
-  if differences:
+  different = differences(
+    flatten({name: fields.get(name) for name in expected}),
+    flatten(expected),
+    line='  {name}: {there!r} in the cache, {here!r} expected',
+  )
+  if different:
     raise ValueError(
       f'{folder / FILE_NAME} is not the manifest expected:\n'
-      + '\n'.join(differences)
+      + '\n'.join(different)
       + '\nChoose another folder, or set these values as in the cache.'
     )
   return found
-
-
-def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """Nested mappings to one, with names such as `configuration.steps`."""
-  flat: dict[str, Any] = {}
-  # Through JSON, which has lists for tuples and text for other keys.
-  for name, value in json.loads(json.dumps(tree)).items():
-    if isinstance(value, dict) and value:
-      flat |= {f'{name}.{k}': v for k, v in _flatten(value).items()}
-    else:
-      flat[name] = value
-  return flat
 
 
 def check_made_of(manifest: Manifest, facts: Mapping[str, Any]) -> None:
@@ -236,11 +223,11 @@ def check_made_of(manifest: Manifest, facts: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming all that differs.
   """
-  different = [
-    f'{name}: {getattr(manifest, name)!r} in the cache, {value!r} now'
-    for name, value in json.loads(json.dumps(facts)).items()
-    if json.loads(json.dumps(getattr(manifest, name))) != value
-  ]
+  different = differences(
+    {name: getattr(manifest, name) for name in facts},
+    facts,
+    line='{name}: {there!r} in the cache, {here!r} now',
+  )
   if different:
     raise ValueError(
       f'The cache was made of something else ({"; ".join(different)}). Load '

@@ -13,12 +13,8 @@ import pytest
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step
 from fsdd_jax.runtime import checkpoints, metrics
-from fsdd_jax.runtime.stage_loop import (
-  LoopOptions,
-  StageLoop,
-  claim_workdir,
-  with_clock,
-)
+from fsdd_jax.runtime.loop import Loop, LoopOptions, with_clock
+from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.types import labeled_set
 
 
@@ -36,22 +32,24 @@ def test_a_damaged_settings_file_is_named(tmp_path):
     claim_workdir(LoopOptions(tmp_path), DistillationConfig())
 
 
+_TX = distill_step.make_optimizer('sgd', 0.1)
+
+
+def _start():
+  start = labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
+  return distill_step.init_state(start, _TX)
+
+
 def _run(options, losses, num_steps, diagnose=None):
   """Counts steps whose losses are given; returns the last state."""
-  tx = distill_step.make_optimizer('sgd', 0.1)
-  step = distill_step.make_step(lambda s, scale: scale * jnp.sum(s.images), tx)
-  start = labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
-  loop = StageLoop(
-    'count', num_steps=num_steps, options=options, diagnose=diagnose
+  step = distill_step.make_step(lambda s, scale: scale * jnp.sum(s.images), _TX)
+  loop = Loop(
+    'count', _start(), num_steps=num_steps, options=options, diagnose=diagnose
   )
   with loop:
-    return distill_step.distill(
-      step,
-      loop.restore_or(distill_step.init_state(start, tx)),
-      lambda index: (losses[index],),
-      num_steps=num_steps,
-      on_step=loop.on_step,
-    )
+    for index in loop:
+      loop.state, loop.metrics = step(loop.state, losses[index])
+    return loop.state
 
 
 def test_nan_stops_with_step_and_diagnosis_and_keeps_checkpoints(tmp_path):
@@ -91,12 +89,13 @@ def test_a_finished_run_does_nothing_more(tmp_path):
 def test_two_programs_in_one_workdir_are_refused(tmp_path):
   options = LoopOptions(tmp_path)
   with (
-    StageLoop('first', num_steps=1, options=options),
+    Loop('first', _start(), num_steps=1, options=options),
     pytest.raises(BlockingIOError, match='Another program works') as error,
   ):
-    StageLoop('second', num_steps=1, options=options)
+    Loop('second', _start(), num_steps=1, options=options)
   assert str(tmp_path) in str(error.value)
-  with StageLoop('third', num_steps=1, options=options):  # It is free again.
+  # It is free again.
+  with Loop('third', _start(), num_steps=1, options=options):
     pass
 
 
@@ -104,7 +103,7 @@ def test_an_unwritable_workdir_is_one_clear_error(tmp_path):
   (tmp_path / 'file').write_text('no folder')
   options = LoopOptions(tmp_path / 'file' / 'workdir')
   with pytest.raises(OSError, match='workdir'):
-    StageLoop('count', num_steps=1, options=options)
+    Loop('count', _start(), num_steps=1, options=options)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,87 @@
+"""The settings of a work directory: a folder belongs to one run.
+
+How all stages compare settings, and say which of them differ, is here, too.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from fsdd_jax.runtime import files, processes
+from fsdd_jax.runtime.loop import LoopOptions
+
+
+def differences(
+  there: Mapping[str, Any],
+  here: Mapping[str, Any],
+  *,
+  line: str = '{name}: {there!r} there, {here!r} now',
+) -> list[str]:
+  """Names what differs between two settings, in the order of the names.
+
+  Args:
+    there: values of a file, or of a run before; None stands for a missing one.
+    here: values that are wanted now.
+    line: a format of `name`, `there` and `here`.
+
+  Returns:
+    A line for each name whose values differ as JSON, which has lists for
+    tuples; empty where all agree.
+  """
+  there, here = (json.loads(json.dumps(dict(x))) for x in (there, here))
+  return [
+    line.format(name=name, there=there.get(name), here=here.get(name))
+    for name in sorted(there.keys() | here.keys())
+    if there.get(name) != here.get(name)
+  ]
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Turns nested mappings into one, with names such as `config.num_steps`."""
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat |= {f'{name}.{k}': v for k, v in flatten(value).items()}
+    else:
+      flat[name] = value
+  return flat
+
+
+def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
+  """Makes a work directory that of one run, or checks that it already is.
+
+  Args:
+    options: names the folder, which is created where it is missing; without
+      one, and in other processes than the first, nothing is done.
+    config: the stage's dataclass; how often it logs and saves does not count.
+    **facts: JSON values that fix the result beside it: data, networks.
+
+  Raises:
+    ValueError: if the folder belongs to a run with other settings; every
+      differing one is named.
+  """
+  workdir = options.workdir
+  if workdir is None or not processes.is_first_process():
+    return
+  settings = {**dataclasses.asdict(config), **facts}
+  for name in ('checkpoint_every', 'log_every'):
+    settings.pop(name, None)
+  path = pathlib.Path(workdir) / 'config.json'
+  if not path.exists():
+    text = json.dumps(settings, indent=2, sort_keys=True) + '\n'
+    files.write_bytes_atomic(path, text.encode())
+    return
+  # A setting that is newer than the folder was at its default there.
+  defaults = {
+    field.name: field.default
+    for field in dataclasses.fields(config)
+    if field.name in settings
+  }
+  if different := differences(defaults | files.read_json(path), settings):
+    raise ValueError(
+      f'The workdir {workdir} belongs to a run with other settings '
+      f'({"; ".join(different)}). Use those settings to resume it, or choose '
+      'a new workdir.'
+    )
