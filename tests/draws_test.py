@@ -30,7 +30,7 @@ from fsdd_jax.algorithms.peers import frame, frepo, rfad
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RfadConfig
 from fsdd_jax.core import distill_step, krr, objective
 from fsdd_jax.data import inputs, passes, subsets
-from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.evaluation import evaluate, protocols, recipes
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.storage.cache import batches as cache_batches
@@ -673,7 +673,7 @@ def test_training_gives_each_step_a_key_and_the_batch_its_rows():
     return images
 
   recipe = dataclasses.replace(
-    protocols.frepo_recipe(),
+    recipes.frepo_recipe(),
     num_steps=lambda n, size: 4,
     max_batch=4,
     augment=augment,

@@ -30,7 +30,7 @@ from fsdd_jax.algorithms.method_configs import (
   TranslatorConfig,
 )
 from fsdd_jax.data import sources
-from fsdd_jax.evaluation import protocols
+from fsdd_jax.evaluation import recipes
 from fsdd_jax.types import LabeledSet
 from workbench import cli
 from workbench.tasks import Task
@@ -309,4 +309,4 @@ def of_scores(task: Task, ipc: int, *, protocol: str, repeats: int) -> Estimate:
   return fit.then(real_pass(problem)).times(repeats)
 
 
-_TRAINED = {'frepo': protocols.frepo_recipe, 'dc': protocols.dc_recipe}
+_TRAINED = {'frepo': recipes.frepo_recipe, 'dc': recipes.dc_recipe}

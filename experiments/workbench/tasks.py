@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 import fsdd_jax
-from fsdd_jax.data import sources
+from fsdd_jax.data import sources, undecoded
 from fsdd_jax.runtime import files, preemption
 from fsdd_jax.storage import artifacts
 
@@ -118,7 +118,7 @@ def _data(arguments: Sequence[str]) -> str:
   if values.dataset is None:
     return ''
   return _fingerprint(
-    values.dataset, values.data_dir, os.environ.get(sources.DATA_DIR_VARIABLE)
+    values.dataset, values.data_dir, os.environ.get(undecoded.DATA_DIR_VARIABLE)
   )
 
 

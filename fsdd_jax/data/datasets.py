@@ -10,19 +10,12 @@ import difflib
 import functools
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import PIL
-import tqdm
-from PIL import Image, ImageOps
 
 from fsdd_jax.data import sources, subsets
-from fsdd_jax.runtime import array_store
-
-_BATCH_SIZE = 1000  # Pictures read at once.
-_WORTH_KEEPING = 5000  # Decoded pictures that are kept on disk.
+from fsdd_jax.data.decoding import decode_once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,7 +141,10 @@ def load(
     'fingerprint': sources.fingerprint(name, data_dir),
     'split': part,
   }
-  images = _decode_once(source, rows, image_size, identity, progress)
+  on_disk = sources.is_on_disk(name)
+  images = decode_once(
+    source, rows, image_size, identity, on_disk=on_disk, progress=progress
+  )
   return Dataset(images, labels, class_names)
 
 
@@ -299,87 +295,3 @@ def _balanced_prefix(
       f'use at least {num_classes}, or fewer classes.'
     )
   return np.sort(np.lexsort((labels, ranks))[:limit])
-
-
-def _decode_once(
-  source: sources.Source,
-  rows: np.ndarray,
-  image_size: int | None,
-  identity: Mapping[str, Any],
-  progress: bool,
-) -> np.ndarray:
-  """Images `[n, h, w, c]` at the rows of a source.
-
-  Many pictures of files are decoded once and then mapped into memory.
-  """
-  name = identity['name']
-  (first,) = source.read(rows[:1])
-  shape = _pixels(first, source.channels, image_size).shape
-  pieces = array_store.pieces_of(len(rows), _BATCH_SIZE)
-
-  def make(number: int) -> dict[str, np.ndarray]:
-    own = rows[pieces[number]]
-    return {'images': _decode(source, own, image_size, name, shape)}
-
-  bar = tqdm.tqdm(total=len(rows), desc=f'Loading {name}', disable=not progress)
-  with bar:
-    on_piece = lambda number: bar.update(  # noqa: E731
-      pieces[number].stop - pieces[number].start
-    )
-    if len(rows) < _WORTH_KEEPING or not sources.is_on_disk(name):
-      parts = []
-      for number in range(len(pieces)):
-        parts.append(make(number)['images'])
-        on_piece(number)
-      return np.concatenate(parts)
-    facts = {
-      **identity,
-      'image_size': image_size,
-      'rows': hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest(),
-      'pillow': PIL.__version__,
-    }
-    return array_store.fill(
-      array_store.folder_for(array_store.default_root() / 'images', facts),
-      facts,
-      {'images': ((len(rows), *shape), 'uint8')},
-      pieces,
-      make,
-      on_piece,
-    )['images']
-
-
-def _decode(
-  source: sources.Source,
-  rows: np.ndarray,
-  image_size: int | None,
-  name: str,
-  shape: tuple[int, ...],
-) -> np.ndarray:
-  """Decodes the pictures at some rows, all of one shape.
-
-  One thread: for pictures of 32 and of 128 pixels a pool over the cores was no
-  faster, as PIL holds the interpreter for most of the time.
-  """
-  images = np.empty((len(rows), *shape), np.uint8)
-  for i, picture in enumerate(source.read(rows)):
-    pixels = _pixels(picture, source.channels, image_size)
-    if pixels.shape != shape:
-      raise ValueError(
-        f'{name!r} has images of different sizes, {shape[:2]} and '
-        f'{pixels.shape[:2]}; pass image_size to scale all to one square.'
-      )
-    images[i] = pixels
-  return images
-
-
-def _pixels(
-  picture: sources.Picture, channels: int, image_size: int | None
-) -> np.ndarray:
-  """Decodes and scales one picture to `[h, w, channels]` uint8."""
-  with sources.opened(picture) as image:
-    converted = sources.as_shown(image).convert('L' if channels == 1 else 'RGB')
-  if image_size is not None and converted.size != (image_size, image_size):
-    converted = ImageOps.fit(
-      converted, (image_size, image_size), Image.Resampling.LANCZOS
-    )
-  return np.asarray(converted).reshape(*converted.size[::-1], channels)

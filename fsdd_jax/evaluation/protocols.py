@@ -5,9 +5,7 @@ as these methods do. A protocol's `Fit` returns a function that scores images,
 and the fitted model; always the last step counts.
 """
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax.core import augment, krr, objective
+from fsdd_jax.core import krr, objective
+from fsdd_jax.evaluation import recipes
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.runtime import metrics
 from fsdd_jax.types import LabeledSet
@@ -30,117 +29,6 @@ Fit = Callable[[jax.Array, nn.Module, LabeledSet], tuple[ScoreFn, Any]]
 _ROUNDING = 1e-4
 # Data sets whose mirror images are of another class or of none.
 _CHIRAL = ('digits', 'emnist', 'kmnist', 'mnist', 'svhn_cropped')
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-  """How a network is trained on a distilled set.
-
-  Attributes:
-    num_steps: steps for a set of n images and a batch size.
-    max_batch: images a step; smaller sets are taken whole.
-    optimizer: makes the optimiser for a learning rate and a number of steps.
-    learning_rate: the peer's own, of any architecture.
-    targets: what the network shall predict for labels `[n, k]`.
-    loss: mean loss of logits and targets, both `[n, k]`.
-    augment: random augmentation of `(key, images)`.
-  """
-
-  num_steps: Callable[[int, int], int]
-  max_batch: int
-  optimizer: Callable[[float, int], optax.GradientTransformation]
-  targets: Callable[[jax.Array], jax.Array]
-  loss: Callable[[jax.Array, jax.Array], jax.Array]
-  augment: Callable[[jax.Array, jax.Array], jax.Array]
-  learning_rate: float
-
-
-def frepo_steps(num_images: int, batch_size: int) -> int:
-  """FRePo's evaluation length as a rule of |S|.
-
-  It lists 1,000 steps at 10 images, 2,000 at 100, 5,000 at 400 and 500, 10,000
-  at 1,000 and 40,000 at 2,000 and 5,000; sizes between take the next larger.
-  Its exception for 200 images (20,000) is not followed.
-  """
-  del batch_size
-  for limit, steps in ((10, 1000), (100, 2000), (500, 5000), (1000, 10000)):
-    if num_images <= limit:
-      return steps
-  return 40000
-
-
-def _frepo_optimizer(
-  learning_rate: float, num_steps: int
-) -> optax.GradientTransformation:
-  schedule = optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=learning_rate,
-    warmup_steps=min(500, num_steps // 2),
-    decay_steps=num_steps,
-    end_value=learning_rate / 100,
-  )
-  return optax.adam(schedule)
-
-
-def _half_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  return 0.5 * jnp.sum((logits - targets) ** 2, axis=1).mean()
-
-
-def _dc_steps(num_images: int, batch_size: int) -> int:
-  return 1000 * math.ceil(num_images / batch_size)
-
-
-def _dc_optimizer(
-  learning_rate: float, num_steps: int
-) -> optax.GradientTransformation:
-  rate = optax.piecewise_constant_schedule(
-    learning_rate, {num_steps // 2 + 1: 0.1}
-  )
-  return optax.chain(
-    optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
-  )
-
-
-def _hard(labels: jax.Array) -> jax.Array:
-  return jax.nn.one_hot(jnp.argmax(labels, axis=1), labels.shape[1])
-
-
-def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  return optax.softmax_cross_entropy(logits, targets).mean()
-
-
-@functools.cache
-def frepo_recipe(without: tuple[str, ...] = ()) -> Recipe:
-  """FRePo's `eval.py`: soft labels, squared error, Adam, mild augmentation."""
-  operations = augment.select('frepo', without=without)
-  return Recipe(
-    num_steps=frepo_steps,
-    max_batch=500,
-    optimizer=_frepo_optimizer,
-    learning_rate=3e-4,
-    targets=lambda labels: labels,
-    loss=_half_squared_error,
-    augment=functools.partial(
-      augment.augment, operations=operations, siamese=False
-    ),
-  )
-
-
-@functools.cache
-def dc_recipe(without: tuple[str, ...] = ()) -> Recipe:
-  """DC and DSA: hard labels, cross-entropy, SGD, DSA, 1000 epochs."""
-  operations = augment.select('dsa', without=without)
-  return Recipe(
-    num_steps=_dc_steps,
-    max_batch=256,
-    optimizer=_dc_optimizer,
-    learning_rate=0.01,
-    targets=_hard,
-    loss=_cross_entropy,
-    augment=functools.partial(
-      augment.augment, operations=operations, siamese=False
-    ),
-  )
 
 
 def unsuitable_augmentation(dataset: str) -> tuple[str, ...]:
@@ -204,7 +92,7 @@ def _logits(network: nn.Module) -> ScoreFn:
 
 @functools.cache
 def _training_step(
-  recipe: Recipe,
+  recipe: recipes.Recipe,
   network: nn.Module,
   learning_rate: float,
   num_steps: int,
@@ -249,7 +137,7 @@ def train(
   network: nn.Module,
   synthetic: LabeledSet,
   *,
-  recipe: Recipe,
+  recipe: recipes.Recipe,
   learning_rate: float | None = None,
 ) -> tuple[ScoreFn, Any]:
   """Trains a fresh network on a distilled set, to the last step.
@@ -310,17 +198,18 @@ class Settings(NamedTuple):
   float64: bool = False
 
 
-def _training(make: str) -> Callable[[Settings], Fit]:
-  # By its name, so that a test can shorten a recipe.
-  return lambda settings: functools.partial(
+def _training(
+  settings: Settings, recipe_fn: Callable[[tuple[str, ...]], recipes.Recipe]
+) -> Fit:
+  return functools.partial(
     train,
-    recipe=globals()[make](settings.without),
+    recipe=recipe_fn(settings.without),
     learning_rate=settings.learning_rate,
   )
 
 
 FITS: dict[str, Callable[[Settings], Fit]] = {
   'krr': lambda settings: fit_krr,
-  'frepo': _training('frepo_recipe'),
-  'dc': _training('dc_recipe'),
+  'frepo': lambda settings: _training(settings, recipes.frepo_recipe),
+  'dc': lambda settings: _training(settings, recipes.dc_recipe),
 }

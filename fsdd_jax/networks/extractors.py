@@ -7,7 +7,6 @@ Further modules join by `register`.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,23 +14,35 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax.networks.layers import Network, choose, max_pool, pad_to_multiple
+from fsdd_jax.networks.alexnet import AlexNet
+from fsdd_jax.networks.convnet import ConvNet, depth_for
+from fsdd_jax.networks.layers import choose
+from fsdd_jax.networks.mlp import Mlp
+from fsdd_jax.networks.resnet import ResNet18
+from fsdd_jax.networks.vgg import VGG11
 
 HEAD = 'classifier'  # What takes features; no feature depends on it.
 
 FieldsFor = Callable[[tuple[int, ...]], dict[str, Any]]
 
 
-def depth_for(image_size: int) -> int:
-  """Blocks of a ConvNet: 3 at 28 and 32 pixels, 4 at 64, 5 at 128 (DC, MTT)."""
-  return max(1, round(math.log2(image_size)) - 2)
+def _no_fields(image_shape: tuple[int, ...]) -> dict[str, Any]:
+  del image_shape
+  return {}
 
 
-NETWORKS: dict[str, tuple[type[nn.Module], FieldsFor]] = {}
+# By name: a module, and defaults of fields that depend on the image shape.
+NETWORKS: dict[str, tuple[type[nn.Module], FieldsFor]] = {
+  'convnet': (ConvNet, lambda shape: {'depth': depth_for(min(shape[:2]))}),
+  'mlp': (Mlp, _no_fields),
+  'alexnet': (AlexNet, _no_fields),
+  'vgg11': (VGG11, _no_fields),
+  'resnet18': (ResNet18, _no_fields),
+}
 
 
 def register(
-  name: str, *, fields_for: FieldsFor = lambda image_shape: {}
+  name: str, *, fields_for: FieldsFor = _no_fields
 ) -> Callable[[type[nn.Module]], type[nn.Module]]:
   """Class decorator that lets `make` build a module by name.
 
@@ -251,132 +262,3 @@ def feature_maps(
       "sow('intermediates', 'maps', x) after each block."
     )
   return tuple(maps)
-
-
-@register(
-  'convnet', fields_for=lambda shape: {'depth': depth_for(min(shape[:2]))}
-)
-class ConvNet(Network):
-  """Blocks of 3 x 3 convolution, norm, ReLU and 2 x 2 average pooling.
-
-  Constant width is DC's ConvNet (d = 2048 at 32 x 32), `width_multiplier=2`
-  FRePo's (d = 8192).
-
-  Attributes:
-    width: channels of the first block.
-    depth: number of blocks; see `depth_for`.
-    width_multiplier: factor of the width from one block to the next.
-  """
-
-  width: int = 128
-  depth: int = 3
-  width_multiplier: int = 1
-
-  @nn.compact
-  def __call__(
-    self, images: jax.Array, train: bool = False
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits `[n, num_classes]` and features `[n, d]`."""
-    x = pad_to_multiple(images, 2**self.depth)
-    for block in range(self.depth):
-      x = self.conv(x, self.width * self.width_multiplier**block)
-      x = self.activate(self.normalize(x, train))
-      x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-      self.sow('intermediates', 'maps', x)  # For `feature_maps`.
-    return self.head(x)
-
-
-@register('mlp')
-class Mlp(Network):
-  """Fully connected layers with ReLU; features are those of the last.
-
-  Attributes:
-    width: units a layer.
-    depth: number of layers, without the classifier.
-  """
-
-  norm: str = 'none'
-  width: int = 128
-  depth: int = 3
-
-  @nn.compact
-  def __call__(
-    self, images: jax.Array, train: bool = False
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits `[n, num_classes]` and features `[n, d]`."""
-    x = images.reshape(len(images), 1, 1, -1)
-    for _ in range(self.depth):
-      # A layer is a convolution of one pixel, by the same initialisation.
-      x = self.activate(self.normalize(self.conv(x, self.width, size=1), train))
-    return self.head(x)
-
-
-@register('alexnet')
-class AlexNet(Network):
-  """DC's AlexNet: five convolutions; d = 3072 at 32 x 32."""
-
-  norm: str = 'none'
-
-  @nn.compact
-  def __call__(
-    self, images: jax.Array, train: bool = False
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits `[n, num_classes]` and features `[n, d]`."""
-    x = pad_to_multiple(images, 8)
-    for width, size, pool in (
-      (128, 5, True),
-      (192, 5, True),
-      (256, 3, False),
-      (192, 3, False),
-      (192, 3, True),
-    ):
-      x = self.activate(self.normalize(self.conv(x, width, size=size), train))
-      x = max_pool(x) if pool else x
-    return self.head(x)
-
-
-@register('vgg11')
-class VGG11(Network):
-  """DC's VGG11: eight convolutions, five poolings; d = 512 at 32 x 32."""
-
-  @nn.compact
-  def __call__(
-    self, images: jax.Array, train: bool = False
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits `[n, num_classes]` and features `[n, d]`."""
-    x = pad_to_multiple(images, 32)
-    for widths in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
-      for width in widths:
-        x = self.activate(self.normalize(self.conv(x, width), train))
-      x = max_pool(x)
-    return self.head(x)
-
-
-@register('resnet18')
-class ResNet18(Network):
-  """DC's ResNet18 for small images, global average pooling; d = 512."""
-
-  @nn.compact
-  def __call__(
-    self, images: jax.Array, train: bool = False
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits `[n, num_classes]` and features `[n, d]`."""
-    x = pad_to_multiple(images, 8)
-    x = self.conv(x, 64, use_bias=False)
-    x = self.activate(self.normalize(x, train))
-    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-      x = self._block(x, width, stride, train)
-      x = self._block(x, width, 1, train)
-    return self.head(x.mean((1, 2)))
-
-  @nn.nowrap
-  def _block(
-    self, x: jax.Array, width: int, stride: int, train: bool
-  ) -> jax.Array:
-    y = self.conv(x, width, stride=stride, use_bias=False)
-    y = self.activate(self.normalize(y, train))
-    y = self.normalize(self.conv(y, width, use_bias=False), train)
-    if x.shape[-1] != width:
-      x = self.conv(x, width, size=1, stride=stride, use_bias=False)
-      x = self.normalize(x, train)
-    return self.activate(x + y)

@@ -21,76 +21,17 @@ import jax
 import jax.numpy as jnp
 
 from fsdd_jax.networks.convolution import Conv
+from fsdd_jax.networks.translator_layers import (
+  MapDecoder,
+  Maps,
+  ResidualBlock,
+  variance_scaling,
+)
 from fsdd_jax.types import LabeledSet
 
 INPUTS = ('images', 'start', 'theta')
 
 MapsFn = Callable[[jax.Array], tuple[jax.Array, ...]]
-Maps = tuple[jax.Array, ...]
-
-
-def _variance_scaling(scale: float) -> nn.initializers.Initializer:
-  return nn.initializers.variance_scaling(scale, 'fan_in', 'truncated_normal')
-
-
-class _ResidualBlock(nn.Module):
-  """Two 3x3 convolutions beside a skip.
-
-  Attributes:
-    branch_scale: variance of the branch relative to that of the skip at
-      initialisation.
-  """
-
-  branch_scale: float
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    width = x.shape[-1]
-    y = Conv(width, (3, 3), kernel_init=_variance_scaling(2.0))(nn.relu(x))
-    y = Conv(
-      width, (3, 3), kernel_init=_variance_scaling(2.0 * self.branch_scale)
-    )(nn.relu(y))
-    return x + y
-
-
-class _MapDecoder(nn.Module):
-  """Leads theta's maps up to one size: a 3x3 convolution a map.
-
-  Attributes:
-    width: channels of the result.
-  """
-
-  width: int
-
-  @nn.compact
-  def __call__(self, maps: Maps, size: tuple[int, ...]) -> jax.Array:
-    """Returns `[n, *size, width]` for maps from large to small."""
-    y: Any = None
-    for number, x in reversed(list(enumerate(maps))):
-      # Maps of networks without norm are small; each image is its own scale.
-      mean = jnp.mean(x**2, axis=(1, 2, 3), keepdims=True)
-      x = x * jax.lax.rsqrt(mean + 1e-12)
-      x = Conv(
-        self.width,
-        (3, 3),
-        kernel_init=_variance_scaling(2.0 / len(maps)),
-        name=f'map_{number}',
-      )(x)
-      y = x if y is None else x + _resize(nn.relu(y), x.shape[1:3])
-    return _resize(y, size)
-
-
-def _resize(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
-  """Nearest neighbours upwards, means downwards, cropped to a size."""
-  for axis, wanted in enumerate(size, 1):
-    found = x.shape[axis]
-    if found < wanted:
-      x = jnp.repeat(x, -(-wanted // found), axis)
-    elif (factor := found // wanted) > 1:
-      window = (factor, 1) if axis == 1 else (1, factor)
-      x = nn.avg_pool(x, window, window)
-    x = jax.lax.slice_in_dim(x, 0, wanted, axis=axis)
-  return x
 
 
 class _Residual(nn.Module):
@@ -152,7 +93,7 @@ class _Residual(nn.Module):
 
   def _head(self, x: jax.Array, channels: int) -> jax.Array:
     # A variance of 0 is no valid scale of the initialiser's, hence the product.
-    base_init = _variance_scaling(1.0)
+    base_init = variance_scaling(1.0)
     return Conv(
       channels,
       (3, 3),
@@ -164,14 +105,14 @@ class _Residual(nn.Module):
     """Adds theta's maps, at the size of the inner images."""
     if 'theta' not in self.inputs:
       return x
-    decoder = _MapDecoder(x.shape[-1], name='maps')
+    decoder = MapDecoder(x.shape[-1], name='maps')
     return x + decoder(maps, x.shape[1:3])
 
   def _blocks(self, x: jax.Array) -> jax.Array:
     for block in range(self.num_blocks):
       # Without normalisation the variance would double a block; so all blocks
       # together multiply it by less than e.
-      x = _ResidualBlock(1.0 / self.num_blocks, name=f'block_{block}')(x)
+      x = ResidualBlock(1.0 / self.num_blocks, name=f'block_{block}')(x)
     return nn.relu(x)
 
   def _delta(self, x: jax.Array, maps: Maps, channels: int) -> jax.Array:
@@ -204,7 +145,7 @@ class Translator(_Residual):
   stride = 4
 
   def _delta(self, x: jax.Array, maps: Maps, channels: int) -> jax.Array:
-    he_init = _variance_scaling(2.0)
+    he_init = variance_scaling(2.0)
     x = Conv(self.width, (3, 3), kernel_init=he_init, name='stem')(x)
     for stage in (1, 2):
       x = Conv(
@@ -233,11 +174,7 @@ class LightTranslator(_Residual):
   Each 2 x 2 pixels become the channels of one; a 3x3 convolution, residual
   blocks and a linear head follow, and the pixels are spread again.
 
-  Attributes:
-    width: channels inside.
-    num_blocks: number of residual blocks.
-    head_scale: initial weights of the head; 0 makes G the identity.
-    inputs: what it sees, of `INPUTS`.
+  The fields are those of `Translator`; `width` is that of all inner layers.
 
   Example:
     >>> import jax
@@ -255,7 +192,7 @@ class LightTranslator(_Residual):
     n, height, width, _ = x.shape
     x = x.reshape(n, height // 2, 2, width // 2, 2, -1)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // 2, width // 2, -1)
-    he_init = _variance_scaling(2.0)
+    he_init = variance_scaling(2.0)
     x = Conv(self.width, (3, 3), kernel_init=he_init, name='stem')(x)
     x = self._blocks(self._see_maps(x, maps))
     x = self._head(x, 4 * channels)
@@ -300,14 +237,8 @@ def translate(
     >>> from fsdd_jax import types
     >>> g = toy.translator()
     >>> labeled = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
-    >>> translated = jax.jit(translate, static_argnums=0)
-    >>> translated(g.translator, g.variables, labeled).images.shape
+    >>> translate(g.translator, g.variables, labeled).images.shape
     (2, 8, 8, 3)
-    >>> gradient = jax.grad(
-    ...   lambda v: translate(g.translator, v, labeled).images.sum()
-    ... )(g.variables)
-    >>> gradient['params']['head']['bias'].shape
-    (3,)
   """
   inputs = getattr(translator, 'inputs', ('images',))
   seen: dict[str, Any] = {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdd_jax.data import datasets
+from fsdd_jax.data import datasets, decoding
 
 
 def _load(name, **kwargs):
@@ -205,7 +205,7 @@ def test_from_arrays_refuses(images, labels, names, match):
 def test_many_pictures_are_decoded_once_and_again_when_a_file_changes(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(datasets, '_WORTH_KEEPING', 4)
+  monkeypatch.setattr(decoding, '_WORTH_KEEPING', 4)
   monkeypatch.setenv('FSDD_CACHE_DIR', str(tmp_path / 'kept'))
   for label in ('a', 'b'):
     (tmp_path / 'data' / label).mkdir(parents=True)
@@ -214,13 +214,13 @@ def test_many_pictures_are_decoded_once_and_again_when_a_file_changes(
       path = tmp_path / 'data' / label / f'{i}.png'
       Image.fromarray(pixels).save(path)
   decoded = []
-  pixels_of = datasets._pixels
+  pixels_of = decoding._pixels
 
   def counting(*args):
     decoded.append(args)
     return pixels_of(*args)
 
-  monkeypatch.setattr(datasets, '_pixels', counting)
+  monkeypatch.setattr(decoding, '_pixels', counting)
 
   def load():
     decoded.clear()

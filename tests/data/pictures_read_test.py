@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdd_jax.data import datasets, sources
+from fsdd_jax.data import datasets, sources, undecoded
 
 
 def _load(root, **options):
@@ -174,8 +174,8 @@ def test_damaged_pictures_are_named_or_read(tmp_path, kind):
       data[place] = int(rng.integers(256))
     path.write_bytes(bytes(data[: rng.integers(len(data) // 2, len(data) + 1)]))
     try:
-      with sources.opened(path) as image:
-        sources.as_shown(image).convert('RGB')
+      with undecoded.opened(path) as image:
+        undecoded.as_shown(image).convert('RGB')
     except ValueError as error:
       assert str(path) in str(error)  # noqa: PT017
       named += 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fsdd_jax.algorithms import baselines
-from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.evaluation import evaluate, protocols, recipes
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.types import labeled_set
 
@@ -24,9 +24,9 @@ def _short(monkeypatch, steps):
   """Shortens both training recipes."""
   for name in ('frepo_recipe', 'dc_recipe'):
     recipe = dataclasses.replace(
-      getattr(protocols, name)(), num_steps=lambda n, b: steps
+      getattr(recipes, name)(), num_steps=lambda n, b: steps
     )
-    monkeypatch.setattr(protocols, name, lambda without, r=recipe: r)
+    monkeypatch.setattr(recipes, name, lambda without, r=recipe: r)
 
 
 @pytest.mark.parametrize('protocol', sorted(protocols.FITS))
@@ -102,11 +102,11 @@ def test_score_statistics():
   [(10, 1000), (100, 2000), (101, 5000), (500, 5000), (1000, 10000)],
 )
 def test_frepo_length_follows_its_table(num_images, steps):
-  assert protocols.frepo_steps(num_images, 10) == steps
+  assert recipes.frepo_steps(num_images, 10) == steps
 
 
 def test_frepo_rate_warms_up_and_decays():
-  tx = protocols.frepo_recipe().optimizer(3e-4, 2000)
+  tx = recipes.frepo_recipe().optimizer(3e-4, 2000)
   params = jnp.ones(3)
   state = tx.init(params)
   sizes = []
@@ -119,7 +119,7 @@ def test_frepo_rate_warms_up_and_decays():
 
 
 def test_dc_is_sgd_with_decay_and_a_drop_after_half():
-  recipe = protocols.dc_recipe()
+  recipe = recipes.dc_recipe()
   assert recipe.num_steps(100, 100) == 1000
   assert recipe.num_steps(500, 256) == 2000
   tx = recipe.optimizer(recipe.learning_rate, 10)
@@ -141,7 +141,7 @@ def test_batch_statistics_are_trained(real, tiny_normalization, monkeypatch):
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='batch'
   )
   _, variables = protocols.train(
-    jax.random.key(0), network, real, recipe=protocols.dc_recipe(())
+    jax.random.key(0), network, real, recipe=recipes.dc_recipe(())
   )
   means = jax.tree.leaves(variables['batch_stats'])
   assert any(np.abs(m).sum() > 0 for m in means)
@@ -173,7 +173,7 @@ def test_nan_set_stops_training(real, tiny_network, monkeypatch):
       jax.random.key(0),
       tiny_network,
       broken,
-      recipe=protocols.frepo_recipe(()),
+      recipe=recipes.frepo_recipe(()),
     )
 
 

@@ -16,7 +16,7 @@ from fsdd_jax.algorithms.configs import (
   NetworkConfig,
 )
 from fsdd_jax.data import datasets, normalization
-from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.evaluation import evaluate, recipes
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import artifacts
@@ -97,11 +97,11 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
     for seed in range(_NETWORKS)
   ]
   recipe = dataclasses.replace(
-    protocols.dc_recipe(),
+    recipes.dc_recipe(),
     num_steps=lambda num_images, batch_size: _STEPS,
     augment=lambda key, images: images,
   )
-  monkeypatch.setattr(protocols, 'dc_recipe', lambda without: recipe)
+  monkeypatch.setattr(recipes, 'dc_recipe', lambda without: recipe)
   ours = evaluate.evaluate(
     jax.random.key(0),
     synthetic,
