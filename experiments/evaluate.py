@@ -23,7 +23,7 @@ from fsdd_jax.data import datasets, resolution
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files, processes
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set
 from fsdd_jax.types import LabeledSet, labeled_set
 from workbench import cli
 
@@ -44,7 +44,9 @@ _DATA_DIR = flags.DEFINE_string(
 )
 
 
-def _data_config(path: str, distilled: artifacts.DistilledSet) -> DataConfig:
+def _data_config(
+  path: str, distilled: distilled_set.DistilledSet
+) -> DataConfig:
   """The data that the set was distilled from, as its file or a flag tells."""
   fields = distilled.metadata.recipe.get('data')
   if not isinstance(fields, dict):
@@ -74,7 +76,7 @@ def _config(kind: Any, fields: Any, path: str) -> Any:
 
 
 def _load(
-  data: DataConfig, split: str, distilled: artifacts.DistilledSet
+  data: DataConfig, split: str, distilled: distilled_set.DistilledSet
 ) -> datasets.Dataset:
   """A split, with grey images repeated where they were distilled as RGB."""
   dataset = cli.load_dataset(data, split)
@@ -88,7 +90,7 @@ def _load(
 
 
 def _rows(
-  path: str, distilled: artifacts.DistilledSet, data: DataConfig, seed: int
+  path: str, distilled: distilled_set.DistilledSet, data: DataConfig, seed: int
 ) -> dict[str, LabeledSet]:
   """The sets to score, by name."""
   rows = {}
@@ -109,7 +111,7 @@ def _rows(
 
 def _networks(
   path: str,
-  distilled: artifacts.DistilledSet,
+  distilled: distilled_set.DistilledSet,
   dataset: datasets.Dataset,
   names: Sequence[str],
 ) -> list[nn.Module]:
@@ -137,7 +139,7 @@ def main(arguments: list[str]) -> None:
   path = str(files.resolve(arguments[1]))
   output = files.resolve(_OUTPUT.value or f'{path}.scores.json')
   config = cli.from_flags(EvaluationConfig)
-  distilled = artifacts.load_distilled(path)
+  distilled = distilled_set.load_distilled(path)
   data = _data_config(path, distilled)
   dataset = _load(data, config.split, distilled)
   networks = _networks(path, distilled, dataset, config.networks)
@@ -180,7 +182,7 @@ def main(arguments: list[str]) -> None:
   files.write_bytes_atomic(output, text.encode() + b'\n')
   if _WRITE_SCORES.value:
     own = [row for row in rows if row != 'random real']
-    artifacts.add_scores(path, rows[own[0]])
+    distilled_set.add_scores(path, rows[own[0]])
   print(tables.to_markdown(result))
   print(f'Wrote {output}.')
   if _WRITE_SCORES.value:

@@ -7,7 +7,7 @@ Example:
 from absl import app, flags
 
 from fsdd_jax.reporting import exports
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set
 from workbench import cli
 
 _OUTPUT = flags.DEFINE_string(
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(
       f'Give one distilled set to export; got {arguments[1:]}.'
     )
-  distilled = artifacts.load_distilled(arguments[1])
+  distilled = distilled_set.load_distilled(arguments[1])
   formats = _FORMATS.value or exports.default_formats()
   exports.export(distilled, _OUTPUT.value, formats)
   _, clipped = exports.to_pixels(distilled)

@@ -18,7 +18,7 @@ from absl import flags
 from fsdd_jax.data import normalization
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set
 from workbench import cli, columns, recipe_cli, tasks
 from workbench.columns import Made, Recipe
 
@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
     (scores,) = columns.read_scores(scored[name], root).values()
     score = records[name] = scores[0]
     accuracy = f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
-    found = artifacts.load_distilled(made.task.folder(root) / made.file)
+    found = distilled_set.load_distilled(made.task.folder(root) / made.file)
     pixels[name] = np.asarray(
       normalization.denormalize(jnp.asarray(found.images), found.normalization)
     )

@@ -17,7 +17,7 @@ from fsdd_jax.algorithms.method_configs import (
 )
 from fsdd_jax.runtime import files, processes, stage_loop
 from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage import pretrained, weight_files
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
 from workbench import cli
@@ -69,7 +69,7 @@ def main(_: list[str]) -> None:
       config=config,
       options=options,
       start=(
-        artifacts.load_translator(_START.value)[0] if _START.value else None
+        weight_files.load_translator(_START.value)[0] if _START.value else None
       ),
     )
   if not processes.is_first_process():

@@ -27,8 +27,9 @@ from fsdd_jax.algorithms.method_configs import (
 )
 from fsdd_jax.algorithms.pretraining import pretrain
 from fsdd_jax.core.augment import dsa
-from fsdd_jax.core.krr import mean_squared_error, predict, solve
-from fsdd_jax.core.objective import (
+from fsdd_jax.core.krr import predict, solve
+from fsdd_jax.core.krr_errors import mean_squared_error
+from fsdd_jax.core.losses import (
   feature_fn,
   krr_loss,
   krr_loss_from_statistics,
@@ -50,12 +51,12 @@ from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.random_networks import sample as sample_network
 from fsdd_jax.networks.translator import LightTranslator, Translator, translate
 from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage.artifacts import (
+from fsdd_jax.storage.cache.shards import CacheSource, open_cache
+from fsdd_jax.storage.distilled_set import (
   DistilledSet,
   load_distilled,
   save_distilled,
 )
-from fsdd_jax.storage.cache.shards import CacheSource, open_cache
 from fsdd_jax.storage.pretrained import (
   Pretrained,
   load_pretrained,

@@ -16,7 +16,7 @@ import toy
 from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.runtime import files, metrics, stage_loop
-from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage import distilled_set, pretrained
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
 from workbench import columns, tasks
@@ -66,14 +66,14 @@ def written(tmp_path_factory):
   folder = tmp_path_factory.mktemp('files')
   start, transform = toy.translator(), toy.problem()[2]
   theta = bilevel.learned_network(toy.problem()[0], 3, (8, 8, 3), toy.theta(5))
-  artifacts.save_distilled(folder / 'set', toy.distilled())
+  distilled_set.save_distilled(folder / 'set', toy.distilled())
   pretrained.save_adapted(
     folder / 'translator', start, start.variables, transform, record={}
   )
   bilevel.save_learned(folder / 'network', theta, transform, record={})
 
   def distilled():
-    found = artifacts.load_distilled(folder / 'set')
+    found = distilled_set.load_distilled(folder / 'set')
     return found.images, found.labels, dataclasses.asdict(found.metadata)
 
   return folder, {

@@ -31,7 +31,7 @@ from fsdd_jax.algorithms.method_configs import (
   PretrainingConfig,
 )
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RcigConfig
-from fsdd_jax.core import krr, objective, translator_step
+from fsdd_jax.core import krr, krr_errors, losses, translator_step
 from fsdd_jax.data import inputs, passes
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import devices
@@ -81,7 +81,7 @@ def check_devices_that_divide_a_batch():
 def check_statistics_of_shards_are_those_of_all_images():
   network, dataset, transform = toy.problem()
   labels = np.eye(3, dtype=np.float32)[dataset.labels]
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
   arguments = features_of, toy.theta(0), dataset.images, labels, transform
   counted = []
   # Two batches; of the second, some devices see padding alone.
@@ -97,7 +97,9 @@ def check_statistics_of_shards_are_those_of_all_images():
   assert jax.tree.leaves(found)[0].devices() == {jax.devices()[0]}
   features = features_of(toy.theta(0), jnp.zeros((1, 8, 8, 3)))
   weights = krr.solve(features, jnp.ones((1, 3)), ridge=1e-3)
-  assert np.isfinite(krr.mean_squared_error_from_statistics(weights, found))
+  assert np.isfinite(
+    krr_errors.mean_squared_error_from_statistics(weights, found)
+  )
 
 
 def check_a_cache_has_the_bytes_of_one_device():
@@ -256,12 +258,10 @@ def check_a_step_reduces_once_and_gathers_no_images():
   """Looks at the compiled program of a pre-training step."""
   network, _, _ = toy.problem()
   start, tx = toy.translator(), optax.adam(1e-3)
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
 
   def loss_fn(variables, labeled, target):
-    return objective.krr_loss(
-      features_of, variables, labeled, target, ridge=1e-3
-    )
+    return losses.krr_loss(features_of, variables, labeled, target, ridge=1e-3)
 
   everything = devices.devices_for(8)
   step = translator_step.make_step(

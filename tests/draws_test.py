@@ -28,7 +28,7 @@ from fsdd_jax.algorithms import (
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.algorithms.peers import frame, frepo, rfad
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RfadConfig
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr_errors, losses
 from fsdd_jax.data import inputs, passes, subsets
 from fsdd_jax.evaluation import evaluate, protocols, recipes
 from fsdd_jax.runtime import metrics
@@ -153,7 +153,7 @@ def test_subsets_differ_by_number_and_seed():
 # The loss.
 
 
-@pytest.mark.parametrize('name', sorted(objective.LOSSES))
+@pytest.mark.parametrize('name', sorted(losses.LOSSES))
 def test_padded_targets_and_sets_count_for_nothing(name):
   rng = np.random.default_rng(0)
 
@@ -174,7 +174,7 @@ def test_padded_targets_and_sets_count_for_nothing(name):
     )
 
   features_of = lambda scale, x: scale * x.reshape(len(x), -1)  # noqa: E731
-  loss = objective.LOSSES[name]
+  loss = losses.LOSSES[name]
   expected = loss.on_images(features_of, 2.0, synthetic, target, ridge=1e-3)
   for s, t in (
     (spoiled(synthetic, 6), target),
@@ -185,7 +185,7 @@ def test_padded_targets_and_sets_count_for_nothing(name):
     np.testing.assert_allclose(found, expected, rtol=2e-4)
   wide = spoiled(target, 9)
   features = features_of(2.0, wide.images)
-  stats = krr.statistics(features, wide.labels, wide.mask)
+  stats = krr_errors.statistics(features, wide.labels, wide.mask)
   found = loss.on_statistics(features_of, 2.0, synthetic, stats, ridge=1e-3)
   np.testing.assert_allclose(found, expected, rtol=2e-4)
   other = loss.on_images(features_of, 2.0, synthetic, target, ridge=0.5)
@@ -195,7 +195,7 @@ def test_padded_targets_and_sets_count_for_nothing(name):
 def test_statistics_of_batches_that_do_not_divide_n_are_those_of_all():
   network, dataset, transform = toy.problem()
   labels = np.eye(3, dtype=np.float32)[dataset.labels]
-  arguments = objective.feature_fn(network), toy.theta(0), dataset.images
+  arguments = losses.feature_fn(network), toy.theta(0), dataset.images
   whole, parts = (
     passes.target_statistics(*arguments, labels, transform, batch_size=size)
     for size in (24, 7)

@@ -22,7 +22,7 @@ from fsdd_jax.data.normalization import describe_normalization
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.options import Config, whole
 from fsdd_jax.reporting import exports
-from fsdd_jax.storage import artifacts, containers, pretrained
+from fsdd_jax.storage import containers, distilled_set, pretrained
 from fsdd_jax.storage.pretrained import stage_keys
 from workbench import cli
 
@@ -165,17 +165,17 @@ def test_metadata_of_another_type_are_neither_written_nor_read(
   metadata = dataclasses.replace(distilled.metadata, **{field: value})
   path = tmp_path / 'set.safetensors'
   with pytest.raises(ValueError, match=rf'set\.safetensors: {field} of'):
-    artifacts.save_distilled(
+    distilled_set.save_distilled(
       path, dataclasses.replace(distilled, metadata=metadata)
     )
   assert not path.exists()
-  artifacts.save_distilled(path, distilled)
+  distilled_set.save_distilled(path, distilled)
   arrays, fields = containers.read_container(path, 'distilled_set')
   containers.write_container(
     path, 'distilled_set', arrays, fields | {field: value}
   )
   with pytest.raises(ValueError, match=r'set\.safetensors: '):
-    artifacts.load_distilled(path)
+    distilled_set.load_distilled(path)
 
 
 def _translator_file(tmp_path):

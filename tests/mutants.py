@@ -97,8 +97,8 @@ MUTANTS = (
   Mutant('core/objective', 'error_fn(weights, features, target.labels, target.mask)',
          'error_fn(weights, features, target.labels)', 'draws:padded'),
   Mutant('core/objective', 'mask=synthetic.mask,', 'mask=None,', 'draws:padded'),
-  Mutant('core/objective', 'return krr.statistics(features, labels, mask)',
-         'return krr.statistics(features, labels)',
+  Mutant('core/objective', 'return krr_errors.statistics(features, labels, mask)',
+         'return krr_errors.statistics(features, labels)',
          'core/objective draws:statistics'),
   # Optimiser and loop.
   Mutant('core/distill_step', "{'images': make(schedule(learning_rate)), 'labels': labels}",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import toy
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.core import krr
+from fsdd_jax.core import krr, krr_errors
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
@@ -26,8 +26,10 @@ _TARGET = np.random.default_rng(0).normal(size=(7, 8)).astype(np.float32)
 def _loss_and_gradient(features, labels, target, ridge):
   def loss(features):
     weights = krr.solve(features, labels, ridge=ridge)
-    stats = krr.statistics(target, jnp.ones((len(target), labels.shape[1])))
-    return krr.mean_squared_error_from_statistics(weights, stats)
+    stats = krr_errors.statistics(
+      target, jnp.ones((len(target), labels.shape[1]))
+    )
+    return krr_errors.mean_squared_error_from_statistics(weights, stats)
 
   return jax.value_and_grad(loss)(features)
 

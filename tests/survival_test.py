@@ -15,7 +15,7 @@ import pytest
 
 import toy
 from fsdd_jax.runtime import files, metrics
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set
 from fsdd_jax.storage.cache import shards
 from workbench import tasks
 
@@ -134,7 +134,7 @@ def test_a_set_whose_folder_moved_is_scored_where_it_is_now(tmp_path):
 
 def test_a_set_written_from_python_asks_for_its_data(tmp_path):
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, toy.distilled())
+  distilled_set.save_distilled(path, toy.distilled())
   result = run('evaluate.py', path, *_QUICK)
   assert result.returncode == 1
   assert 'does not tell how its data were loaded' in result.stderr

@@ -20,7 +20,7 @@ from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.networks import extractors
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator
-from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage import distilled_set, pretrained
 from fsdd_jax.storage.cache import shards
 
 CACHING = CachingConfig(
@@ -99,7 +99,7 @@ def build_cache(folder: str | os.PathLike[str]) -> shards.CacheSource:
   return shards.open_cache(folder)
 
 
-def distilled() -> artifacts.DistilledSet:
+def distilled() -> distilled_set.DistilledSet:
   """A set as a file holds it; its images are the first of each class.
 
   Example:
@@ -108,7 +108,7 @@ def distilled() -> artifacts.DistilledSet:
   """
   _, dataset, transform = problem()
   images = normalization.normalize(dataset.images[::8], transform)
-  metadata = artifacts.Metadata(
+  metadata = distilled_set.Metadata(
     dataset='toy',
     class_names=dataset.class_names,
     label_coding='onehot',
@@ -118,4 +118,6 @@ def distilled() -> artifacts.DistilledSet:
     seeds={},
   )
   labels = np.eye(3, dtype=np.float32)
-  return artifacts.DistilledSet(np.asarray(images), labels, transform, metadata)
+  return distilled_set.DistilledSet(
+    np.asarray(images), labels, transform, metadata
+  )

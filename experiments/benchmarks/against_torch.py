@@ -15,7 +15,7 @@ import optax
 
 from benchmarks import yardsticks
 from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork, training_step
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr_errors, losses
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.extractors import ConvNet
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
@@ -140,13 +140,15 @@ def distillation_calls(
   torch = import_torch()
   shape = (image_size, image_size, 3)
   variables = random_networks.sample(jax.random.key(1), network, shape)
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
   start = images_of(_NUM_CLASSES * ipc, image_size)
   real = images_of(num_real, image_size)
-  stats = krr.statistics(features_of(variables, real.images), real.labels)
+  stats = krr_errors.statistics(
+    features_of(variables, real.images), real.labels
+  )
   tx = distill_step.make_optimizer('adam', _RATE)
   step_fn = distill_step.make_step(
-    lambda labeled, stats: objective.krr_loss_from_statistics(
+    lambda labeled, stats: losses.krr_loss_from_statistics(
       features_of, variables, labeled, stats, ridge=_RIDGE
     ),
     tx,
@@ -218,12 +220,12 @@ def statistics_calls(
   torch = import_torch()
   shape = (image_size, image_size, 3)
   variables = random_networks.sample(jax.random.key(1), network, shape)
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
   batch = images_of(num_images, image_size)
 
   @jax.jit
   def sums(images: jax.Array, labels: jax.Array) -> Any:
-    stats = krr.statistics(features_of(variables, images), labels)
+    stats = krr_errors.statistics(features_of(variables, images), labels)
     return jnp.trace(stats.gram), stats.cross
 
   module = torch_network(torch, network, variables)

@@ -29,7 +29,7 @@ from fsdd_jax.algorithms.caching import SubsetDistiller
 from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.algorithms.pretraining_banks import Problem
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr_errors, losses
 from fsdd_jax.data import passes, random_subsets, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
@@ -73,7 +73,7 @@ def caching_pairs(
   table = subsets.class_table(dataset.labels, dataset.num_classes)
 
   def passing(draws: Draws) -> drawn_subsets.TargetsAt:
-    targets: list[krr.Target] = [
+    targets: list[krr_errors.Target] = [
       _passed(network, theta, dataset, normalization, *part)
       for part in _rows_and_labels(draws, table, config)
     ]
@@ -211,15 +211,15 @@ def _passed(
   normalization: Normalization,
   rows: np.ndarray,
   labels: np.ndarray,
-) -> krr.FeatureSet:
+) -> krr_errors.FeatureSet:
   """Features of X_T that has just passed the network."""
   parts = list(passes.batches(dataset.images[rows], labels, _IMAGES_A_CALL))
   features = [
-    _features(objective.feature_fn(network), theta, images, normalization)
+    _features(losses.feature_fn(network), theta, images, normalization)
     for images, _, _ in parts
   ]
   _, each_labels, each_mask = zip(*parts, strict=True)
-  return krr.FeatureSet(
+  return krr_errors.FeatureSet(
     jnp.concatenate(features),
     jnp.concatenate(each_labels),
     jnp.concatenate(each_mask),
@@ -228,7 +228,7 @@ def _passed(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _features(
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   theta: Any,
   images: jax.Array,
   normalization: Normalization,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fsdd_jax.core import krr, objective, translator_step
+from fsdd_jax.core import krr_errors, losses, translator_step
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks import translator as translator_lib
 from fsdd_jax.networks.fixed import FixedNetwork
@@ -46,9 +46,9 @@ class Problem:
   num_real: int
 
   @property
-  def features_of(self) -> objective.FeatureFn:
+  def features_of(self) -> losses.FeatureFn:
     """The feature map of the network."""
-    return objective.feature_fn(self.network)
+    return losses.feature_fn(self.network)
 
   def variables(self) -> Any:
     """A random network."""
@@ -63,11 +63,11 @@ class Problem:
     images = jax.random.normal(jax.random.key(seed), shape)
     return labeled_set(images, centered_one_hot(labels, self.num_classes))
 
-  def statistics(self) -> krr.Statistics:
+  def statistics(self) -> krr_errors.Statistics:
     """Sums over real images, as of one batch of them."""
     batch = self.noise(self.num_classes)
     features = self.features_of(self.variables(), batch.images)
-    return krr.statistics(features, batch.labels)
+    return krr_errors.statistics(features, batch.labels)
 
   def kept_bytes(self, count: int) -> int:
     """Bytes of some networks with their statistics."""
@@ -111,9 +111,9 @@ def real_batch(problem: Problem, size: int) -> Program:
     (64, 64)
   """
 
-  def work(variables: Any, batch: LabeledSet) -> krr.Statistics:
+  def work(variables: Any, batch: LabeledSet) -> krr_errors.Statistics:
     features = problem.features_of(variables, batch.images)
-    return krr.statistics(features, batch.labels, batch.mask)
+    return krr_errors.statistics(features, batch.labels, batch.mask)
 
   return Program(work, lambda: (problem.variables(), problem.noise(size)))
 
@@ -126,7 +126,7 @@ def loss_in(
 
   Args:
     problem: its network.
-    loss: a name in `objective.LOSSES`.
+    loss: a name in `losses.LOSSES`.
     ridge: relative ridge.
     on_images: whether targets are real images instead of statistics.
 
@@ -138,7 +138,7 @@ def loss_in(
     >>> loss_fn(problem.variables(), noise, noise).item() < 1e-3
     True
   """
-  both = objective.LOSSES[loss]
+  both = losses.LOSSES[loss]
   one = both.on_images if on_images else both.on_statistics
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
@@ -162,7 +162,7 @@ def step(
   Args:
     problem: networks and real images.
     num_synthetic: distilled images.
-    loss: a name in `objective.LOSSES`.
+    loss: a name in `losses.LOSSES`.
     ridge: relative ridge.
     num_target: real images a step; 0: by the statistics of all.
 

@@ -16,7 +16,7 @@ import optax
 
 from benchmarks import programs
 from benchmarks.programs import Problem
-from fsdd_jax.core import krr, translator_step
+from fsdd_jax.core import krr_errors, translator_step
 from fsdd_jax.runtime import parallel
 from fsdd_jax.runtime.devices import Devices
 from fsdd_jax.types import LabeledSet
@@ -111,7 +111,7 @@ def statistics(problem: Problem, devices: Devices) -> Cost:
   size = problem.num_real + -problem.num_real % devices.count
   program = programs.real_batch(problem, size)
 
-  def work(variables: Any, images: LabeledSet) -> krr.Statistics:
+  def work(variables: Any, images: LabeledSet) -> krr_errors.Statistics:
     return devices.sum_of_each(devices.each(program.work)(variables, images))
 
   variables, images = jax.eval_shape(program.make_arguments)

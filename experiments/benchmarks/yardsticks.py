@@ -22,7 +22,7 @@ from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.algorithms.peers import frepo
 from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
-from fsdd_jax.core import distill_step, objective, translator_step
+from fsdd_jax.core import distill_step, losses, translator_step
 from fsdd_jax.data import datasets, passes
 from fsdd_jax.data.inputs import coded_labels
 from fsdd_jax.data.normalization import standardization
@@ -113,7 +113,7 @@ def distillation_step(
     1
   """
   dataset = _noise(num_real, image_size)
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
   variables = random_networks.sample(
     jax.random.key(0), network, (image_size, image_size, 3)
   )
@@ -127,7 +127,7 @@ def distillation_step(
   )
   tx = distill_step.make_optimizer('adam', 1e-3)
   step_fn = distill_step.make_step(
-    lambda s, v, stats: objective.krr_loss_from_statistics(
+    lambda s, v, stats: losses.krr_loss_from_statistics(
       features_of, v, s, stats, ridge=1e-6
     ),
     tx,
@@ -191,9 +191,7 @@ def unrolled_memory(
     jax.random.key(0), network, (image_size, image_size, 3)
   )
   gradient = jax.jit(
-    jax.grad(
-      bilevel.unrolled_loss(objective.feature_fn(network), config=config)
-    )
+    jax.grad(bilevel.unrolled_loss(losses.feature_fn(network), config=config))
   )
   start = _noisy_set(ipc, image_size)
   target = _noisy_set(num_real // _NUM_CLASSES, image_size)
@@ -249,7 +247,7 @@ def frepo_step(
   synthetic = _noisy_set(ipc, image_size)
   target = _noisy_set(-(-real_batch // _NUM_CLASSES), image_size)
   target = jax.tree.map(lambda x: x[:real_batch], target)
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
   tx = distill_step.make_optimizer('lamb', 1e-3)
   online_tx = optax.adam(3e-4)
   update = frepo.make_update(
@@ -364,7 +362,7 @@ def adaptation_step(
     state, values = step_fn(state, *batch_at(next(numbers)))
     return values
 
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
   yardstick = jax.jit(_passes(translator, features_of, maps_of))
   variables, sets, _ = batch_at(0)
   first = jax.tree.map(lambda x: x[0], (variables, sets.images))
@@ -374,7 +372,7 @@ def adaptation_step(
 
 def _passes(
   translator: nn.Module,
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   maps_of: MapsFn | None = None,
 ) -> Callable[..., Any]:
   """Forward and backward of b sets, through G and through b networks."""
@@ -398,7 +396,7 @@ def _passes(
 
 
 def _pulled_back(
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   variables: Any,
   images: jax.Array,
   cotangent: jax.Array,

@@ -35,7 +35,7 @@ from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import TRANSLATORS
 from fsdd_jax.reporting import pictures
 from fsdd_jax.runtime import preemption, processes, terminal
-from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage import distilled_set, pretrained
 from fsdd_jax.types import LabeledSet, labeled_set
 
 Config = TypeVar('Config')
@@ -556,11 +556,11 @@ def start_from_file(
     >>> import tempfile
     >>> import toy
     >>> path = tempfile.mkdtemp() + '/distilled.safetensors'
-    >>> artifacts.save_distilled(path, toy.distilled())
+    >>> distilled_set.save_distilled(path, toy.distilled())
     >>> start_from_file(path, toy.distilled().normalization).images.shape
     (3, 8, 8, 3)
   """
-  found = artifacts.load_distilled(path)
+  found = distilled_set.load_distilled(path)
   theirs, ours = (
     describe_normalization(transform)
     for transform in (found.normalization, normalization)
@@ -585,7 +585,7 @@ def describe_result(
   method: str = '',
   further: Mapping[str, Any] | None = None,
   theta_seed: int | None = None,
-) -> artifacts.DistilledSet:
+) -> distilled_set.DistilledSet:
   """A distilled set with all that its file tells about it.
 
   Args:
@@ -601,7 +601,7 @@ def describe_result(
     theta_seed: of the fixed network that it was distilled in, if in one.
 
   Returns:
-    What `artifacts.save_distilled` writes.
+    What `distilled_set.save_distilled` writes.
 
   Example:
     >>> import jax
@@ -624,7 +624,7 @@ def describe_result(
   """
   seeds = {} if theta_seed is None else {'theta': theta_seed}
   learned = config.label_learning_rate > 0
-  metadata = artifacts.Metadata(
+  metadata = distilled_set.Metadata(
     dataset=data.dataset,
     class_names=dataset.class_names,
     label_coding='learned' if learned else config.label_coding,
@@ -639,7 +639,7 @@ def describe_result(
     seeds={'distillation': config.seed, **seeds},
     scores=tuple(scores),
   )
-  return artifacts.DistilledSet(
+  return distilled_set.DistilledSet(
     np.asarray(synthetic.images),
     np.asarray(synthetic.labels),
     normalization,
@@ -647,7 +647,9 @@ def describe_result(
   )
 
 
-def write_result(path: pathlib.Path, distilled: artifacts.DistilledSet) -> None:
+def write_result(
+  path: pathlib.Path, distilled: distilled_set.DistilledSet
+) -> None:
   """Writes a distilled set and its picture, and tells how to score it.
 
   Example:
@@ -661,7 +663,7 @@ def write_result(path: pathlib.Path, distilled: artifacts.DistilledSet) -> None:
     >>> sorted(file.name for file in path.parent.iterdir())
     ['distilled.png', 'distilled.safetensors']
   """
-  artifacts.save_distilled(path, distilled)
+  distilled_set.save_distilled(path, distilled)
   pictures.save_grid(
     path.with_suffix('.png'),
     np.asarray(

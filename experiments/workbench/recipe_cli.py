@@ -10,7 +10,7 @@ from absl import flags
 from fsdd_jax.reporting import tables
 from fsdd_jax.reporting.tables import Picture, Table
 from fsdd_jax.runtime import files
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set
 from workbench import cli
 from workbench.columns import Recipe
 
@@ -87,7 +87,7 @@ def write(
     >>> sorted(path.name for path in workdir.iterdir())
     ['mine.csv', 'mine.html', 'mine.json', 'mine.md', 'mine.tex']
   """
-  settings = {**artifacts.library_versions(), 'scale': recipe.scale}
+  settings = {**distilled_set.library_versions(), 'scale': recipe.scale}
   text = json.dumps({'settings': settings, 'records': records}, indent=2)
   for ending, content in (
     ('md', tables.to_markdown(table)),

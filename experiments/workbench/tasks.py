@@ -25,7 +25,7 @@ from absl import flags
 import fsdd_jax
 from fsdd_jax.data import sources, undecoded
 from fsdd_jax.runtime import files, preemption
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set
 
 _DONE = 'done.json'
 # What a task keeps for itself, to go on after a kill.
@@ -139,7 +139,7 @@ def _package() -> list[Any]:
     for path in (fsdd_jax.__file__, __file__)
   )
   own = [*library, *workbench]
-  return [artifacts.library_versions(), *map(_parsed, own)]
+  return [distilled_set.library_versions(), *map(_parsed, own)]
 
 
 def _parsed(path: pathlib.Path) -> str:

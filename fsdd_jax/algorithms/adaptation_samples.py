@@ -17,7 +17,7 @@ from fsdd_jax import types
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.algorithms.one_network import SetName
-from fsdd_jax.core import objective
+from fsdd_jax.core import losses
 from fsdd_jax.data import inputs
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
@@ -176,7 +176,7 @@ def pool(
     own = [step * size + place for place in processes.own_places(size)]
     return [inputs_of(int(index), 0) for index in order[own]]
 
-  loss_fn = objective.LOSSES[config.loss].on_statistics
+  loss_fn = losses.LOSSES[config.loss].on_statistics
   return _in_network(loss_fn, network, config), samples_at
 
 
@@ -254,7 +254,7 @@ def fresh(
   _, network_key, _, batch_key = _keys(config)
   size = config.batch_size
   if config.real_batch:
-    loss_fn = objective.LOSSES[config.loss].on_images
+    loss_fn = losses.LOSSES[config.loss].on_images
     inputs_of = inputs.from_batches(
       batch_key,
       _draw(network_key, network, dataset),
@@ -265,7 +265,7 @@ def fresh(
       keep=1,
     )
   else:
-    loss_fn = objective.LOSSES[config.loss].on_statistics
+    loss_fn = losses.LOSSES[config.loss].on_statistics
     inputs_of = _statistics(
       network_key, network, dataset, normalization, config, clock
     )
@@ -344,7 +344,7 @@ def _statistics(
 ) -> inputs.InputsFn:
   total = config.num_adaptation_steps * config.batch_size
   return inputs.from_statistics(
-    objective.feature_fn(network),
+    losses.feature_fn(network),
     _draw(key, network, dataset),
     dataset,
     normalization,
@@ -361,7 +361,7 @@ def _in_network(
   network: nn.Module,
   config: AdaptationConfig,
 ) -> LossFn:
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
 
   def loss(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
     return loss_fn(features_of, variables, labeled, target, ridge=config.ridge)

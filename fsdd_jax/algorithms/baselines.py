@@ -16,7 +16,7 @@ import numpy as np
 
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.distill_loop import LossFn, distill_from, in_features
-from fsdd_jax.core import objective
+from fsdd_jax.core import losses
 from fsdd_jax.data import inputs, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import (
@@ -249,7 +249,7 @@ def distill_over_networks(
     facts['start_sha256'] = hashes.hash_tree(start)
   claim_workdir(options, config, **facts)
   with clock.part(part):
-    features_of = objective.feature_fn(network)
+    features_of = losses.feature_fn(network)
     synthetic = distill_from(
       start,
       functools.partial(loss_fn, features_of, ridge=config.ridge),
@@ -314,7 +314,7 @@ def _loss_and_inputs(
   networks: inputs.InputsFn | None,
 ) -> tuple[LossFn, inputs.InputsFn]:
   """What a step minimises, by statistics or by batches of real images."""
-  loss = objective.LOSSES[config.loss]
+  loss = losses.LOSSES[config.loss]
   if networks is not None:
     if config.real_batch:
       raise ValueError(
@@ -335,7 +335,7 @@ def _loss_and_inputs(
       devices=inputs.devices_for_batch(config.real_batch),
     )
   return loss.on_statistics, inputs.from_statistics(
-    objective.feature_fn(network),
+    losses.feature_fn(network),
     draw,
     dataset,
     normalization,

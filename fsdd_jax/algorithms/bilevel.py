@@ -23,7 +23,7 @@ import optax
 from fsdd_jax.algorithms import drawn_subsets
 from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import BilevelConfig
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr, krr_errors, losses
 from fsdd_jax.data import subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import (
@@ -41,7 +41,7 @@ from fsdd_jax.runtime.loop import (
   with_progress,
 )
 from fsdd_jax.runtime.workdir import claim_workdir
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import weight_files
 from fsdd_jax.types import LabeledSet
 
 
@@ -133,7 +133,7 @@ def save_learned(
     'normalization': describe_normalization(normalization),
     'training': dict(record),
   }
-  artifacts.save_network(path, theta.variables, metadata)
+  weight_files.save_network(path, theta.variables, metadata)
 
 
 def load_learned(
@@ -160,8 +160,8 @@ def load_learned(
     >>> load_learned(path).seed, load_learned(path).image_shape
     (3, (8, 8, 3))
   """
-  variables, metadata = artifacts.load_network(path)
-  image_shape, network = artifacts.network_of(path, metadata, num_classes)
+  variables, metadata = weight_files.load_network(path)
+  image_shape, network = weight_files.network_of(path, metadata, num_classes)
   expected = jax.eval_shape(
     lambda key: random_networks.sample(key, network, image_shape),
     jax.random.key(0),
@@ -220,7 +220,7 @@ class BilevelResult:
 
 
 def unroll(
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   variables: Any,
   start: LabeledSet,
   target: LabeledSet,
@@ -244,11 +244,11 @@ def unroll(
     >>> import jax.numpy as jnp
     >>> import toy
     >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import objective
+    >>> from fsdd_jax.core import losses
     >>> x, y = jax.random.normal(jax.random.key(0), (4, 8, 8, 3)), jnp.eye(4)
     >>> start = types.labeled_set(x[:2], y[:2])
     >>> distilled = unroll(
-    ...   objective.feature_fn(toy.problem()[0]),
+    ...   losses.feature_fn(toy.problem()[0]),
     ...   toy.theta(0),
     ...   start,
     ...   types.labeled_set(x, y),
@@ -277,7 +277,7 @@ def unroll(
         ridge=config.ridge,
         mask=start.mask,
       )
-      return krr.ERRORS[config.loss].on_images(
+      return krr_errors.ERRORS[config.loss].on_images(
         weights, target_features, target.labels, target.mask
       )
 
@@ -305,7 +305,7 @@ def unroll(
 
 
 def unrolled_loss(
-  features_of: objective.FeatureFn, *, config: BilevelConfig
+  features_of: losses.FeatureFn, *, config: BilevelConfig
 ) -> Callable[[Any, Any, LabeledSet, LabeledSet], jax.Array]:
   """The loss, in another network, of what was distilled in one.
 
@@ -321,9 +321,9 @@ def unrolled_loss(
     >>> import jax.numpy as jnp
     >>> import toy
     >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import objective
+    >>> from fsdd_jax.core import losses
     >>> loss = unrolled_loss(
-    ...   objective.feature_fn(toy.problem()[0]),
+    ...   losses.feature_fn(toy.problem()[0]),
     ...   config=BilevelConfig(num_steps=1),
     ... )
     >>> one = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
@@ -336,7 +336,7 @@ def unrolled_loss(
   ) -> jax.Array:
     own = {'params': params}
     distilled = unroll(features_of, own, start, target, config=config)
-    return objective.LOSSES[config.loss].on_images(
+    return losses.LOSSES[config.loss].on_images(
       features_of, other, distilled, target, ridge=config.ridge
     )
 
@@ -446,7 +446,7 @@ def _gradient_fn(
   network: nn.Module, normalization: Normalization, config: BilevelConfig
 ) -> Callable[..., tuple[jax.Array, Any]]:
   """The compiled loss and gradient of one subset."""
-  loss = unrolled_loss(objective.feature_fn(network), config=config)
+  loss = unrolled_loss(losses.feature_fn(network), config=config)
 
   @jax.jit
   def gradient_of(

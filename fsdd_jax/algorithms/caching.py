@@ -20,7 +20,7 @@ import numpy as np
 
 from fsdd_jax.algorithms import drawn_subsets, subset_step
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.core import objective
+from fsdd_jax.core.losses import feature_fn
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.feature_bank import BankSource
 from fsdd_jax.data.normalization import Normalization
@@ -213,7 +213,7 @@ class SubsetDistiller:
     self._table = class_table(dataset.labels, dataset.num_classes)
     drawn_subsets.check(self._table, config)
     drawn_subsets.allowed_classes(self._table, [0], config)
-    self._features_of = objective.feature_fn(network)
+    self._features_of = feature_fn(network)
     self._variables = random_networks.sample(
       jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
     )

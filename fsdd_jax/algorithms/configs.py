@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from fsdd_jax import types
-from fsdd_jax.core import distill_step, krr
+from fsdd_jax.core import distill_step, krr_errors
 from fsdd_jax.options import SEEDS, Config, option, out_of_range, seed_option
 
 
@@ -23,7 +23,7 @@ def loss_option() -> Any:
     'scale_free',
     'squared (the paper), or scale_free: that of the best multiple of the '
     'predictions [ours].',
-    choices=krr.ERRORS,
+    choices=krr_errors.ERRORS,
   )
 
 

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr, losses
 from fsdd_jax.runtime.loop import Loop, LoopOptions
 from fsdd_jax.types import LabeledSet
 
@@ -81,16 +81,16 @@ def distill_from(
     >>> import jax
     >>> import toy
     >>> from fsdd_jax.algorithms import baselines, configs
-    >>> from fsdd_jax.core import objective
+    >>> from fsdd_jax.core import losses
     >>> from fsdd_jax.runtime import loop
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
     ...   jax.random.key(0), dataset, transform, ipc=1
     ... )
-    >>> features_of = objective.feature_fn(network)
+    >>> features_of = losses.feature_fn(network)
     >>> distilled = distill_from(
     ...   real,
-    ...   functools.partial(objective.krr_loss, features_of, ridge=1e-6),
+    ...   functools.partial(losses.krr_loss, features_of, ridge=1e-6),
     ...   lambda step: (toy.theta(0), real),
     ...   num_steps=1,
     ...   config=configs.DistillationConfig(ipc=1),
@@ -122,20 +122,18 @@ def distill_from(
     return loop.on_first_device().synthetic
 
 
-def in_features(
-  features_of: objective.FeatureFn, *, ridge: float
-) -> DiagnoseFn:
+def in_features(features_of: losses.FeatureFn, *, ridge: float) -> DiagnoseFn:
   """Norms of a set, and the condition number of its kernel in a network.
 
   Example:
     >>> import toy
     >>> from fsdd_jax.algorithms import baselines
-    >>> from fsdd_jax.core import objective
+    >>> from fsdd_jax.core import losses
     >>> network, dataset, transform = toy.problem()
     >>> real = baselines.random_real(
     ...   jax.random.key(0), dataset, transform, ipc=1
     ... )
-    >>> says = in_features(objective.feature_fn(network), ridge=1e-6)
+    >>> says = in_features(losses.feature_fn(network), ridge=1e-6)
     >>> 'condition number of the kernel' in says(toy.theta(0), real)
     True
   """
@@ -143,7 +141,7 @@ def in_features(
 
 
 def _diagnosis(
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   variables: Any,
   synthetic: LabeledSet,
   *,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax.algorithms.method_configs import CachingConfig, SubsetConfig
-from fsdd_jax.core import augment, krr, objective
+from fsdd_jax.core import augment, krr_errors, losses
 from fsdd_jax.data import feature_bank, random_subsets
 from fsdd_jax.data.feature_bank import BankSource
 from fsdd_jax.data.normalization import Normalization, normalize
@@ -28,7 +28,7 @@ from fsdd_jax.options import out_of_range
 from fsdd_jax.types import LABEL_CODINGS, Subset
 
 # The targets of each subset at a step.
-TargetsAt = Callable[[int], list[krr.Target]]
+TargetsAt = Callable[[int], list[krr_errors.Target]]
 TargetsFn = Callable[['Draws'], TargetsAt]
 
 
@@ -204,31 +204,31 @@ def targets_fn(source: BankSource, config: CachingConfig) -> TargetsFn:
 
 
 def _in_turn(
-  makers: list[Callable[[Draws, int], krr.Target]], draws: Draws
+  makers: list[Callable[[Draws, int], krr_errors.Target]], draws: Draws
 ) -> TargetsAt:
   """Targets by copy of the bank; each is read from it once."""
   count = len(draws.numbers)
 
   @functools.cache
-  def of_copy(copy: int) -> list[krr.Target]:
+  def of_copy(copy: int) -> list[krr_errors.Target]:
     return [jax.device_put(makers[copy](draws, i)) for i in range(count)]
 
   return lambda step: of_copy(step % len(makers))
 
 
-def _from_rows(bank: np.ndarray) -> Callable[[Draws, int], krr.Target]:
-  def make(draws: Draws, i: int) -> krr.Target:
+def _from_rows(bank: np.ndarray) -> Callable[[Draws, int], krr_errors.Target]:
+  def make(draws: Draws, i: int) -> krr_errors.Target:
     target = jax.tree.map(lambda x: np.asarray(x[i]), draws.target)
     features: Any = bank[target.rows].astype(np.float32)
-    return krr.FeatureSet(features, target.labels, target.mask)
+    return krr_errors.FeatureSet(features, target.labels, target.mask)
 
   return make
 
 
 def _from_classes(
   sums: feature_bank.ClassSums, config: CachingConfig
-) -> Callable[[Draws, int], krr.Target]:
-  def make(draws: Draws, i: int) -> krr.Target:
+) -> Callable[[Draws, int], krr_errors.Target]:
+  def make(draws: Draws, i: int) -> krr_errors.Target:
     classes = np.asarray(draws.classes[i])
     labels = random_subsets.class_labels(
       int(draws.num_classes[i]),
@@ -247,10 +247,10 @@ def _augmented_anew(
   rows = np.asarray(draws.target.rows)
   # uint8 images go to the device once, and become floats there each step.
   images = jax.device_put(list(source.dataset.images[rows]))
-  features_of = objective.feature_fn(source.network)
+  features_of = losses.feature_fn(source.network)
 
-  def targets_at(step: int) -> list[krr.Target]:
-    found: list[krr.Target] = []
+  def targets_at(step: int) -> list[krr_errors.Target]:
+    found: list[krr_errors.Target] = []
     for i, (own, key) in enumerate(zip(images, draws.keys, strict=True)):
       parts = _prepare(own, source.normalization, key, step, config=config)
       features = jnp.concatenate(
@@ -260,7 +260,7 @@ def _augmented_anew(
         ]
       )
       target: Subset = jax.tree.map(lambda x, i=i: x[i], draws.target)
-      found.append(krr.FeatureSet(features, target.labels, target.mask))
+      found.append(krr_errors.FeatureSet(features, target.labels, target.mask))
     return found
 
   return targets_at
@@ -294,6 +294,6 @@ def _prepare(
 
 @functools.partial(jax.jit, static_argnames='features_of')
 def _extract(
-  variables: Any, images: jax.Array, *, features_of: objective.FeatureFn
+  variables: Any, images: jax.Array, *, features_of: losses.FeatureFn
 ) -> jax.Array:
   return features_of(variables, images)

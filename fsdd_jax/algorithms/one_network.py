@@ -10,7 +10,7 @@ import jax
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.distill_loop import distill_from, in_features
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
-from fsdd_jax.core import objective
+from fsdd_jax.core import losses
 from fsdd_jax.data import inputs, resolution
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, describe_normalization
@@ -68,7 +68,7 @@ def inputs_in_theta(
     24.0
   """
   return inputs.from_statistics(
-    objective.feature_fn(theta.network),
+    losses.feature_fn(theta.network),
     lambda index: theta.sample(dataset.images.shape[1:]),
     dataset,
     normalization,
@@ -171,8 +171,8 @@ def distill_sets(
   options, clock = with_clock(options or LoopOptions(), clock)
   _check_target(theta, dataset, normalization)
   dataset = resolution.reduce_resolution(dataset, theta.image_shape)
-  features_of = objective.feature_fn(theta.network)
-  loss_fn = objective.LOSSES[config.loss].on_statistics
+  features_of = losses.feature_fn(theta.network)
+  loss_fn = losses.LOSSES[config.loss].on_statistics
   inputs_of = inputs_in_theta(
     theta,
     dataset,

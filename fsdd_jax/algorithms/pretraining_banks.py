@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from fsdd_jax.algorithms.method_configs import PretrainingConfig
-from fsdd_jax.core import krr
+from fsdd_jax.core import krr_errors
 from fsdd_jax.data import feature_bank, random_subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.feature_bank import BankSource
@@ -129,7 +129,7 @@ class NetworkBanks:
 
 def target_of(
   bank: np.ndarray, classes: Any, num_classes: Any, problem: Problem
-) -> krr.FeatureSet:
+) -> krr_errors.FeatureSet:
   """All images of some classes by their rows of a bank, NumPy arrays.
 
   Args:
@@ -149,7 +149,7 @@ def target_of(
     'labels': np.repeat(labels, per_class, axis=0),
     'mask': np.repeat(used, per_class).astype(np.float32),
   }
-  return krr.FeatureSet(**fields)
+  return krr_errors.FeatureSet(**fields)
 
 
 @functools.cache

@@ -19,7 +19,8 @@ from fsdd_jax.algorithms.pretraining_banks import (
   network_number,
   target_of,
 )
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr, krr_errors
+from fsdd_jax.core.losses import LOSSES, feature_fn
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.random_networks import LossFn
@@ -90,8 +91,8 @@ def translation(problem: Problem) -> Objective:
     The objective.
   """
   network, _, normalization, network_key, config = problem
-  features_of = objective.feature_fn(network)
-  krr_loss = objective.LOSSES[config.loss]
+  features_of = feature_fn(network)
+  krr_loss = LOSSES[config.loss]
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
     return krr_loss.on_images(
@@ -116,9 +117,9 @@ def translation(problem: Problem) -> Objective:
     return networks, sets_of(batch, normalization), target_of(batch)
 
   @jax.jit
-  def statistics(variables: Any, target: LabeledSet) -> krr.Statistics:
+  def statistics(variables: Any, target: LabeledSet) -> krr_errors.Statistics:
     features = features_of(variables, target.images)
-    return krr.statistics(features, target.labels, target.mask)
+    return krr_errors.statistics(features, target.labels, target.mask)
 
   def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
     shape = batch.start.shape[-3:]
@@ -149,7 +150,7 @@ def translation_in_banks(
     The objective.
   """
   network, _, normalization, network_key, config = problem
-  features_of = objective.feature_fn(network)
+  features_of = feature_fn(network)
   banks = NetworkBanks(problem, root)
   choice_key = jax.random.fold_in(network_key, 2**31 - 1)
 
@@ -158,7 +159,7 @@ def translation_in_banks(
     weights = krr.solve(
       features, labeled.labels, ridge=config.ridge, mask=labeled.mask
     )
-    return krr.error_on(config.loss, weights, target)
+    return krr_errors.error_on(config.loss, weights, target)
 
   def inputs(step: int, batch: Sample) -> Inputs:
     if config.bank_renewal:

@@ -142,7 +142,7 @@ def record_of(
 def translator_metadata(
   translator: nn.Module, manifest: Manifest, record: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What `artifacts.save_translator` writes beside omega_0.
+  """What `weight_files.save_translator` writes beside omega_0.
 
   Args:
     translator: the module G.

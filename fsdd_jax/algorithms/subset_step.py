@@ -17,7 +17,8 @@ import optax
 
 from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr, krr_errors
+from fsdd_jax.core.losses import FeatureFn
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.types import LabeledSet, Subset
 
@@ -81,10 +82,10 @@ def _trainable(synthetic: LabeledSet) -> dict[str, jax.Array]:
 def step(
   state: State,
   variables: Any,
-  targets: list[krr.Target],
+  targets: list[krr_errors.Target],
   rows: jax.Array,
   *,
-  features_of: objective.FeatureFn,
+  features_of: FeatureFn,
   tx: optax.GradientTransformation,
   loss: str,
   ridge: float,
@@ -98,7 +99,7 @@ def step(
     rows: of `packed_rows`.
     features_of: the feature map f.
     tx: as of `init_state`.
-    loss: a name in `krr.ERRORS`.
+    loss: a name in `krr_errors.ERRORS`.
     ridge: as of `krr.solve`.
 
   Returns:
@@ -108,10 +109,13 @@ def step(
   sizes = synthetic.mask.shape
 
   def subset_loss(
-    features: jax.Array, labels: jax.Array, mask: jax.Array, target: krr.Target
+    features: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    target: krr_errors.Target,
   ) -> jax.Array:
     weights = krr.solve(features, labels, ridge=ridge, mask=mask)
-    return krr.error_on(loss, weights, target)
+    return krr_errors.error_on(loss, weights, target)
 
   def total_loss(trainable: dict[str, jax.Array]) -> tuple:
     images = trainable['images']

@@ -129,7 +129,7 @@ def make_step(
   Args:
     translator: the module G.
     loss_fn: maps `(variables, set, target)` of one network to a scalar, e.g.
-      `objective.krr_loss` with its feature function and ridge bound.
+      `losses.krr_loss` with its feature function and ridge bound.
     tx: the optimiser of omega; its learning rate is eta.
     networks_per_call: as for `random_networks.losses_and_gradients`; must
       divide the b of a batch (with several devices, that of each device).

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.core import augment, krr, objective
+from fsdd_jax.core import augment, krr_errors, losses
 from fsdd_jax.data import passes, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import (
@@ -37,7 +37,7 @@ _NO_AUGMENTATION: Mapping[str, Any] = {'strategy': 'none', 'seed': 0, 'copy': 0}
 
 @dataclasses.dataclass(frozen=True)
 class ClassSums:
-  """Sums over the images of each class; what `krr.statistics` adds up from.
+  """Sums over the images of each class, which make `krr_errors.Statistics`.
 
   Attributes:
     gram: `[k, d, d]` float32 sums of outer products of features.
@@ -76,7 +76,7 @@ class BankSource(NamedTuple):
     """The number of features d."""
     shape = (1, *self.dataset.images.shape[1:])
     found = jax.eval_shape(
-      objective.feature_fn(self.network),
+      losses.feature_fn(self.network),
       self.variables,
       jax.ShapeDtypeStruct(shape, jnp.float32),
     )
@@ -131,7 +131,7 @@ def class_sums(source: BankSource) -> ClassSums:
 
   def make(number: int) -> dict[str, np.ndarray]:
     own = by_class[number]
-    total = krr.zero_statistics(d, 1)
+    total = krr_errors.zero_statistics(d, 1)
     ones = np.ones((len(own), 1), np.float32)
     batches = passes.batches(dataset.images[own], ones)
     for index, (images, column, mask) in enumerate(batches):
@@ -152,7 +152,7 @@ def class_sums(source: BankSource) -> ClassSums:
 
 def statistics_of(
   sums: ClassSums, classes: np.ndarray, labels: np.ndarray
-) -> krr.Statistics:
+) -> krr_errors.Statistics:
   """Statistics of all images of some classes, NumPy arrays.
 
   Args:
@@ -161,7 +161,7 @@ def statistics_of(
     labels: `[c, l]` the label vector of each.
 
   Returns:
-    What `krr.statistics` gives for these images.
+    What `krr_errors.statistics` gives for these images.
   """
   used = np.asarray(classes)[np.asarray(classes) >= 0]
   labels = np.asarray(labels)[: len(used)]
@@ -175,7 +175,7 @@ def statistics_of(
     'energy': np.sum(count * np.sum(labels**2, axis=1), dtype=np.float32),
     'count': np.sum(count, dtype=np.float32),
   }
-  return krr.Statistics(**fields)
+  return krr_errors.Statistics(**fields)
 
 
 def class_major_rows(dataset: Dataset, per_class: int) -> np.ndarray:
@@ -260,7 +260,7 @@ def _features_of(
     images,
     source.normalization,
     key,
-    features_of=objective.feature_fn(source.network),
+    features_of=losses.feature_fn(source.network),
     strategy=augmentation['strategy'],
   )
 
@@ -272,7 +272,7 @@ def _extract(
   normalization: Normalization,
   key: jax.Array,
   *,
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   strategy: str,
 ) -> jax.Array:
   x = normalize(images, normalization)
@@ -282,9 +282,11 @@ def _extract(
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _add(
-  total: krr.Statistics,
+  total: krr_errors.Statistics,
   features: jax.Array,
   labels: jax.Array,
   mask: jax.Array,
-) -> krr.Statistics:
-  return jax.tree.map(jnp.add, total, krr.statistics(features, labels, mask))
+) -> krr_errors.Statistics:
+  return jax.tree.map(
+    jnp.add, total, krr_errors.statistics(features, labels, mask)
+  )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr_errors, losses
 from fsdd_jax.data import passes, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import (
@@ -43,7 +43,7 @@ def coded_labels(dataset: Dataset, label_coding: str) -> np.ndarray:
 
 
 def from_statistics(
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   draw: DrawFn,
   dataset: Dataset,
   normalization: Normalization,
@@ -75,11 +75,11 @@ def from_statistics(
 
   Example:
     >>> import toy
-    >>> from fsdd_jax.core import objective
+    >>> from fsdd_jax.core import losses
     >>> from fsdd_jax.runtime import metrics
     >>> network, dataset, transform = toy.problem()
     >>> inputs_of = from_statistics(
-    ...   objective.feature_fn(network),
+    ...   losses.feature_fn(network),
     ...   toy.theta,
     ...   dataset,
     ...   transform,
@@ -99,7 +99,7 @@ def from_statistics(
     return whitened_once(dataset.images, normalization)
 
   @functools.lru_cache(maxsize=keep)
-  def inputs(index: int) -> tuple[Any, krr.Statistics]:
+  def inputs(index: int) -> tuple[Any, krr_errors.Statistics]:
     variables = draw(index)
     name = f'statistics of network {index + 1}/{num_networks}'
     bar = metrics.progress_bar(len(labels), name, unit='image', leave=False)

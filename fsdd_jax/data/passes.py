@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr_errors, losses
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.runtime.devices import ALONE, Devices, local
 
@@ -69,19 +69,19 @@ def batches(
   jax.jit, static_argnames=('features_of', 'devices'), donate_argnames='total'
 )
 def _add_batch(
-  total: krr.Statistics,
-  features_of: objective.FeatureFn,
+  total: krr_errors.Statistics,
+  features_of: losses.FeatureFn,
   devices: Devices,
   whole: tuple[Any, Normalization | None],
   batch: tuple[jax.Array, jax.Array, jax.Array],
-) -> krr.Statistics:
+) -> krr_errors.Statistics:
   """Adds each device's rows of a batch to its own sums `[devices, ...]`."""
 
-  def statistics(whole: Any, rows: Any) -> krr.Statistics:
+  def statistics(whole: Any, rows: Any) -> krr_errors.Statistics:
     (variables, normalization), (images, labels, mask) = whole, rows
     if normalization is not None:
       images = normalize(images, normalization)
-    return krr.statistics(features_of(variables, images), labels, mask)
+    return krr_errors.statistics(features_of(variables, images), labels, mask)
 
   return jax.tree.map(jnp.add, total, devices.each(statistics)(whole, batch))
 
@@ -89,20 +89,22 @@ def _add_batch(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _zero_sums(
   num_features: int, num_classes: int, devices: Devices
-) -> krr.Statistics:
-  one = krr.zero_statistics(num_features, num_classes)
+) -> krr_errors.Statistics:
+  one = krr_errors.zero_statistics(num_features, num_classes)
   return devices.split(
     jax.tree.map(lambda x: jnp.stack([x] * devices.count), one)
   )
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _add_up(total: krr.Statistics, devices: Devices) -> krr.Statistics:
+def _add_up(
+  total: krr_errors.Statistics, devices: Devices
+) -> krr_errors.Statistics:
   return devices.sum_of_each(total)
 
 
 def target_statistics(
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   variables: Any,
   images: np.ndarray,
   labels: np.ndarray,
@@ -111,7 +113,7 @@ def target_statistics(
   batch_size: int | None = None,
   on_batch: Callable[[int], None] | None = None,
   devices: Devices = ALONE,
-) -> krr.Statistics:
+) -> krr_errors.Statistics:
   """Sums the statistics of a data set in one network (Alg. 4, line 9).
 
   Each device sums over its own rows of the batches; at the end, the sums are
@@ -140,7 +142,7 @@ def target_statistics(
     >>> network, dataset, transform = toy.problem()
     >>> theta = random_networks.sample(jax.random.key(0), network, (8, 8, 3))
     >>> labels = np.eye(3, dtype=np.float32)[dataset.labels]
-    >>> features_of = objective.feature_fn(network)
+    >>> features_of = losses.feature_fn(network)
     >>> stats = target_statistics(
     ...   features_of, theta, dataset.images, labels, transform
     ... )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr, losses
 from fsdd_jax.evaluation import recipes
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.runtime import metrics
@@ -39,7 +39,7 @@ def unsuitable_augmentation(dataset: str) -> tuple[str, ...]:
 
 @functools.cache
 def _krr_scores(network: nn.Module) -> ScoreFn:
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
 
   def scores(model: Any, images: jax.Array) -> jax.Array:
     variables, weights = model
@@ -60,7 +60,7 @@ def fit_krr_in(
   Constant images have no features under instance norm but rounding errors; the
   weights are then NaN, as where `krr.solve` sees features of zero.
   """
-  features_of = jax.jit(objective.feature_fn(network))
+  features_of = jax.jit(losses.feature_fn(network))
   features = features_of(variables, synthetic.images)
   noise = jax.random.normal(jax.random.key(0), synthetic.images.shape)
   usual = jnp.abs(features_of(variables, noise)).max()

@@ -20,7 +20,7 @@ from fsdd_jax.data.normalization import denormalize
 from fsdd_jax.reporting import pictures
 from fsdd_jax.runtime import files
 from fsdd_jax.storage import containers
-from fsdd_jax.storage.artifacts import DistilledSet
+from fsdd_jax.storage.distilled_set import DistilledSet
 
 # A value this far outside [0, 1] shows another grey level once clipped.
 _HALF_LEVEL = 0.5 / 255.0

@@ -15,7 +15,7 @@ from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.layers import choose
 from fsdd_jax.networks.translator import TRANSLATORS, MapsFn, init, translate
 from fsdd_jax.options import SEEDS, whole
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import weight_files
 from fsdd_jax.types import LabeledSet
 
 
@@ -120,9 +120,9 @@ def load_pretrained(
     >>> load_pretrained(path).theta.image_shape
     (8, 8, 3)
   """
-  variables, metadata = artifacts.load_translator(path)
+  variables, metadata = weight_files.load_translator(path)
   fields = {k: v for k, v in metadata['translator'].items() if k != 'name'}
-  image_shape, network = artifacts.network_of(path, metadata, num_classes)
+  image_shape, network = weight_files.network_of(path, metadata, num_classes)
   theta = FixedNetwork(network, metadata['theta_seed'], image_shape)
   kinds = {kind.__name__: kind for kind in TRANSLATORS.values()}
   try:
@@ -174,7 +174,7 @@ def save_pretrained(
       f'{path}: this translator is random; pre-train it, or write it with '
       'save_adapted once it is adapted.'
     )
-  artifacts.save_translator(path, pretrained.variables, pretrained.metadata)
+  weight_files.save_translator(path, pretrained.variables, pretrained.metadata)
 
 
 def save_adapted(

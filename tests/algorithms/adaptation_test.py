@@ -14,7 +14,7 @@ import pytest
 from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.algorithms.one_network import distill_sets
-from fsdd_jax.core import objective
+from fsdd_jax.core import losses
 from fsdd_jax.data import datasets, normalization, passes, resolution
 from fsdd_jax.data.inputs import coded_labels
 from fsdd_jax.networks import extractors, random_networks
@@ -22,7 +22,7 @@ from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator, translate
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage import distilled_set, pretrained
 
 _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
 _CONFIG = AdaptationConfig(
@@ -82,7 +82,7 @@ def _adapt(
 
 
 def _loss_in_unseen_networks(network, labeled, target):
-  features_of = objective.feature_fn(network)
+  features_of = losses.feature_fn(network)
   stats_of = functools.partial(
     passes.target_statistics,
     images=target[0].images,
@@ -90,9 +90,7 @@ def _loss_in_unseen_networks(network, labeled, target):
     normalization=target[1],
   )
   loss = jax.jit(
-    functools.partial(
-      objective.krr_loss_from_statistics, features_of, ridge=1e-6
-    )
+    functools.partial(losses.krr_loss_from_statistics, features_of, ridge=1e-6)
   )
   return np.mean(
     [
@@ -483,7 +481,7 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   assert result.returncode == 0, result.stderr
   assert 'adaptation statistics' in result.stdout
   path = tmp_path / 'run' / 'distilled_ipc2.safetensors'
-  distilled = artifacts.load_distilled(path)
+  distilled = distilled_set.load_distilled(path)
   assert distilled.images.shape == (20, 16, 16, 3)
   assert distilled.metadata.seeds == {'distillation': 0, 'theta': 7}
   assert path.with_suffix('.png').stat().st_size > 1000

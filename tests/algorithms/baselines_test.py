@@ -13,7 +13,7 @@ import pytest
 
 from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.core import objective
+from fsdd_jax.core import losses
 from fsdd_jax.data import passes
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import centered_one_hot
@@ -92,7 +92,7 @@ def test_distillation_lowers_the_loss_in_its_networks(
   )
   stats = [
     passes.target_statistics(
-      objective.feature_fn(tiny_network),
+      losses.feature_fn(tiny_network),
       variables,
       tiny_dataset.images,
       np.asarray(centered_one_hot(tiny_dataset.labels, 3))
@@ -106,8 +106,8 @@ def test_distillation_lowers_the_loss_in_its_networks(
   def loss(synthetic):
     return np.mean(
       [
-        objective.LOSSES[_CONFIG.loss].on_statistics(
-          objective.feature_fn(tiny_network), v, synthetic, s, ridge=1e-6
+        losses.LOSSES[_CONFIG.loss].on_statistics(
+          losses.feature_fn(tiny_network), v, synthetic, s, ridge=1e-6
         )
         for v, s in zip(result.seen, stats, strict=True)
       ]

@@ -11,7 +11,7 @@ import pytest
 from fsdd_jax import types
 from fsdd_jax.algorithms import bilevel, one_network
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
-from fsdd_jax.core import distill_step, objective
+from fsdd_jax.core import distill_step, losses
 from fsdd_jax.networks import extractors, fixed, random_networks
 from fsdd_jax.runtime.stage_loop import LoopOptions
 
@@ -56,9 +56,9 @@ def sets():
 
 def test_unrolled_steps_are_those_of_distillation(tiny_network, sets):
   start, target = sets
-  features_of, theta = objective.feature_fn(tiny_network), _theta(tiny_network)
+  features_of, theta = losses.feature_fn(tiny_network), _theta(tiny_network)
   loss_fn = functools.partial(
-    objective.LOSSES[_CONFIG.loss].on_images, features_of, ridge=_CONFIG.ridge
+    losses.LOSSES[_CONFIG.loss].on_images, features_of, ridge=_CONFIG.ridge
   )
   tx = distill_step.make_optimizer(
     _CONFIG.optimizer,
@@ -80,7 +80,7 @@ def test_unrolled_steps_are_those_of_distillation(tiny_network, sets):
 
 def _gradient(network, sets, **changes):
   loss = bilevel.unrolled_loss(
-    objective.feature_fn(network),
+    losses.feature_fn(network),
     config=dataclasses.replace(_CONFIG, **changes),
   )
   own, other = _theta(network)['params'], _theta(network, 1)
@@ -164,7 +164,7 @@ def test_truncation_stops_gradients_of_earlier_steps(tiny_network, sets):
   found = _gradient(tiny_network, sets, truncation=1, **literal)
   config = dataclasses.replace(_CONFIG, num_steps=2, **literal)
   before = bilevel.unroll(
-    objective.feature_fn(tiny_network),
+    losses.feature_fn(tiny_network),
     _theta(tiny_network),
     start,
     target,

@@ -22,7 +22,8 @@ from fsdd_jax.algorithms import caching, subset_step
 from fsdd_jax.algorithms.caching import SubsetDistiller
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr, krr_errors
+from fsdd_jax.core.losses import feature_fn
 from fsdd_jax.data import datasets
 from fsdd_jax.data.normalization import normalize, standardization
 from fsdd_jax.networks import extractors, random_networks
@@ -106,8 +107,8 @@ def _distilled_alone(data, entry, config):
     jax.random.key(config.theta_seed), _NETWORK, (8, 8, 3)
   )
 
-  features_of = objective.feature_fn(_NETWORK)
-  target = krr.FeatureSet(  # As a bank keeps them.
+  features_of = feature_fn(_NETWORK)
+  target = krr_errors.FeatureSet(  # As a bank keeps them.
     features_of(theta, images).astype(jnp.float16),
     jnp.asarray(np.repeat(labels, per_class, 0)),
     jnp.ones(len(rows)),
@@ -116,7 +117,7 @@ def _distilled_alone(data, entry, config):
   def loss_fn(synthetic):
     features = features_of(theta, synthetic.images)
     weights = krr.solve(features, synthetic.labels, ridge=config.ridge)
-    return krr.error_on(config.loss, weights, target)
+    return krr_errors.error_on(config.loss, weights, target)
 
   tx = distill_step.make_optimizer(
     config.optimizer,

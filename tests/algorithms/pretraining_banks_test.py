@@ -10,7 +10,7 @@ from fsdd_jax.algorithms import caching, pretraining_banks
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.algorithms.pretraining_objectives import translation_in_banks
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr, krr_errors, losses
 from fsdd_jax.data.normalization import normalize
 from fsdd_jax.networks import extractors
 from fsdd_jax.storage.cache import batches as cache_batches
@@ -83,7 +83,7 @@ def test_the_loss_is_that_on_the_images_of_the_bank(data, batch, tmp_path):
     own, labeled, target = jax.tree.map(
       lambda x, i=i: x[i], (variables, sets, targets)
     )
-    features_of = objective.feature_fn(_NETWORK)
+    features_of = losses.feature_fn(_NETWORK)
     classes = [c for c in batch.classes[i].tolist() if c >= 0]
     labels = np.eye(len(classes), 3) - (np.arange(3) < len(classes)) / len(
       classes
@@ -101,7 +101,7 @@ def test_the_loss_is_that_on_the_images_of_the_bank(data, batch, tmp_path):
       ridge=1e-3,
       mask=labeled.mask,
     )
-    expected = krr.scale_free_error(
+    expected = krr_errors.scale_free_error(
       weights, features_of(own, x), labels[columns]
     )
     found = goal.loss_fn(own, labeled, target)

@@ -15,14 +15,13 @@ from fsdd_jax.algorithms import caching, pretraining, pretraining_state
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.algorithms.pretraining_objectives import make_score, translation
-from fsdd_jax.core import objective
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage import pretrained, weight_files
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache import shards
 from fsdd_jax.types import labeled_set, unpad
@@ -163,8 +162,8 @@ def test_heldout_score_is_the_loss_on_the_real_images(data, network, source):
     entry = source[i]
     keep = entry.target.mask > 0
     losses.append(
-      objective.krr_loss(
-        objective.feature_fn(network),
+      losses.krr_loss(
+        losses.feature_fn(network),
         random_networks.sample(keys[i % 2], network, (8, 8, 3)),
         unpad(jax.tree.map(jnp.asarray, entry.synthetic)),
         labeled_set(
@@ -339,7 +338,7 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
   assert again.theta == theta
   assert again.translator == _TRANSLATOR
   assert again.record == {'num_steps': 1}
-  loaded, found = artifacts.load_translator(path)
+  loaded, found = weight_files.load_translator(path)
   assert _bytes(loaded) == _bytes(variables)
   assert found['network'] == extractors.describe_network(network)
   assert found['translator']['width'] == 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from fsdd_jax.core import krr
+from fsdd_jax.core import krr, krr_errors
 
 
 def oracle(features, labels, ridge):
@@ -102,7 +102,7 @@ def test_gradients_by_finite_differences(n, d):
 
   def loss(features, labels):
     weights = krr.solve(features, labels, ridge=1e-2)
-    return krr.mean_squared_error(weights, target, target_labels)
+    return krr_errors.mean_squared_error(weights, target, target_labels)
 
   with jax.enable_x64(True):
     arrays = [jnp.asarray(np.float64(x)) for x in (features, labels)]
@@ -115,8 +115,8 @@ def test_mean_squared_error_leaves_out_masked_rows():
   weights = krr.solve(features, labels, ridge=1e-1)
   mask = jnp.asarray([1.0] * 7 + [0.0] * 3)
   np.testing.assert_allclose(
-    krr.mean_squared_error(weights, features, labels, mask),
-    krr.mean_squared_error(weights, features[:7], labels[:7]),
+    krr_errors.mean_squared_error(weights, features, labels, mask),
+    krr_errors.mean_squared_error(weights, features[:7], labels[:7]),
     rtol=1e-6,
   )
 
@@ -126,14 +126,14 @@ def test_statistics_add_up_to_the_direct_loss_within_the_stated_bound():
   features, labels = make(batch_size * num_batches, d, k, seed=4)
   fit, fit_labels = make(20, d, k, seed=5)
   weights = krr.solve(fit, fit_labels, ridge=1e-3)
-  total = krr.zero_statistics(d, k)
+  total = krr_errors.zero_statistics(d, k)
   for start in range(0, len(features), batch_size):
     part = slice(start, start + batch_size)
-    batch = krr.statistics(features[part], labels[part])
+    batch = krr_errors.statistics(features[part], labels[part])
     total = jax.tree.map(jnp.add, total, batch)
   p, y, w = (np.asarray(x, np.float64) for x in (features, labels, weights))
   direct = ((p @ w - y) ** 2).sum() / len(p)
-  found = float(krr.mean_squared_error_from_statistics(weights, total))
+  found = float(krr_errors.mean_squared_error_from_statistics(weights, total))
   scale = np.abs(p) @ np.abs(w)
   terms = (scale**2).sum() + 2 * (scale * np.abs(y)).sum() + (y**2).sum()
   bound = (batch_size + num_batches + 2 * d) * 2.0**-24 * terms / len(p)
@@ -145,9 +145,9 @@ def test_statistics_add_up_to_the_direct_loss_within_the_stated_bound():
 def test_masked_statistics_equal_those_of_the_kept_rows():
   features, labels = make(9, 5)
   mask = jnp.asarray([1.0] * 6 + [0.0] * 3)
-  kept = krr.statistics(features[:6], labels[:6])
+  kept = krr_errors.statistics(features[:6], labels[:6])
   for a, b in zip(
-    jax.tree.leaves(krr.statistics(features, labels, mask)),
+    jax.tree.leaves(krr_errors.statistics(features, labels, mask)),
     jax.tree.leaves(kept),
     strict=True,
   ):
@@ -189,11 +189,11 @@ def test_scale_free_error_is_that_of_the_best_multiple(seed):
   features, labels = make(20, 6, seed=seed)
   weights = 0.7 * krr.solve(features, labels, ridge=1e-1)
   expected = scale_free_oracle(weights, features, labels)
-  stats = krr.statistics(features, labels)
+  stats = krr_errors.statistics(features, labels)
   for found in (
-    krr.scale_free_error(weights, features, labels),
-    krr.scale_free_error(100.0 * weights, features, labels),
-    krr.scale_free_error_from_statistics(weights, stats),
+    krr_errors.scale_free_error(weights, features, labels),
+    krr_errors.scale_free_error(100.0 * weights, features, labels),
+    krr_errors.scale_free_error_from_statistics(weights, stats),
   ):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
@@ -202,7 +202,7 @@ def test_scale_free_error_of_opposite_predictions_leads_back():
   features, labels = make(20, 6)
   weights = krr.solve(features, labels, ridge=1e-1)
   energy = np.square(labels).sum(1).mean()
-  error = jax.value_and_grad(krr.scale_free_error)
+  error = jax.value_and_grad(krr_errors.scale_free_error)
   value, _ = error(weights, features, labels)
   nothing, at_nothing = error(0.0 * weights, features, labels)
   opposite, at_opposite = error(-weights, features, labels)
@@ -219,8 +219,8 @@ def test_scale_free_error_leaves_out_masked_rows():
   weights = krr.solve(features, labels, ridge=1e-1)
   mask = jnp.asarray([1.0] * 7 + [0.0] * 3)
   np.testing.assert_allclose(
-    krr.scale_free_error(weights, features, labels, mask),
-    krr.scale_free_error(weights, features[:7], labels[:7]),
+    krr_errors.scale_free_error(weights, features, labels, mask),
+    krr_errors.scale_free_error(weights, features[:7], labels[:7]),
     rtol=1e-6,
   )
 
@@ -231,10 +231,10 @@ def test_scale_free_gradients_by_finite_differences():
 
   def losses(features, labels):
     weights = krr.solve(features, labels, ridge=1e-2)
-    stats = krr.statistics(target, target_labels)
+    stats = krr_errors.statistics(target, target_labels)
     return (
-      krr.scale_free_error(weights, target, target_labels),
-      krr.scale_free_error_from_statistics(weights, stats),
+      krr_errors.scale_free_error(weights, target, target_labels),
+      krr_errors.scale_free_error_from_statistics(weights, stats),
     )
 
   with jax.enable_x64(True):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr_errors, losses
 from fsdd_jax.data import feature_bank
 from fsdd_jax.data.normalization import normalize
 from fsdd_jax.networks import extractors, random_networks
@@ -29,7 +29,7 @@ def source(tiny_dataset, tiny_normalization, tmp_path):
 
 def _features(source):
   x = normalize(source.dataset.images, source.normalization)
-  return np.asarray(objective.feature_fn(_NETWORK)(source.variables, x))
+  return np.asarray(losses.feature_fn(_NETWORK)(source.variables, x))
 
 
 def test_rows_are_features_rounded_to_float16(source):
@@ -49,7 +49,7 @@ def test_class_sums_make_the_statistics_of_any_classes(source):
   own = source.dataset.labels
   keep = np.isin(own, [0, 2])
   columns = [of_column[label] for label in own[keep]]
-  expected = krr.statistics(_features(source)[keep], labels[columns])
+  expected = krr_errors.statistics(_features(source)[keep], labels[columns])
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
     found,

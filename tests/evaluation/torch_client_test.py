@@ -19,7 +19,7 @@ from fsdd_jax.data import datasets, normalization
 from fsdd_jax.evaluation import evaluate, recipes
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import exports
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set
 from workbench import cli
 
 pytestmark = [
@@ -83,9 +83,9 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
   distilled = cli.describe_result(
     synthetic, transform, train, data, fields, config
   )
-  artifacts.save_distilled(tmp_path / 'distilled.safetensors', distilled)
+  distilled_set.save_distilled(tmp_path / 'distilled.safetensors', distilled)
   exports.export(
-    artifacts.load_distilled(tmp_path / 'distilled.safetensors'),
+    distilled_set.load_distilled(tmp_path / 'distilled.safetensors'),
     tmp_path / 'export',
     ['torch', 'pt'],
   )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr, losses
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import (
   _neural_tangents,
@@ -65,7 +65,7 @@ def test_random_networks_converge_to_the_kernel(name, initialization):
       initialization=initialization,
     )
     expected = infinite.gram(network, 'nngp', images, images)
-    features_of, found = jax.jit(objective.feature_fn(network)), 0
+    features_of, found = jax.jit(losses.feature_fn(network)), 0
     for seed in range(draws):
       variables = random_networks.sample(
         jax.random.key(seed), network, (4, 4, 3)

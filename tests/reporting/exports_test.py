@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from fsdd_jax.data import normalization
 from fsdd_jax.reporting import exports
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set
 from fsdd_jax.types import centered_one_hot
 
 NAMES = ('circle', '../a b', 'Straße')
@@ -33,11 +33,11 @@ def make_distilled(*, zca=False, channels=3):
   pixels = generator.integers(0, 256, (30, 4, 5, channels), dtype=np.uint8)
   fit = normalization.zca_whitening if zca else normalization.standardization
   transform = fit(pixels)
-  distilled = artifacts.DistilledSet(
+  distilled = distilled_set.DistilledSet(
     images=np.asarray(normalization.normalize(pixels[:6], transform)),
     labels=np.asarray(centered_one_hot(jnp.arange(6) // 2, 3)),
     normalization=transform,
-    metadata=artifacts.Metadata(
+    metadata=distilled_set.Metadata(
       dataset='shapes',
       class_names=NAMES,
       label_coding='centered',
@@ -196,7 +196,9 @@ def test_code_of_the_readme_runs_in_torch(tmp_path, monkeypatch, zca):
 
 def test_binary_exports_and_reports_clipping(tmp_path):
   binary = pathlib.Path(__file__).parents[2] / 'experiments' / 'export.py'
-  artifacts.save_distilled(tmp_path / 'set.safetensors', make_distilled()[0])
+  distilled_set.save_distilled(
+    tmp_path / 'set.safetensors', make_distilled()[0]
+  )
 
   def run(*arguments):
     return subprocess.run(

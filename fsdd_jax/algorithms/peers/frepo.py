@@ -25,7 +25,7 @@ from fsdd_jax.algorithms.peers.network_pool import (
   with_mirror_images,
 )
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr_errors, losses
 from fsdd_jax.types import LabeledSet
 
 LossFn = Callable[[Any, LabeledSet, LabeledSet], jax.Array]
@@ -149,11 +149,11 @@ def loss_function(
     >>> round(loss_fn(toy.theta(0), real, real).item(), 3)  # All margin.
     -0.333
   """
-  features_of = objective.feature_fn(network)
-  error_fn = krr.ERRORS[config.loss].on_images
+  features_of = losses.feature_fn(network)
+  error_fn = krr_errors.ERRORS[config.loss].on_images
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: LabeledSet) -> Any:
-    error = objective.krr_loss(
+    error = losses.krr_loss(
       features_of,
       variables,
       labeled,
@@ -221,7 +221,7 @@ def plan(setup: Setup) -> Plan:
 
   inputs_of = setup.batches()
   diagnose = distill_loop.in_features(
-    objective.feature_fn(setup.network), ridge=config.ridge
+    losses.feature_fn(setup.network), ridge=config.ridge
   )
   return Plan(
     step,

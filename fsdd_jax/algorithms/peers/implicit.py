@@ -22,7 +22,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax.core import krr, objective
+from fsdd_jax.core import krr, losses
 from fsdd_jax.types import LabeledSet
 
 
@@ -108,7 +108,7 @@ def outputs(
 
 
 def _kernel(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
-  features = objective.feature_fn(network)(variables, images)
+  features = losses.feature_fn(network)(variables, images)
   return jnp.matmul(features, features.T, precision='highest')
 
 

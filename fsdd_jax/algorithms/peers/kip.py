@@ -6,8 +6,8 @@ import jax
 
 from fsdd_jax.algorithms import distill_loop
 from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
-from fsdd_jax.core import distill_step, krr
-from fsdd_jax.core.objective import ErrorFn
+from fsdd_jax.core import distill_step, krr, krr_errors
+from fsdd_jax.core.losses import ErrorFn
 from fsdd_jax.networks import infinite
 from fsdd_jax.types import LabeledSet
 
@@ -19,9 +19,9 @@ def kernel_loss(
   target: LabeledSet,
   *,
   ridge: float,
-  error_fn: ErrorFn = krr.mean_squared_error,
+  error_fn: ErrorFn = krr_errors.mean_squared_error,
 ) -> jax.Array:
-  """`objective.krr_loss` where only inner products of features are known.
+  """`losses.krr_loss` where only inner products of features are known.
 
   Args:
     kernel: of two sets of images.
@@ -38,7 +38,7 @@ def kernel_loss(
   Example:
     >>> import jax.numpy as jnp
     >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import krr, objective
+    >>> from fsdd_jax.core import krr, krr_errors, losses
     >>> flat = lambda x: x.reshape(len(x), -1)
     >>> kernel = lambda x, y: flat(x) @ flat(y).T
     >>> x = types.labeled_set(jnp.eye(4)[:2].reshape(2, 2, 2, 1), jnp.eye(2))
@@ -87,7 +87,7 @@ def plan(setup: Setup) -> Plan:
   config = setup.config
   kernel = infinite.kernel_fn(setup.network, setup.own.kernel)
   inputs_of = setup.batches()
-  error_fn = krr.ERRORS[config.loss].on_images
+  error_fn = krr_errors.ERRORS[config.loss].on_images
 
   def loss(synthetic: LabeledSet, target: LabeledSet) -> jax.Array:
     return kernel_loss(

@@ -20,7 +20,7 @@ from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
 from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork, pool_order
 from fsdd_jax.algorithms.peers.peer_configs import RcigConfig
 from fsdd_jax.algorithms.peers.rcig_step import RcigState, init_state, make_step
-from fsdd_jax.core import distill_step, objective
+from fsdd_jax.core import distill_step, losses
 from fsdd_jax.networks import layers
 from fsdd_jax.types import LabeledSet, labeled_set
 
@@ -76,7 +76,7 @@ def plan(setup: Setup) -> Plan:
 
   inputs_of = setup.batches()
   diagnose = distill_loop.in_features(
-    objective.feature_fn(setup.network), ridge=config.ridge
+    losses.feature_fn(setup.network), ridge=config.ridge
   )
   return Plan(
     step,

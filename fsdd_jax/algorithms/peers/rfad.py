@@ -17,7 +17,7 @@ from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
 from fsdd_jax.algorithms.peers.peer_configs import RfadConfig
 from fsdd_jax.algorithms.peers.platt import platt_error, scaled_cross_entropy
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr, krr_errors, losses
 from fsdd_jax.networks import random_networks
 from fsdd_jax.types import LabeledSet, labeled_set
 
@@ -27,7 +27,7 @@ Learned = dict[str, jax.Array]
 _GAIN, _OFFSET = 2.0, 0.01
 
 
-def random_features(features_of: objective.FeatureFn) -> objective.FeatureFn:
+def random_features(features_of: losses.FeatureFn) -> losses.FeatureFn:
   """Features of several networks at once, whose Gram matrix is RFAD's kernel.
 
   Args:
@@ -145,7 +145,7 @@ def loss_of(
   variables: tuple[Any, ...],
   target: LabeledSet,
   *,
-  features_of: objective.FeatureFn,
+  features_of: losses.FeatureFn,
   config: DistillationConfig,
   own: RfadConfig,
 ) -> jax.Array:
@@ -178,7 +178,7 @@ def loss_of(
     ... ) < 0.01
     Array(True, dtype=bool)
   """
-  error_fn = krr.ERRORS[config.loss].on_images
+  error_fn = krr_errors.ERRORS[config.loss].on_images
   if 'log_scale' in learned:
 
     def error_fn(weights: Any, features: Any, labels: Any, mask: Any) -> Any:
@@ -189,7 +189,7 @@ def loss_of(
 
   elif own.platt:
     error_fn = platt_error
-  return objective.krr_loss(
+  return losses.krr_loss(
     features_of,
     variables,
     mapped_set(learned),
@@ -230,7 +230,7 @@ def plan(setup: Setup) -> Plan:
     )
 
   inputs_of = setup.batches(draw)
-  features_of = random_features(objective.feature_fn(setup.network))
+  features_of = random_features(losses.feature_fn(setup.network))
   loss_fn = functools.partial(
     loss_of, features_of=features_of, config=config, own=own
   )

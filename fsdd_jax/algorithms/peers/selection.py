@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.core import objective
+from fsdd_jax.core import losses
 from fsdd_jax.data import passes
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.inputs import coded_labels
@@ -123,7 +123,7 @@ def select(
       'Choose a smaller ipc, or more images.'
     )
   variables = random_networks.sample(key, network, dataset.images.shape[1:])
-  features_of = jax.jit(objective.feature_fn(network))
+  features_of = jax.jit(losses.feature_fn(network))
   rows: list[np.ndarray] = []
   for label in range(dataset.num_classes):
     own = np.flatnonzero(dataset.labels == label)

@@ -27,7 +27,7 @@ from fsdd_jax.algorithms.peers.peer_configs import (
   RcigConfig,
   RfadConfig,
 )
-from fsdd_jax.core import distill_step, krr, objective
+from fsdd_jax.core import distill_step, krr, losses
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime.stage_loop import LoopOptions
@@ -148,7 +148,7 @@ def test_frepo_updates_images_and_network_as_by_hand():
 
   def expected_loss(images, labels):
     ends = jnp.concatenate([images, images[:, :, ::-1]])
-    features_of = objective.feature_fn(network)
+    features_of = losses.feature_fn(network)
     weights = krr.solve(
       features_of(theta, ends), jnp.concatenate([labels, labels]), ridge=1e-6
     )
@@ -239,7 +239,7 @@ def _rfad_state(**changes):
       {**state.learned, **learned},
       (toy.theta(0),),
       target,
-      features_of=rfad.random_features(objective.feature_fn(network)),
+      features_of=rfad.random_features(losses.feature_fn(network)),
       config=config,
       own=own,
     )
@@ -359,13 +359,13 @@ def test_kips_loss_is_that_of_features_with_the_same_kernel():
   network, dataset, transform = toy.problem()
   real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=2)
   target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
-  features_of, theta = objective.feature_fn(network), toy.theta(0)
+  features_of, theta = losses.feature_fn(network), toy.theta(0)
 
   def kernel(x, y):
     return features_of(theta, x) @ features_of(theta, y).T
 
   found = kip.kernel_loss(kernel, (), real, target, ridge=1e-3)
-  expected = objective.krr_loss(features_of, theta, real, target, ridge=1e-3)
+  expected = losses.krr_loss(features_of, theta, real, target, ridge=1e-3)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import caching as caching_benchmark
 from benchmarks import yardsticks
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.core import objective
+from fsdd_jax.core import losses
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.runtime import metrics
 
@@ -73,7 +73,7 @@ def test_both_sides_run_and_compile_before_they_are_timed(
 
 def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
   translator = Translator(width=4, num_blocks=0, head_scale=1.0)
-  features_of = objective.feature_fn(tiny_network)
+  features_of = losses.feature_fn(tiny_network)
   labeled = yardsticks._noisy_set(1, 8)
   sets = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), labeled)
   keys = jax.random.split(jax.random.key(0), 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from fsdd_jax.core import objective
+from fsdd_jax.core import losses
 from fsdd_jax.data import passes
 from fsdd_jax.data.normalization import normalize
 from fsdd_jax.networks import extractors, random_networks
@@ -23,7 +23,7 @@ def problem(tiny_dataset, tiny_normalization, tiny_network):
   rows = jnp.asarray([0, 1, 20, 21, 40, 41])
   synthetic = labeled_set(images[rows], labels[rows])
   variables = random_networks.sample(jax.random.key(0), tiny_network, (8, 8, 3))
-  return objective.feature_fn(tiny_network), variables, synthetic, target
+  return losses.feature_fn(tiny_network), variables, synthetic, target
 
 
 @pytest.mark.parametrize('batch_size', [7, 20, None])
@@ -43,10 +43,10 @@ def test_statistics_give_the_loss_over_all_images(
   )
   assert sum(seen) == 60
   assert float(stats.count) == 60
-  found = objective.krr_loss_from_statistics(
+  found = losses.krr_loss_from_statistics(
     features_of, variables, synthetic, stats, ridge=1e-3
   )
-  direct = objective.krr_loss(
+  direct = losses.krr_loss(
     features_of, variables, synthetic, target, ridge=1e-3
   )
   np.testing.assert_allclose(found, direct, rtol=2e-4)
@@ -60,16 +60,14 @@ def test_loss_equals_numpy_on_the_features(problem):
   kernel += 1e-2 * np.trace(kernel) / len(f) * np.eye(len(f))
   weights = f.T @ np.linalg.solve(kernel, np.asarray(synthetic.labels))
   errors = g @ weights - np.asarray(target.labels)
-  found = objective.krr_loss(
-    features_of, variables, synthetic, target, ridge=1e-2
-  )
+  found = losses.krr_loss(features_of, variables, synthetic, target, ridge=1e-2)
   np.testing.assert_allclose(found, (errors**2).sum(1).mean(), rtol=1e-4)
 
 
 def test_padded_sets_change_neither_loss_nor_gradient(problem):
   features_of, variables, synthetic, target = problem
   loss = jax.value_and_grad(
-    lambda s: objective.krr_loss(
+    lambda s: losses.krr_loss(
       features_of, variables, s, pad(target, 64), ridge=1e-3
     ),
     allow_int=True,
@@ -100,7 +98,7 @@ def test_gradients_of_images_and_labels_by_finite_differences(problem):
 
     def loss(images, labels):
       s = labeled_set(images, labels)
-      return objective.krr_loss(features_of, variables, s, fixed, ridge=1e-2)
+      return losses.krr_loss(features_of, variables, s, fixed, ridge=1e-2)
 
     check_grads(
       loss,
@@ -146,7 +144,7 @@ def test_equal_networks_share_one_compilation(
     )
     drawn = random_networks.sample(jax.random.key(seed), network, (8, 8, 3))
     return passes.target_statistics(
-      objective.feature_fn(network),
+      losses.feature_fn(network),
       drawn,
       tiny_dataset.images,
       np.asarray(target.labels),
@@ -169,9 +167,7 @@ def test_the_caller_may_jit_vmap_and_differentiate_the_loss(
 
   def loss(images, variables):
     labeled = labeled_set(images, synthetic.labels)
-    return objective.krr_loss(
-      features_of, variables, labeled, target, ridge=1e-3
-    )
+    return losses.krr_loss(features_of, variables, labeled, target, ridge=1e-3)
 
   both = jax.vmap(jax.value_and_grad(loss), in_axes=(None, 0))
   losses, gradients = jax.jit(both)(synthetic.images, networks_)

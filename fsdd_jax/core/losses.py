@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax.core import krr
+from fsdd_jax.core import krr, krr_errors
 from fsdd_jax.networks import extractors
 from fsdd_jax.types import LabeledSet
 
@@ -64,7 +64,7 @@ def krr_loss(
   target: LabeledSet,
   *,
   ridge: float,
-  error_fn: ErrorFn = krr.mean_squared_error,
+  error_fn: ErrorFn = krr_errors.mean_squared_error,
 ) -> jax.Array:
   """Error on target images of the map fitted to the distilled set.
 
@@ -102,10 +102,10 @@ def krr_loss_from_statistics(
   features_of: FeatureFn,
   variables: Any,
   synthetic: LabeledSet,
-  stats: krr.Statistics,
+  stats: krr_errors.Statistics,
   *,
   ridge: float,
-  error_fn: ErrorFn = krr.mean_squared_error_from_statistics,
+  error_fn: ErrorFn = krr_errors.mean_squared_error_from_statistics,
 ) -> jax.Array:
   """`krr_loss` over a whole target set whose statistics were summed before.
 
@@ -115,10 +115,10 @@ def krr_loss_from_statistics(
   Example:
     >>> import jax.numpy as jnp
     >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import krr
+    >>> from fsdd_jax.core import krr, krr_errors
     >>> features_of = lambda scale, x: scale * x.reshape(len(x), -1)
     >>> x = types.labeled_set(jnp.eye(4)[:2].reshape(2, 2, 2, 1), jnp.eye(2))
-    >>> stats = krr.statistics(2.0 * jnp.eye(4)[:2], jnp.eye(2))
+    >>> stats = krr_errors.statistics(2.0 * jnp.eye(4)[:2], jnp.eye(2))
     >>> loss = krr_loss_from_statistics(features_of, 2.0, x, stats, ridge=0.0)
     >>> round(float(loss), 4)
     0.0
@@ -133,12 +133,12 @@ class KrrLoss(NamedTuple):
   on_statistics: Callable[..., jax.Array]
 
 
-# By the name of the error in `krr.ERRORS`. Made once, as functions that are
-# equal but not the same would compile anew.
+# By the name of the error in `krr_errors.ERRORS`. Made once, as functions that
+# are equal but not the same would compile anew.
 LOSSES = {
   name: KrrLoss(
     functools.partial(krr_loss, error_fn=error.on_images),
     functools.partial(krr_loss_from_statistics, error_fn=error.on_statistics),
   )
-  for name, error in krr.ERRORS.items()
+  for name, error in krr_errors.ERRORS.items()
 }

@@ -11,11 +11,11 @@ import safetensors.numpy
 from fsdd_jax.data import normalization
 from fsdd_jax.data.normalization import describe_normalization
 from fsdd_jax.runtime import files, hashes
-from fsdd_jax.storage import artifacts
+from fsdd_jax.storage import distilled_set, weight_files
 from fsdd_jax.types import centered_one_hot
 
 
-def make_metadata(**changes) -> artifacts.Metadata:
+def make_metadata(**changes) -> distilled_set.Metadata:
   fields = {
     'dataset': 'shapes',
     'class_names': ('circle', 'Straße', 'a/b'),
@@ -25,7 +25,7 @@ def make_metadata(**changes) -> artifacts.Metadata:
     'recipe': {'steps': 3, 'learning_rate': 1e-3},
     'seeds': {'theta': 0, 'distillation': 7},
   }
-  return artifacts.Metadata(**(fields | changes))
+  return distilled_set.Metadata(**(fields | changes))
 
 
 def make_distilled(*, zca=False, channels=3, **changes):
@@ -41,7 +41,7 @@ def make_distilled(*, zca=False, channels=3, **changes):
     'normalization': transform,
     'metadata': make_metadata(),
   }
-  return artifacts.DistilledSet(**(fields | changes)), pixels[:6]
+  return distilled_set.DistilledSet(**(fields | changes)), pixels[:6]
 
 
 SCORE = {
@@ -59,8 +59,8 @@ SCORE = {
 def test_distilled_round_trip(tmp_path, zca):
   distilled, _ = make_distilled(zca=zca)
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, distilled)
-  loaded = artifacts.load_distilled(path)
+  distilled_set.save_distilled(path, distilled)
+  loaded = distilled_set.load_distilled(path)
   np.testing.assert_array_equal(loaded.images, distilled.images)
   np.testing.assert_array_equal(loaded.labels, distilled.labels)
   assert loaded.metadata == distilled.metadata
@@ -78,7 +78,7 @@ def test_distilled_round_trip(tmp_path, zca):
 def test_file_opens_with_safetensors_and_numpy_alone(tmp_path, zca):
   distilled, pixels = make_distilled(zca=zca)
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, distilled)
+  distilled_set.save_distilled(path, distilled)
 
   tensors = safetensors.numpy.load_file(path)
   with safetensors.safe_open(path, framework='numpy') as file:
@@ -98,38 +98,38 @@ def test_file_opens_with_safetensors_and_numpy_alone(tmp_path, zca):
 def test_same_content_gives_the_same_bytes(tmp_path):
   a, b = tmp_path / 'a', tmp_path / 'b'
   distilled, _ = make_distilled(zca=True)
-  artifacts.save_distilled(a, distilled)
+  distilled_set.save_distilled(a, distilled)
   metadata = make_metadata(
     recipe=dict(reversed(distilled.metadata.recipe.items())),
     seeds=dict(reversed(distilled.metadata.seeds.items())),
   )
   # The same values in another memory layout and another order of keys.
   images = np.asfortranarray(distilled.images)
-  artifacts.save_distilled(
+  distilled_set.save_distilled(
     b, dataclasses.replace(distilled, images=images, metadata=metadata)
   )
   assert a.read_bytes() == b.read_bytes()
-  artifacts.save_distilled(b, artifacts.load_distilled(a))
+  distilled_set.save_distilled(b, distilled_set.load_distilled(a))
   assert a.read_bytes() == b.read_bytes()
 
 
 def test_jax_scalars_and_whole_number_keys_survive(tmp_path):
   recipe = {'rate': jnp.float32(0.5), 'n': np.int64(3), 'at': {2: 'a', 10: 'b'}}
   distilled, _ = make_distilled(metadata=make_metadata(recipe=recipe))
-  artifacts.save_distilled(tmp_path / 'x', distilled)
-  loaded = artifacts.load_distilled(tmp_path / 'x').metadata.recipe
+  distilled_set.save_distilled(tmp_path / 'x', distilled)
+  loaded = distilled_set.load_distilled(tmp_path / 'x').metadata.recipe
   assert loaded == {'rate': 0.5, 'n': 3, 'at': {'2': 'a', '10': 'b'}}
 
 
 def test_scores_are_appended_and_tensors_stay(tmp_path):
   path = tmp_path / 'set.safetensors'
   distilled, _ = make_distilled()
-  artifacts.save_distilled(path, distilled)
+  distilled_set.save_distilled(path, distilled)
   before = safetensors.numpy.load_file(path)
-  artifacts.add_scores(path, [SCORE])
-  artifacts.add_scores(path, [{**SCORE, 'protocol': 'dsa'}])
+  distilled_set.add_scores(path, [SCORE])
+  distilled_set.add_scores(path, [{**SCORE, 'protocol': 'dsa'}])
   after = safetensors.numpy.load_file(path)
-  scores = artifacts.load_distilled(path).metadata.scores
+  scores = distilled_set.load_distilled(path).metadata.scores
   assert [score['protocol'] for score in scores] == ['frepo', 'dsa']
   assert scores[0] == SCORE
   for name, value in before.items():
@@ -146,16 +146,16 @@ def test_scores_are_appended_and_tensors_stay(tmp_path):
 )
 def test_bad_score_leaves_the_file(tmp_path, score, message):
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, make_distilled()[0])
+  distilled_set.save_distilled(path, make_distilled()[0])
   before = path.read_bytes()
   with pytest.raises(ValueError, match=message):
-    artifacts.add_scores(path, [score])
+    distilled_set.add_scores(path, [score])
   assert path.read_bytes() == before
 
 
 def test_failed_rewrite_leaves_the_file(tmp_path, monkeypatch):
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, make_distilled()[0])
+  distilled_set.save_distilled(path, make_distilled()[0])
   before = path.read_bytes()
 
   def fail(*args: object) -> None:
@@ -163,7 +163,7 @@ def test_failed_rewrite_leaves_the_file(tmp_path, monkeypatch):
 
   monkeypatch.setattr(os, 'replace', fail)
   with pytest.raises(OSError, match='No space left'):
-    artifacts.add_scores(path, [SCORE])
+    distilled_set.add_scores(path, [SCORE])
   assert path.read_bytes() == before
 
 
@@ -220,11 +220,11 @@ BAD_SETS = {
 def test_save_refuses_what_does_not_fit(tmp_path, case):
   path = tmp_path / 'set.safetensors'
   good, _ = make_distilled()
-  artifacts.save_distilled(path, good)
+  distilled_set.save_distilled(path, good)
   before = path.read_bytes()
   change, message = BAD_SETS[case]
   with pytest.raises(ValueError, match=message) as caught:
-    artifacts.save_distilled(path, change(good))
+    distilled_set.save_distilled(path, change(good))
   assert 'set.safetensors' in str(caught.value)
   assert path.read_bytes() == before
 
@@ -235,7 +235,7 @@ def _forge(path, change):
   with safetensors.safe_open(path, framework='numpy') as file:
     entry = json.loads(file.metadata()['fsdd_jax'])
   change(tensors, entry)
-  hash_json = artifacts.containers._hash_json
+  hash_json = distilled_set.containers._hash_json
   entry['sha256'] = {
     'tensors': hashes.hash_arrays(tensors),
     'metadata': hash_json(entry['metadata']),
@@ -264,58 +264,58 @@ FORGERIES = {
 @pytest.mark.parametrize('case', FORGERIES)
 def test_load_refuses_what_does_not_fit(tmp_path, case):
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, make_distilled()[0])
+  distilled_set.save_distilled(path, make_distilled()[0])
   change, message = FORGERIES[case]
   _forge(path, change)
   with pytest.raises(ValueError, match=message) as caught:
-    artifacts.load_distilled(path)
+    distilled_set.load_distilled(path)
   assert 'set.safetensors' in str(caught.value)
 
 
 def test_load_names_a_missing_file(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'nowhere\.safetensors: no such'):
-    artifacts.load_distilled(tmp_path / 'nowhere.safetensors')
+    distilled_set.load_distilled(tmp_path / 'nowhere.safetensors')
   with pytest.raises(FileNotFoundError, match='no such file'):
-    artifacts.load_distilled(tmp_path)
+    distilled_set.load_distilled(tmp_path)
 
 
 @pytest.mark.parametrize('size', [0, 5, 100, -1])
 def test_load_names_a_cut_file(tmp_path, size):
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, make_distilled()[0])
+  distilled_set.save_distilled(path, make_distilled()[0])
   path.write_bytes(path.read_bytes()[:size])
   with pytest.raises(ValueError, match=r'set\.safetensors: not a whole'):
-    artifacts.load_distilled(path)
+    distilled_set.load_distilled(path)
 
 
 def test_load_names_a_changed_byte(tmp_path):
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, make_distilled()[0])
+  distilled_set.save_distilled(path, make_distilled()[0])
   data = bytearray(path.read_bytes())
   data[-1] ^= 1
   path.write_bytes(data)
   with pytest.raises(ValueError, match='tensors were damaged'):
-    artifacts.load_distilled(path)
+    distilled_set.load_distilled(path)
 
 
 def test_load_names_changed_metadata(tmp_path):
   path = tmp_path / 'set.safetensors'
-  artifacts.save_distilled(path, make_distilled()[0])
+  distilled_set.save_distilled(path, make_distilled()[0])
   data = path.read_bytes()
   assert data.count(b'circle') == 1
   path.write_bytes(data.replace(b'circle', b'square'))
   with pytest.raises(ValueError, match='metadata were damaged'):
-    artifacts.load_distilled(path)
+    distilled_set.load_distilled(path)
 
 
 def test_load_names_a_file_of_others(tmp_path):
   path = tmp_path / 'other.safetensors'
   safetensors.numpy.save_file({'w': np.ones(2)}, path)
   with pytest.raises(ValueError, match='not of fsdd_jax'):
-    artifacts.load_distilled(path)
+    distilled_set.load_distilled(path)
   safetensors.numpy.save_file({'w': np.ones(2)}, path, {'fsdd_jax': '[1]'})
   with pytest.raises(ValueError, match='not of fsdd_jax'):
-    artifacts.load_distilled(path)
+    distilled_set.load_distilled(path)
 
 
 VARIABLES = {
@@ -341,8 +341,8 @@ def make_translator_metadata(**changes):
 def test_translator_round_trip(tmp_path):
   path = tmp_path / 'translator.safetensors'
   metadata = make_translator_metadata()
-  artifacts.save_translator(path, VARIABLES, metadata)
-  variables, loaded = artifacts.load_translator(path)
+  weight_files.save_translator(path, VARIABLES, metadata)
+  variables, loaded = weight_files.load_translator(path)
   assert loaded == metadata
   assert sorted(variables['params']) == ['conv', 'head']
   np.testing.assert_array_equal(
@@ -355,12 +355,12 @@ def test_translator_round_trip(tmp_path):
   ]
 
 
-@pytest.mark.parametrize('key', artifacts.TRANSLATOR_KEYS)
+@pytest.mark.parametrize('key', weight_files.TRANSLATOR_KEYS)
 def test_translator_needs_its_metadata(tmp_path, key):
   metadata = make_translator_metadata()
   del metadata[key]
   with pytest.raises(ValueError, match=f"needs '{key}' as .*; got None"):
-    artifacts.save_translator(tmp_path / 'x', VARIABLES, metadata)
+    weight_files.save_translator(tmp_path / 'x', VARIABLES, metadata)
   assert not os.listdir(tmp_path)
 
 
@@ -376,7 +376,7 @@ def test_translator_needs_its_metadata(tmp_path, key):
 )
 def test_translator_refuses_bad_variables(tmp_path, variables, message):
   with pytest.raises(ValueError, match=message):
-    artifacts.save_translator(
+    weight_files.save_translator(
       tmp_path / 'x', variables, make_translator_metadata()
     )
 
@@ -394,5 +394,5 @@ def test_zca_hash_tells_matrices_apart():
 def test_write_goes_through_the_atomic_writer(tmp_path, monkeypatch):
   calls = []
   monkeypatch.setattr(files, 'write_bytes_atomic', lambda *a: calls.append(a))
-  artifacts.save_distilled(tmp_path / 'x', make_distilled()[0])
+  distilled_set.save_distilled(tmp_path / 'x', make_distilled()[0])
   assert len(calls) == 1
