@@ -50,8 +50,7 @@ from fsdd_jax.algorithms.method_configs import (
 )
 from fsdd_jax.networks import extractors, infinite
 from fsdd_jax.reporting import tables
-from fsdd_jax.runtime import parallel
-from fsdd_jax.runtime.devices import Devices
+from fsdd_jax.runtime.devices import Devices, data_mesh
 from workbench import cli
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
@@ -361,7 +360,7 @@ def scaling() -> tables.Table:
   )
   rows = []
   for power in range(jax.device_count().bit_length()):
-    devices = Devices(parallel.data_mesh(2**power) if power else None)
+    devices = Devices(data_mesh(2**power) if power else None)
     steps = scaling_lib.steps(
       Problem(network, (size, size, 3), classes, num_real),
       cli.make_translator(fields),

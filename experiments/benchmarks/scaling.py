@@ -17,8 +17,7 @@ import optax
 from benchmarks import programs
 from benchmarks.programs import Problem
 from fsdd_jax.core import krr_errors, translator_step
-from fsdd_jax.runtime import parallel
-from fsdd_jax.runtime.devices import Devices
+from fsdd_jax.runtime.devices import Devices, split_sharding, whole_sharding
 from fsdd_jax.types import LabeledSet
 
 _COLLECTIVE = re.compile(
@@ -234,11 +233,11 @@ def steps(
 
 
 def _whole(devices: Devices, tree: Any) -> Any:
-  return _placed(tree, devices.mesh and parallel.whole_sharding(devices.mesh))
+  return _placed(tree, devices.mesh and whole_sharding(devices.mesh))
 
 
 def _split(devices: Devices, tree: Any) -> Any:
-  return _placed(tree, devices.mesh and parallel.split_sharding(devices.mesh))
+  return _placed(tree, devices.mesh and split_sharding(devices.mesh))
 
 
 def _placed(tree: Any, sharding: Any) -> Any:

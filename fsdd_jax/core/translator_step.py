@@ -134,8 +134,8 @@ def make_step(
     networks_per_call: as for `random_networks.losses_and_gradients`; must
       divide the b of a batch (with several devices, that of each device).
     spread: turns the loss and gradient of a batch into the same over several
-      devices, e.g. `lambda fn: parallel.per_device(fn, mesh)`. By default all
-      runs where the arrays are.
+      devices, such as `Devices.mean`. By default all runs where the arrays
+      are.
     maps_of: theta's feature maps, for a translator that sees them.
 
   Returns:

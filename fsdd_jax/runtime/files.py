@@ -209,6 +209,8 @@ def lock(folder: str | os.PathLike[str], name: str = '.lock') -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+# Not by filelock: without flock it falls back to a soft lock, which a kill
+# leaves behind, and where flock fails otherwise it raises instead of warning.
 def _take(file: Any, path: pathlib.Path) -> None:
   refused = BlockingIOError(
     errno.EAGAIN,

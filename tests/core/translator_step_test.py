@@ -82,7 +82,7 @@ def test_spread_wraps_loss_and_gradient():
   calls = []
 
   def halves(compute):
-    """What `parallel.per_device` does on two devices, one after another."""
+    """What `Devices.mean` does on two devices, one after another."""
 
     def run(params, batch):
       calls.append(len(batch[1].mask))

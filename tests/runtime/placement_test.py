@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec
 import device_processes
 import translator_updates as updates
 from fsdd_jax.core import translator_step
-from fsdd_jax.runtime import parallel, processes
+from fsdd_jax.runtime import devices, processes
+from fsdd_jax.runtime.devices import Devices
 
 
 def normal(seed, *shape):
@@ -33,31 +34,31 @@ def assert_close(x, y):
 
 
 def check_mesh_has_the_devices_asked_for():
-  assert parallel.data_mesh().size == 8
-  assert parallel.data_mesh().axis_names == ('data',)
-  assert parallel.data_mesh(3).devices.tolist() == jax.devices()[:3]
+  assert devices.data_mesh().size == 8
+  assert devices.data_mesh().axis_names == ('data',)
+  assert devices.data_mesh(3).devices.tolist() == jax.devices()[:3]
   for count in (0, 9):
     with pytest.raises(ValueError, match=f'{count} devices, but JAX sees 8'):
-      parallel.data_mesh(count)
+      devices.data_mesh(count)
 
 
 def check_shard_splits_the_first_axis():
-  mesh = parallel.data_mesh(4)
+  mesh = devices.data_mesh(4)
   tree = {'x': normal(0, 8, 3), 'keys': jax.random.split(jax.random.key(0), 4)}
-  placed = parallel.shard(mesh, tree)
+  placed = Devices(mesh).shard(tree)
   for i, part in enumerate(placed['x'].addressable_shards):
     assert part.device == jax.devices()[i]
     np.testing.assert_array_equal(part.data, tree['x'][2 * i : 2 * i + 2])
   np.testing.assert_array_equal(placed['x'], tree['x'])
   assert placed['keys'].sharding.spec == PartitionSpec('data')
   with pytest.raises(ValueError, match=r"\['x'\] of shape \(6, 2\).* of 4"):
-    parallel.shard(mesh, {'x': normal(0, 6, 2)})
+    Devices(mesh).shard({'x': normal(0, 6, 2)})
   with pytest.raises(ValueError, match=r'shape \(\)'):
-    parallel.shard(mesh, 1.0)
+    Devices(mesh).shard(1.0)
 
 
 def check_replicate_copies_to_all():
-  placed = parallel.replicate(parallel.data_mesh(), normal(0, 3))
+  placed = Devices(devices.data_mesh()).replicate(normal(0, 3))
   assert placed.sharding.is_fully_replicated
   assert len(placed.addressable_shards) == 8
 
@@ -67,37 +68,35 @@ def mean_loss(weights, x):
 
 
 def check_mean_of_gradients_is_the_gradient_of_the_mean():
-  mesh, weights, x = parallel.data_mesh(), normal(0, 3, 2), normal(1, 16, 3)
+  mesh, weights, x = devices.data_mesh(), normal(0, 3, 2), normal(1, 16, 3)
   fn = jax.value_and_grad(mean_loss)
-  spread = jax.jit(parallel.per_device(fn, mesh))
-  found = spread(parallel.replicate(mesh, weights), parallel.shard(mesh, x))
+  spread = jax.jit(Devices(mesh).mean(fn))
+  found = spread(Devices(mesh).replicate(weights), Devices(mesh).shard(x))
   jax.tree.map(assert_close, found, fn(weights, x))
   assert all(y.sharding.is_fully_replicated for y in found)
 
 
 def check_sum_of_statistics_is_that_of_all_rows():
-  mesh, x = parallel.data_mesh(), normal(1, 16, 3)
+  mesh, x = devices.data_mesh(), normal(1, 16, 3)
 
   def statistics(scale, rows):
     return {'gram': scale * rows.T @ rows, 'count': jnp.float32(len(rows))}
 
-  summed = jax.jit(
-    parallel.per_device(statistics, mesh, reduction=jax.lax.psum)
-  )(2.0, parallel.shard(mesh, x))
+  summed = jax.jit(Devices(mesh).sum(statistics))(2.0, Devices(mesh).shard(x))
   assert_close(summed['gram'], 2 * x.T @ x)
   assert summed['count'] == 16
 
 
 def check_gradient_through_the_wrapper():
-  mesh, weights, x = parallel.data_mesh(), normal(0, 3, 2), normal(1, 16, 3)
-  spread = parallel.per_device(mean_loss, mesh)
+  mesh, weights, x = devices.data_mesh(), normal(0, 3, 2), normal(1, 16, 3)
+  spread = Devices(mesh).mean(mean_loss)
   found = jax.jit(jax.grad(spread, argnums=(0, 1)))(weights, x)
   expected = jax.grad(mean_loss, argnums=(0, 1))(weights, x)
   jax.tree.map(assert_close, found, expected)
 
 
 def check_a_body_may_scan_from_constants_and_draw():
-  mesh, keys = parallel.data_mesh(), jax.random.split(jax.random.key(0), 8)
+  mesh, keys = devices.data_mesh(), jax.random.split(jax.random.key(0), 8)
 
   def body(scale, keys):
     def add(total, key):
@@ -105,28 +104,28 @@ def check_a_body_may_scan_from_constants_and_draw():
 
     return jax.lax.scan(add, jnp.float32(0), keys)[0]
 
-  spread = parallel.per_device(body, mesh, reduction=jax.lax.psum)
-  found = jax.jit(spread)(3.0, parallel.shard(mesh, keys))
+  spread = Devices(mesh).sum(body)
+  found = jax.jit(spread)(3.0, Devices(mesh).shard(keys))
   assert_close(found, 3.0 * jax.vmap(jax.random.uniform)(keys).sum())
 
 
 def check_indivisible_batches_are_refused():
-  spread = parallel.per_device(mean_loss, parallel.data_mesh())
+  spread = Devices(devices.data_mesh()).mean(mean_loss)
   with pytest.raises(ValueError, match=r'8 devices do not divide .*\(6, 3\)'):
     jax.jit(spread)(normal(0, 3, 2), normal(1, 6, 3))
 
 
 def check_translator_step_equals_that_of_one_device():
   tx = optax.sgd(1.0)
-  mesh = parallel.data_mesh(updates.SIZE)
+  mesh = devices.data_mesh(updates.SIZE)
   step = translator_step.make_step(
     updates.TRANSLATOR,
     updates.ridge_loss,
     tx,
-    spread=lambda fn: parallel.per_device(fn, mesh),
+    spread=Devices(mesh).mean,
   )
-  state = parallel.replicate(mesh, updates.make_state(tx))
-  batch = parallel.shard(mesh, updates.make_batch())
+  state = Devices(mesh).replicate(updates.make_state(tx))
+  batch = Devices(mesh).shard(updates.make_batch())
   state, metrics = step(state, *batch)
   single, single_metrics = updates.sgd_step(1)(
     updates.make_state(tx), *updates.make_batch()
@@ -142,7 +141,7 @@ CHECKS = device_processes.checks(globals())
 
 def test_on_eight_devices():
   # In one test, as workers that share the checks would each run all of them.
-  call = 'parallel_test.device_processes.run_checks(parallel_test.CHECKS)'
+  call = 'placement_test.device_processes.run_checks(placement_test.CHECKS)'
   told = device_processes.finish(device_processes.start(call, 8))
   failed = [name for name in CHECKS if f'passed {name}\n' not in told]
   assert not failed, told
@@ -154,15 +153,15 @@ def test_on_eight_devices():
 def join_two(address, process_id):
   processes.initialize(address, 2, process_id)
   processes.initialize()  # Once more does nothing.
-  mesh = parallel.data_mesh()
+  mesh = devices.data_mesh()
   assert mesh.size == 4
   with pytest.raises(ValueError, match='2 processes must use all 4 devices'):
-    parallel.data_mesh(2)
+    devices.data_mesh(2)
   weights, x = normal(0, 3, 2), normal(1, 8, 3)
   keys = jax.random.split(jax.random.key(0), 4)
   own = np.s_[4 * process_id : 4 * process_id + 4]
   own_keys = keys[2 * process_id : 2 * process_id + 2]
-  split = parallel.shard(mesh, (x[own], own_keys))
+  split = Devices(mesh).shard((x[own], own_keys))
   assert split[0].shape == (8, 3)
   assert split[1].shape == (4,)
 
@@ -171,8 +170,8 @@ def join_two(address, process_id):
     loss, gradient = jax.value_and_grad(mean_loss)(weights, rows)
     return loss, gradient, jnp.mean(jax.vmap(jax.random.uniform)(keys))
 
-  found = jax.jit(parallel.per_device(body, mesh))(
-    parallel.replicate(mesh, weights), split
+  found = jax.jit(Devices(mesh).mean(body))(
+    Devices(mesh).replicate(weights), split
   )
   jax.tree.map(assert_close, found, body(weights, (x, keys)))
   values = [0.1, 0.7][process_id : process_id + 1]
@@ -185,7 +184,7 @@ def join_two(address, process_id):
 
 def test_two_processes_compute_what_one_does():
   address = device_processes.free_address()
-  calls = [f'parallel_test.join_two({address!r}, {i})' for i in range(2)]
+  calls = [f'placement_test.join_two({address!r}, {i})' for i in range(2)]
   started = [device_processes.start(call, 2) for call in calls]
   outputs = [device_processes.finish(process) for process in started]
   assert all('passed' in output for output in outputs), '\n'.join(outputs)
@@ -202,7 +201,7 @@ def lone_coordinator():
 
 
 def test_a_coordinator_without_number_of_processes_is_refused():
-  call = 'parallel_test.lone_coordinator()'
+  call = 'placement_test.lone_coordinator()'
   output = device_processes.finish(device_processes.start(call, 1))
   assert 'passed' in output, output
 
