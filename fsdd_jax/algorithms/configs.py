@@ -13,12 +13,7 @@ from fsdd_jax.options import SEEDS, Config, option, out_of_range, seed_option
 
 
 def loss_option() -> Any:
-  """The error of predictions on target images that a stage minimises.
-
-  Example:
-    >>> loss_option().default
-    'scale_free'
-  """
+  """The error of predictions on target images that a stage minimises."""
   return option(
     'scale_free',
     'squared (the paper), or scale_free: that of the best multiple of the '
@@ -28,12 +23,7 @@ def loss_option() -> Any:
 
 
 def short_classes_option() -> Any:
-  """What a set starts from where a class has fewer images than IPC.
-
-  Example:
-    >>> short_classes_option().default
-    'error'
-  """
+  """What a set starts from where a class has fewer images than IPC."""
   return option(
     'error',
     'Start of a class with fewer images than ipc: error, repeat (its images '
@@ -119,12 +109,7 @@ class NetworkConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class UpdateConfig(Config):
-  """The steps on synthetic images and labels, common to Algs. 1, 3 and 4.
-
-  Example:
-    >>> UpdateConfig(num_steps=100).optimizer
-    'adam'
-  """
+  """The steps on synthetic images and labels, common to Algs. 1, 3 and 4."""
 
   num_steps: int = option(300, 'Optimiser steps T in total [ours].', least=1)
   optimizer: str = option(

@@ -16,12 +16,7 @@ from fsdd_jax.options import Config, option, out_of_range, seed_option
 
 @dataclasses.dataclass(frozen=True)
 class SubsetConfig(UpdateConfig):
-  """Random subsets of a large set and their distillation (Alg. 1, lines 3-19).
-
-  Example:
-    >>> SubsetConfig(max_classes=20).max_classes
-    20
-  """
+  """Random subsets of a large set, and their distillation (Alg. 1, 3-19)."""
 
   min_classes: int = option(
     10,

@@ -53,7 +53,7 @@ from fsdd_jax.runtime.stage_loop import (
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.manifest import Manifest
 from fsdd_jax.storage.cache.shards import CacheSource
-from fsdd_jax.storage.pretrained import Pretrained
+from fsdd_jax.storage.translators import ThetaTranslator
 
 
 def check_cache(
@@ -113,7 +113,7 @@ def pretrain(
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
   start: Mapping[str, Any] | None = None,
-) -> Pretrained:
+) -> ThetaTranslator:
   """Pre-trains a translator on a cache of distilled subsets (Alg. 2).
 
   All devices share each batch. The same config on the same machine gives the
@@ -185,7 +185,7 @@ def pretrain(
     cache_batches.read(source, dataset, objective.read_fn, rows=heldout),
   )
   theta = FixedNetwork(network, manifest.network_seed, manifest.image_shape)
-  random = Pretrained(translator, {}, theta)
+  random = ThetaTranslator(translator, {}, theta)
   tx = _optimizer(config)
   devices = devices_for(config.batch_size)
   update = pretraining_state.make_update(
@@ -270,7 +270,7 @@ def _run(
   update: UpdateFn,
   inputs_from: Callable[[int], Iterator[Inputs]],
   score: ScoreFn,
-  start: Pretrained,
+  start: ThetaTranslator,
   config: PretrainingConfig,
   loop: StageLoop,
 ) -> tuple[PretrainingState, float]:
