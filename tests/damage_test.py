@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import toy
-from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.runtime import files, metrics, stage_loop
-from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.storage import artifacts, translators
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
 from workbench import columns, tasks
@@ -65,12 +64,14 @@ def written(tmp_path_factory):
   """A file of each kind that safetensors holds, and how it is read."""
   folder = tmp_path_factory.mktemp('files')
   start, transform = toy.translator(), toy.problem()[2]
-  theta = bilevel.learned_network(toy.problem()[0], 3, (8, 8, 3), toy.theta(5))
+  theta = learned_network.learned_network(
+    toy.problem()[0], 3, (8, 8, 3), toy.theta(5)
+  )
   artifacts.save_distilled(folder / 'set', toy.distilled())
   pretrained.save_adapted(
     folder / 'translator', start, start.variables, transform, record={}
   )
-  bilevel.save_learned(folder / 'network', theta, transform, record={})
+  learned_network.save_learned(folder / 'network', theta, transform, record={})
 
   def distilled():
     found = artifacts.load_distilled(folder / 'set')
@@ -79,9 +80,11 @@ def written(tmp_path_factory):
   return folder, {
     'set': distilled,
     'translator': lambda: (
-      pretrained.load_pretrained(folder / 'translator').variables
+      translators.read_translator(folder / 'translator').variables
     ),
-    'network': lambda: bilevel.load_learned(folder / 'network').variables,
+    'network': lambda: (
+      learned_network.load_learned(folder / 'network').variables
+    ),
   }
 
 

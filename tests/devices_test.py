@@ -35,7 +35,7 @@ from fsdd_jax.core import krr, objective, translator_step
 from fsdd_jax.data import inputs, passes
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import devices
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
 from workbench import methods
 

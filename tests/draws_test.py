@@ -17,7 +17,7 @@ import toy
 from fsdd_jax import types
 from fsdd_jax.algorithms import (
   adaptation_samples,
-  baselines,
+  baseline,
   bilevel,
   distill_loop,
   pretraining,
@@ -33,7 +33,7 @@ from fsdd_jax.core import distill_step, krr, objective
 from fsdd_jax.data import inputs, passes, subsets
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.runtime import metrics
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.types import labeled_set, pad
 
@@ -228,13 +228,15 @@ def _settings(monkeypatch, module, name):
 def test_each_step_of_alg_4_uses_the_network_of_its_turn(
   monkeypatch, drawn_networks, revisit
 ):
-  seen = _settings(monkeypatch, baselines, 'distill_from')
-  networks = drawn_networks(baselines)
+  seen = _settings(monkeypatch, baseline, 'distill_from')
+  networks = drawn_networks(baseline)
   config = fsdd.DistillationConfig(
     **{'ipc': 1, 'num_steps': 7, 'num_networks': 3, 'seed': 4},
     **{'ridge': 0.25, 'revisit': revisit, 'label_coding': 'onehot'},
   )
-  result = baselines.distill_over_networks(*toy.problem(), config=config)
+  result = baseline.distill_over_networks(
+    toy.problem()[0], toy.target(), config=config
+  )
   assert seen['num_steps'] == (7 if revisit else 6)
   steps = [seen['inputs_at'](step) for step in range(seen['num_steps'])]
   kernels = [np.asarray(x[0]['params']['Conv_0']['kernel']) for x in steps]
@@ -539,7 +541,7 @@ def test_adaptation_takes_all_ipcs_in_a_random_order():
     adapt_ipcs=(1, 2), num_adaptation_steps=12, batch_size=2, thinned=0.0
   )
   sets = {
-    (ipc, 0): baselines.random_real(
+    (ipc, 0): baseline.random_real(
       jax.random.key(0), dataset, transform, ipc=ipc
     )
     for ipc in (1, 2)
@@ -559,7 +561,7 @@ def test_thinned_sets_have_fewer_images_of_each_class_and_others_each_time():
   config = AdaptationConfig(
     adapt_ipcs=(4,), num_adaptation_steps=40, batch_size=1, thinned=1.0
   )
-  whole = baselines.random_real(jax.random.key(0), dataset, transform, ipc=4)
+  whole = toy.target().random_real(jax.random.key(0), ipc=4)
   sets_at = adaptation_samples.entries({(4, 0): whole}, config)
   known = [image.tobytes() for image in np.asarray(whole.images)]
   counts, chosen = set(), set()
@@ -618,7 +620,7 @@ def test_the_pool_of_adaptation_is_visited_whole_in_each_round():
 
 def test_each_repeat_of_a_score_has_a_network_of_its_own(monkeypatch):
   network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
   seen = []
 
   def accuracy_in(key, network, synthetic, *images, settings):
@@ -664,7 +666,7 @@ def test_training_augments_each_step_and_image_anew(name):
 
 def test_training_gives_each_step_a_key_and_the_batch_its_rows():
   network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=2)
+  real = toy.target().random_real(jax.random.key(0), ipc=2)
   seen = []
 
   def augment(key, images):
@@ -714,7 +716,7 @@ def test_bilevel_scores_each_subset_in_a_network_of_its_own(
     **{'min_classes': 2, 'max_classes': 3, 'max_images': 12},
     **{'max_synthetic': 6, 'num_steps': 1, 'num_updates': 3, 'batch_size': 2},
   )
-  bilevel.learn_network(*toy.problem(), config=config)
+  bilevel.learn_network(toy.problem()[0], toy.target(), config=config)
   assert numbers == [0, 1, 2, 3, 4, 5]
   assert len(networks) == 6
   assert _all_differ(networks)

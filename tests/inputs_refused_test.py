@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from absl import flags
+from fsdd_jax.storage.pretrained import stage_keys
 
 import fsdd_jax as fsdd
 import toy
-from fsdd_jax.algorithms import adaptation, baselines, bilevel
+from fsdd_jax.algorithms import adaptation, baseline
 from fsdd_jax.algorithms.configs import DataConfig, EvaluationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, CachingConfig
 from fsdd_jax.data import sources
@@ -23,7 +24,6 @@ from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.options import Config, whole
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import artifacts, containers, pretrained
-from fsdd_jax.storage.pretrained import stage_keys
 from workbench import cli
 
 
@@ -199,7 +199,7 @@ def test_a_translator_of_other_variables_is_refused_at_load(tmp_path, change):
     arrays[name] = np.zeros(3, np.float32)
   containers.write_container(path, 'translator', arrays, metadata)
   with pytest.raises(ValueError, match=f'translator.safetensors: .*{name}'):
-    pretrained.load_pretrained(path)
+    translators.read_translator(path)
 
 
 @pytest.mark.parametrize(
@@ -220,17 +220,17 @@ def test_a_translator_whose_modules_cannot_be_made_is_refused(
   arrays, metadata = containers.read_container(path, 'translator')
   containers.write_container(path, 'translator', arrays, metadata | changes)
   with pytest.raises(ValueError, match=r'translator\.safetensors: '):
-    pretrained.load_pretrained(path)
+    translators.read_translator(path)
 
 
 def test_a_learned_network_keeps_all_but_its_head(tmp_path):
   network, _, transform = toy.problem()
   own = toy.theta(5)
-  theta = bilevel.learned_network(network, 3, (8, 8, 3), own)
+  theta = learned_network.learned_network(network, 3, (8, 8, 3), own)
   path = tmp_path / 'network.safetensors'
-  bilevel.save_learned(path, theta, transform, record={})
+  learned_network.save_learned(path, theta, transform, record={})
   # Other classes and another resolution draw the head alone.
-  again = bilevel.load_learned(path, num_classes=7)
+  again = learned_network.load_learned(path, num_classes=7)
   found = again.sample((16, 16, 3))['params']
   np.testing.assert_array_equal(
     found['Conv_0']['kernel'], own['params']['Conv_0']['kernel']
@@ -241,12 +241,12 @@ def test_a_learned_network_keeps_all_but_its_head(tmp_path):
   arrays['params/Conv_0/kernel'] = kernel[..., :2]
   containers.write_container(path, 'network', arrays, metadata)
   with pytest.raises(ValueError, match='params/Conv_0/kernel is'):
-    bilevel.load_learned(path)
+    learned_network.load_learned(path)
   broken = {'params': dict(own['params'])}
   broken['params']['Conv_0'] = {
     **own['params']['Conv_0'], 'kernel': kernel[..., :2]
   }  # fmt: skip
-  theta = bilevel.learned_network(network, 3, (8, 8, 3), broken)
+  theta = learned_network.learned_network(network, 3, (8, 8, 3), broken)
   with pytest.raises(ValueError, match=r'The learned network: .*Conv_0'):
     theta.sample((8, 8, 3))
 
@@ -276,7 +276,7 @@ def test_a_network_that_returns_something_else_is_told_what_it_must(
 ):
   _, dataset, transform = toy.problem()
   network = _Wrong(form)
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
   says = r'must return \(logits \[n, k\], features \[n, d\]\); got float32\['
   with pytest.raises(ValueError, match=says):
     fsdd.evaluate(
@@ -289,7 +289,7 @@ def test_a_network_that_returns_something_else_is_told_what_it_must(
       repeats=1,
     )
   with pytest.raises(ValueError, match=says):
-    baselines.distill_over_networks(
+    baseline.distill_over_networks(
       network,
       dataset,
       transform,
@@ -303,10 +303,10 @@ def test_a_class_with_few_images_is_named_or_filled():
   transform = fsdd.standardization(images)
   key = jax.random.key(0)
   with pytest.raises(ValueError, match=r"Class 'dog' has 2 .*ipc = 3.*short_"):
-    baselines.random_real(key, data, transform, ipc=3)
+    baseline.random_real(key, data, transform, ipc=3)
   repeated, noisy = (
     np.asarray(
-      baselines.random_real(
+      baseline.random_real(
         key, data, transform, ipc=3, short_classes=kind
       ).images
     )
@@ -321,7 +321,7 @@ def test_a_class_with_few_images_is_named_or_filled():
     ipc=3, num_steps=1, short_classes='repeat', real_batch=2
   )
   network = toy.problem()[0]
-  result = baselines.distill_over_networks(
+  result = baseline.distill_over_networks(
     network, data, transform, config=config
   )
   assert result.synthetic.images.shape == (6, 8, 8, 3)
@@ -331,7 +331,7 @@ def test_enough_images_are_drawn_as_without_the_choice():
   _, dataset, transform = toy.problem()
   key = jax.random.key(3)
   sets = [
-    baselines.random_real(
+    baseline.random_real(
       key, dataset, transform, ipc=5, short_classes=kind
     ).images
     for kind in ('error', 'repeat', 'noise')
@@ -381,8 +381,8 @@ def test_adapted_translators_say_that_they_are(tmp_path):
   assert adaptation.method_name(trained, still) == 'w/o Ada'
   assert adaptation.method_name(adapted, still) == 'w Ada'
   path = tmp_path / 'translator.safetensors'
-  pretrained.save_pretrained(path, adapted)
-  found = pretrained.load_pretrained(path)
+  translators.save_translator(path, adapted)
+  found = translators.read_translator(path)
   assert found.is_adapted
   assert found.metadata['normalization'] == describe_normalization(transform)
   kernel = safetensors.numpy.load_file(path)['params/head/kernel']
@@ -421,7 +421,7 @@ def test_double_precision_changes_no_draw_and_no_type():
     with jax.enable_x64(x64):
       images = jnp.asarray(np.ones((2, 8, 8, 3), np.float32))
       drawn = fsdd.dsa(jax.random.key(4), images, strategy='frepo')
-      result = baselines.distill_over_networks(
+      result = baseline.distill_over_networks(
         network, dataset, transform, config=config
       ).synthetic
       sets.append((drawn, *jax.tree.leaves(result)))

@@ -21,7 +21,7 @@ from fsdd_jax.algorithms.method_configs import (
 )
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import processes
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.cache import shards
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'

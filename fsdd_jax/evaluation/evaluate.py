@@ -113,12 +113,9 @@ def accuracy(
   Example:
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> from fsdd_jax.evaluation import protocols
     >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> fitted = protocols.fit_krr(jax.random.key(1), network, real)
     >>> accuracy(*fitted, dataset, transform)
     100.0
@@ -160,12 +157,9 @@ def kernel_accuracy(
   Example:
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> from fsdd_jax.networks import extractors
     >>> _, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> kernel_accuracy(
     ...   extractors.Mlp(depth=1), real, dataset, transform, kind='nngp'
     ... )
@@ -283,11 +277,8 @@ def evaluate(
   Example:
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> key = jax.random.key(1)
     >>> score = evaluate(key, real, dataset, transform, network, repeats=2)
     >>> print(score)

@@ -199,11 +199,8 @@ def fit_krr_in(
   Example:
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> score, model = fit_krr_in(toy.theta(0), network, real)
     >>> score(model, real.images).argmax(axis=1).tolist()
     [0, 1, 2]
@@ -230,11 +227,8 @@ def fit_krr(
   Example:
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> score, model = fit_krr(jax.random.key(1), network, real)
     >>> score(model, real.images).argmax(axis=1).tolist()
     [0, 1, 2]
@@ -320,11 +314,8 @@ def train(
     >>> import dataclasses
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> short = dataclasses.replace(
     ...   frepo_recipe(), num_steps=lambda n, size: 2, augment=lambda key, x: x
     ... )

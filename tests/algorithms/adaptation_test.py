@@ -10,19 +10,19 @@ import sys
 import jax
 import numpy as np
 import pytest
+from fsdd_jax.data.inputs import coded_labels
 
-from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
+from fsdd_jax.algorithms import adaptation, adaptation_samples, baseline
+from fsdd_jax.algorithms.in_theta import distill_sets
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
-from fsdd_jax.algorithms.one_network import distill_sets
 from fsdd_jax.core import objective
 from fsdd_jax.data import datasets, normalization, passes, resolution
-from fsdd_jax.data.inputs import coded_labels
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator, translate
 from fsdd_jax.runtime import metrics
-from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage import artifacts, pretrained
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.storage import artifacts, translators
 
 _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
 _CONFIG = AdaptationConfig(
@@ -50,7 +50,7 @@ def _compile_quickly():
 def start(tiny_network):
   """A random translator for images of 8 x 8."""
   theta = FixedNetwork(tiny_network, 7, (8, 8, 3))
-  return pretrained.random_translator(0, _TRANSLATOR, theta)
+  return translators.random_translator(0, _TRANSLATOR, theta)
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +62,7 @@ def target(tiny_dataset, tiny_normalization):
 @pytest.fixture(scope='module')
 def in_theta(start, target):
   """Sets of `_CONFIG` in theta, for one IPC that adaptation does not see."""
-  return adaptation.distill_in_theta(
+  return in_theta_lib.distill_in_theta(
     start.theta, *target, ipcs=(1, 2, 3), config=_CONFIG
   )
 
@@ -137,7 +137,7 @@ def test_adaptation_lowers_the_loss_in_unseen_networks(
 
 
 def test_sets_in_theta_do_not_depend_on_each_other(start, target, in_theta):
-  alone = adaptation.distill_in_theta(
+  alone = in_theta_lib.distill_in_theta(
     start.theta, *target, ipcs=(2,), config=_CONFIG
   )
   assert _bytes(alone[2]) == _bytes(in_theta[2])
@@ -154,7 +154,7 @@ def test_statistics_of_theta_are_summed_once(start, target, monkeypatch):
 
   monkeypatch.setattr(passes, 'target_statistics', counted)
   clock = metrics.StageClock()
-  adaptation.distill_in_theta(
+  in_theta_lib.distill_in_theta(
     start.theta, *target, ipcs=(1, 2), config=_CONFIG, clock=clock
   )
   assert len(calls) == 1
@@ -171,8 +171,8 @@ def test_without_adaptation_a_set_is_translated_once(
 ):
   result = _adapt(tiny_network, start, target, in_theta, num_adaptation_steps=0)
   assert result.variables is start.variables
-  distilled = adaptation.distill_dataset(
-    result.pretrained, *target, ipc=3, config=_CONFIG
+  distilled = in_theta_lib.distill_dataset(
+    result.translator, *target, ipc=3, config=_CONFIG
   )
   expected = translate(_TRANSLATOR, start.variables, in_theta[3])
   np.testing.assert_allclose(distilled.images, expected.images, atol=1e-5)
@@ -183,7 +183,7 @@ def test_translation_in_parts_is_that_of_the_whole(
   start, target, in_theta, monkeypatch
 ):
   monkeypatch.setattr(adaptation, '_PIXELS_A_BATCH', 4 * 64)
-  distilled = adaptation.distill_dataset(
+  distilled = in_theta_lib.distill_dataset(
     start,
     *target,
     ipc=3,
@@ -338,12 +338,12 @@ def test_above_its_resolution_sets_are_upsampled(start, large_target):
     adapt_ipcs=(1,),
     num_adaptation_steps=2,
   )
-  direct = adaptation.distill_in_theta(
+  direct = in_theta_lib.distill_in_theta(
     start.theta, small, transform, ipcs=(1,), config=_CONFIG
   )
   assert _bytes(result.distilled_in_theta[1]) == _bytes(direct[1])
-  distilled = adaptation.distill_dataset(
-    result.pretrained,
+  distilled = in_theta_lib.distill_dataset(
+    result.translator,
     *large_target,
     ipc=1,
     config=_CONFIG,
@@ -377,7 +377,7 @@ def test_grey_images_are_repeated_and_color_is_not_dropped(start, target):
   grey = datasets.from_arrays(target[0].images[..., 0], target[0].labels)
   transform = normalization.standardization(grey.images)
   with pytest.raises(ValueError, match=r'1 channels, theta.*repeat_channels'):
-    adaptation.distill_in_theta(
+    in_theta_lib.distill_in_theta(
       start.theta, grey, transform, ipcs=(1,), config=_CONFIG
     )
   repeated = resolution.repeat_channels(grey, 3)
@@ -390,17 +390,17 @@ def test_grey_images_are_repeated_and_color_is_not_dropped(start, target):
 def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
   path = tmp_path / 'translator.safetensors'
   pretrained.save_adapted(path, start, start.variables, target[1], record={})
-  found = pretrained.load_pretrained(path, num_classes=3)
+  found = translators.read_translator(path, num_classes=3)
   assert found.theta == start.theta
   assert found.translator == start.translator
   assert _bytes(found.variables) == _bytes(start.variables)
-  pretrained.check_pretrained(found, target[1])
+  translators.check_translator(found, target[1])
   network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=8
   )
   other = FixedNetwork(network, 8, (8, 8, 3))
   with pytest.raises(ValueError, match='pre-trained otherwise') as caught:
-    pretrained.check_pretrained(
+    translators.check_translator(
       dataclasses.replace(found, theta=other),
       normalization.zca_whitening(target[0].images),
     )
@@ -414,7 +414,7 @@ def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
 def test_whitened_images_cannot_change_resolution(start, large_target):
   whitened = normalization.zca_whitening(large_target[0].images)
   with pytest.raises(ValueError, match='16 x 16 are whitened'):
-    adaptation.distill_in_theta(
+    in_theta_lib.distill_in_theta(
       start.theta, large_target[0], whitened, ipcs=(1,), config=_CONFIG
     )
 
@@ -487,7 +487,7 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   assert distilled.images.shape == (20, 16, 16, 3)
   assert distilled.metadata.seeds == {'distillation': 0, 'theta': 7}
   assert path.with_suffix('.png').stat().st_size > 1000
-  adapted = pretrained.load_pretrained(path.parent / 'translator.safetensors')
+  adapted = translators.read_translator(path.parent / 'translator.safetensors')
   assert adapted.is_adapted
   assert _bytes(adapted.variables) != _bytes(start.variables)
   scored = _run('evaluate.py', path, '--repeats=1')
@@ -532,7 +532,7 @@ def test_a_pool_is_shared_with_direct_steps(
     config.distillation(1), num_networks=2, num_steps=3, revisit=True
   )
   summed = clock.seconds()
-  result = baselines.distill_over_networks(
+  result = baseline.distill_over_networks(
     tiny_network, *target, config=direct, start=in_theta[1], networks=pool
   )
   assert clock.seconds() == summed
@@ -540,7 +540,7 @@ def test_a_pool_is_shared_with_direct_steps(
   ours = [pool(index, 0)[0] for index in range(2)]
   assert all(any(seen is one for one in ours) for seen in result.seen)
   with pytest.raises(ValueError, match='real_batch = 6'):
-    baselines.distill_over_networks(
+    baseline.distill_over_networks(
       tiny_network,
       *target,
       config=dataclasses.replace(direct, real_batch=6),

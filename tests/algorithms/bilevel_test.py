@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fsdd_jax import types
-from fsdd_jax.algorithms import bilevel, one_network
+from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.core import distill_step, objective
 from fsdd_jax.networks import extractors, fixed, random_networks
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 
 _CONFIG = BilevelConfig(
   min_classes=2,
@@ -209,7 +209,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
   assert len(straight.losses) == 4
   assert len(resumed.losses) == 2
   assert resumed.theta.digest == straight.theta.digest
-  start = bilevel.learned_network(
+  start = learned_network.learned_network(
     tiny_network, 0, (8, 8, 3), _theta(tiny_network)
   )
   assert straight.theta.digest != start.digest
@@ -233,10 +233,10 @@ def test_a_target_is_distilled_in_the_learned_network(
 ):
   config = AdaptationConfig(num_steps=2)
   given = _theta(tiny_network, 9)
-  learned = bilevel.learned_network(tiny_network, 0, (8, 8, 3), given)
+  learned = learned_network.learned_network(tiny_network, 0, (8, 8, 3), given)
   same = fixed.FixedNetwork(tiny_network, 9, (8, 8, 3))
   found, expected, other = (
-    one_network.distill_in_theta(
+    in_theta_lib.distill_in_theta(
       theta, tiny_dataset, tiny_normalization, ipcs=(1,), config=config
     )[1]
     for theta in (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -77,7 +77,7 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
     'convnet', image_shape=(32, 32, 3), num_classes=10, width=_WIDTH
   )
   config = DistillationConfig(ipc=1, num_steps=20, num_networks=4, revisit=True)
-  synthetic = baselines.distill_over_networks(
+  synthetic = baseline.distill_over_networks(
     network, train, transform, config=config
   ).synthetic
   distilled = cli.describe_result(

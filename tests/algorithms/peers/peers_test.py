@@ -11,7 +11,6 @@ import optax
 import pytest
 
 import toy
-from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import (
   frepo,
@@ -30,7 +29,7 @@ from fsdd_jax.algorithms.peers.peer_configs import (
 from fsdd_jax.core import distill_step, krr, objective
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
 from workbench import methods
 
@@ -138,8 +137,8 @@ def test_steps_lower_the_loss(method, changes):
 
 def test_frepo_updates_images_and_network_as_by_hand():
   network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
-  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
+  target = toy.target().random_real(jax.random.key(1), ipc=4)
   theta, online_tx = toy.theta(0), optax.adam(1e-2)
   own = FrepoConfig(margin=0.5)
   loss_fn = frepo.loss_function(
@@ -228,11 +227,11 @@ def test_rfads_kernel_is_that_of_its_formula():
 
 def _rfad_state(**changes):
   network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
   config = DistillationConfig(optimizer='sgd', learning_rate=0.1)
   own = RfadConfig(networks_per_step=1, **changes)
   state, tx = rfad.init_state(real, config, own)
-  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+  target = toy.target().random_real(jax.random.key(1), ipc=4)
 
   def loss_at(**learned):
     return rfad.loss_of(
@@ -357,8 +356,8 @@ def test_platt_error_is_the_least_over_scales():
 
 def test_kips_loss_is_that_of_features_with_the_same_kernel():
   network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=2)
-  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+  real = toy.target().random_real(jax.random.key(0), ipc=2)
+  target = toy.target().random_real(jax.random.key(1), ipc=4)
   features_of, theta = objective.feature_fn(network), toy.theta(0)
 
   def kernel(x, y):

@@ -23,7 +23,7 @@ from fsdd_jax.algorithms.peers import (
 from fsdd_jax.algorithms.peers.peer_configs import RcigConfig
 from fsdd_jax.core import solvers
 from fsdd_jax.networks import extractors, layers
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
 _LEVEL = 0.05

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import toy
-from fsdd_jax.algorithms import adaptation, baselines
+from fsdd_jax.algorithms import adaptation, baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.networks import translator
@@ -26,8 +26,8 @@ def test_the_last_snapshot_is_the_result_of_the_method():
 
   def method(options):
     results.append(
-      baselines.distill_over_networks(
-        *toy.problem(), config=_POOL, options=options
+      baseline.distill_over_networks(
+        toy.problem()[0], toy.target(), config=_POOL, options=options
       )
     )
 
@@ -60,7 +60,7 @@ def test_adaptation_is_followed_through_the_translator():
   snapshots = curves.record(method, every=1, translate_fn=_translated)
   # Two steps in theta, then three of the translator.
   assert [snapshot.step for snapshot in snapshots] == [1, 2, 1, 2, 3]
-  expected = adaptation.distill_dataset(
+  expected = in_theta_lib.distill_dataset(
     results[0].pretrained,
     *data,
     ipc=1,
@@ -86,8 +86,8 @@ def test_a_method_with_a_translator_needs_one():
 def test_scores_are_in_the_same_networks():
   network, dataset, transform = toy.problem()
   snapshots = curves.record(
-    lambda options: baselines.distill_over_networks(
-      *toy.problem(), config=_POOL, options=options
+    lambda options: baseline.distill_over_networks(
+      toy.problem()[0], toy.target(), config=_POOL, options=options
     ),
     every=4,
   )
