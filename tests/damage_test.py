@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import toy
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.runtime import files, metrics, stage_loop
-from fsdd_jax.storage import artifacts, translators
+from fsdd_jax.storage import artifacts, learned_network, translators
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
 from workbench import columns, tasks
@@ -68,8 +68,9 @@ def written(tmp_path_factory):
     toy.problem()[0], 3, (8, 8, 3), toy.theta(5)
   )
   artifacts.save_distilled(folder / 'set', toy.distilled())
-  pretrained.save_adapted(
-    folder / 'translator', start, start.variables, transform, record={}
+  translators.save_translator(
+    folder / 'translator',
+    start.adapted(start.variables['params'], transform, record={}),
   )
   learned_network.save_learned(folder / 'network', theta, transform, record={})
 

@@ -23,7 +23,12 @@ from fsdd_jax.data.normalization import describe_normalization
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.options import Config, whole
 from fsdd_jax.reporting import exports
-from fsdd_jax.storage import artifacts, containers, pretrained
+from fsdd_jax.storage import (
+  artifacts,
+  containers,
+  learned_network,
+  translators,
+)
 from workbench import cli
 
 
@@ -181,7 +186,9 @@ def test_metadata_of_another_type_are_neither_written_nor_read(
 def _translator_file(tmp_path):
   path = tmp_path / 'translator.safetensors'
   start, transform = toy.translator(), toy.problem()[2]
-  pretrained.save_adapted(path, start, start.variables, transform, record={})
+  translators.save_translator(
+    path, start.adapted(start.variables['params'], transform, record={})
+  )
   return path
 
 

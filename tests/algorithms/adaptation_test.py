@@ -10,13 +10,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from fsdd_jax.data.inputs import coded_labels
 
 from fsdd_jax.algorithms import adaptation, adaptation_samples, baseline
+from fsdd_jax.algorithms import in_theta as in_theta_stage
 from fsdd_jax.algorithms.in_theta import distill_sets
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import objective
 from fsdd_jax.data import datasets, normalization, passes, resolution
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator, translate
@@ -56,14 +57,14 @@ def start(tiny_network):
 @pytest.fixture(scope='module')
 def target(tiny_dataset, tiny_normalization):
   """The data set and its normalisation."""
-  return tiny_dataset, tiny_normalization
+  return TargetSet(tiny_dataset, tiny_normalization)
 
 
 @pytest.fixture(scope='module')
 def in_theta(start, target):
   """Sets of `_CONFIG` in theta, for one IPC that adaptation does not see."""
-  return in_theta_lib.distill_in_theta(
-    start.theta, *target, ipcs=(1, 2, 3), config=_CONFIG
+  return in_theta_stage.distill_in_theta(
+    start.theta, target, ipcs=(1, 2, 3), config=_CONFIG
   )
 
 
@@ -73,7 +74,7 @@ def _adapt(
   return adaptation.adapt(
     network,
     start,
-    *target,
+    target,
     config=dataclasses.replace(_CONFIG, **changes),
     in_theta=in_theta,
     options=options,
@@ -85,9 +86,9 @@ def _loss_in_unseen_networks(network, labeled, target):
   features_of = objective.feature_fn(network)
   stats_of = functools.partial(
     passes.target_statistics,
-    images=target[0].images,
-    labels=coded_labels(target[0], 'centered'),
-    normalization=target[1],
+    images=target.dataset.images,
+    labels=target.labels,
+    normalization=target.normalization,
   )
   loss = jax.jit(
     functools.partial(
@@ -131,14 +132,14 @@ def test_adaptation_lowers_the_loss_in_unseen_networks(
     translated = translate(_TRANSLATOR, variables, in_theta[3])
     return _loss_in_unseen_networks(tiny_network, translated, target)
 
-  assert loss(result.variables) < 0.8 * loss(start.variables)
+  assert loss(result.translator.variables) < 0.8 * loss(start.variables)
   assert ('adaptation statistics' in result.seconds) == (changes != {})
   assert result.seconds['adaptation'] > 0
 
 
 def test_sets_in_theta_do_not_depend_on_each_other(start, target, in_theta):
-  alone = in_theta_lib.distill_in_theta(
-    start.theta, *target, ipcs=(2,), config=_CONFIG
+  alone = in_theta_stage.distill_in_theta(
+    start.theta, target, ipcs=(2,), config=_CONFIG
   )
   assert _bytes(alone[2]) == _bytes(in_theta[2])
   assert in_theta[3].images.shape == (9, 8, 8, 3)
@@ -154,8 +155,8 @@ def test_statistics_of_theta_are_summed_once(start, target, monkeypatch):
 
   monkeypatch.setattr(passes, 'target_statistics', counted)
   clock = metrics.StageClock()
-  in_theta_lib.distill_in_theta(
-    start.theta, *target, ipcs=(1, 2), config=_CONFIG, clock=clock
+  in_theta_stage.distill_in_theta(
+    start.theta, target, ipcs=(1, 2), config=_CONFIG, clock=clock
   )
   assert len(calls) == 1
   assert set(clock.seconds()) == {
@@ -170,9 +171,9 @@ def test_without_adaptation_a_set_is_translated_once(
   tiny_network, start, target, in_theta
 ):
   result = _adapt(tiny_network, start, target, in_theta, num_adaptation_steps=0)
-  assert result.variables is start.variables
-  distilled = in_theta_lib.distill_dataset(
-    result.translator, *target, ipc=3, config=_CONFIG
+  assert result.translator.variables is start.variables
+  distilled = in_theta_stage.distill_dataset(
+    result.translator, target, ipc=3, config=_CONFIG
   )
   expected = translate(_TRANSLATOR, start.variables, in_theta[3])
   np.testing.assert_allclose(distilled.images, expected.images, atol=1e-5)
@@ -182,10 +183,10 @@ def test_without_adaptation_a_set_is_translated_once(
 def test_translation_in_parts_is_that_of_the_whole(
   start, target, in_theta, monkeypatch
 ):
-  monkeypatch.setattr(adaptation, '_PIXELS_A_BATCH', 4 * 64)
-  distilled = in_theta_lib.distill_dataset(
+  monkeypatch.setattr(translators, '_PIXELS_A_BATCH', 4 * 64)
+  distilled = in_theta_stage.distill_dataset(
     start,
-    *target,
+    target,
     ipc=3,
     config=_CONFIG,
     in_theta=in_theta[3],
@@ -261,7 +262,7 @@ def test_sets_of_other_starts_differ_and_reach_the_adaptation(
   tiny_network, start, target, in_theta
 ):
   found = distill_sets(
-    start.theta, *target, names=[(1, 0), (1, 1), (2, 1)], config=_CONFIG
+    start.theta, target, names=[(1, 0), (1, 1), (2, 1)], config=_CONFIG
   )
   assert _bytes(found[1, 0]) == _bytes(in_theta[1])
   assert not np.array_equal(found[1, 1].start, found[1, 0].start)
@@ -277,9 +278,9 @@ def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
   tiny_network, start, target, in_theta
 ):
   config = dataclasses.replace(_CONFIG, network_pool=2, finishing_steps=3)
-  networks = adaptation_samples.pool_networks(tiny_network, *target, config)
+  networks = adaptation_samples.pool_networks(tiny_network, target, config)
   result = adaptation.finish(
-    tiny_network, in_theta[2], *target, ipc=2, config=config, networks=networks
+    tiny_network, in_theta[2], target, ipc=2, config=config, networks=networks
   )
   assert result.seconds['finishing, IPC 2'] > 0
   moved = np.abs(result.synthetic.images - in_theta[2].images).max()
@@ -338,19 +339,19 @@ def test_above_its_resolution_sets_are_upsampled(start, large_target):
     adapt_ipcs=(1,),
     num_adaptation_steps=2,
   )
-  direct = in_theta_lib.distill_in_theta(
+  direct = in_theta_stage.distill_in_theta(
     start.theta, small, transform, ipcs=(1,), config=_CONFIG
   )
   assert _bytes(result.distilled_in_theta[1]) == _bytes(direct[1])
-  distilled = in_theta_lib.distill_dataset(
+  distilled = in_theta_stage.distill_dataset(
     result.translator,
-    *large_target,
+    large_target,
     ipc=1,
     config=_CONFIG,
     in_theta=result.distilled_in_theta[1],
   )
   upsampled = resolution.upsample(direct[1], (16, 16, 3))
-  expected = translate(_TRANSLATOR, result.variables, upsampled)
+  expected = translate(_TRANSLATOR, result.translator.variables, upsampled)
   np.testing.assert_allclose(distilled.images, expected.images, atol=1e-4)
 
 
@@ -374,10 +375,12 @@ def test_theta_has_the_same_weights_at_any_resolution(start):
 
 
 def test_grey_images_are_repeated_and_color_is_not_dropped(start, target):
-  grey = datasets.from_arrays(target[0].images[..., 0], target[0].labels)
+  grey = datasets.from_arrays(
+    target.dataset.images[..., 0], target.dataset.labels
+  )
   transform = normalization.standardization(grey.images)
   with pytest.raises(ValueError, match=r'1 channels, theta.*repeat_channels'):
-    in_theta_lib.distill_in_theta(
+    in_theta_stage.distill_in_theta(
       start.theta, grey, transform, ipcs=(1,), config=_CONFIG
     )
   repeated = resolution.repeat_channels(grey, 3)
@@ -389,12 +392,15 @@ def test_grey_images_are_repeated_and_color_is_not_dropped(start, target):
 
 def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
   path = tmp_path / 'translator.safetensors'
-  pretrained.save_adapted(path, start, start.variables, target[1], record={})
+  translators.save_translator(
+    path,
+    start.adapted(start.variables['params'], target.normalization, record={}),
+  )
   found = translators.read_translator(path, num_classes=3)
   assert found.theta == start.theta
   assert found.translator == start.translator
   assert _bytes(found.variables) == _bytes(start.variables)
-  translators.check_translator(found, target[1])
+  translators.check_translator(found, target.normalization)
   network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=8
   )
@@ -402,7 +408,7 @@ def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
   with pytest.raises(ValueError, match='pre-trained otherwise') as caught:
     translators.check_translator(
       dataclasses.replace(found, theta=other),
-      normalization.zca_whitening(target[0].images),
+      normalization.zca_whitening(target.dataset.images),
     )
   text = str(caught.value)
   assert 'theta_seed is 7 in its file, 8 here' in text
@@ -412,10 +418,10 @@ def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
 
 
 def test_whitened_images_cannot_change_resolution(start, large_target):
-  whitened = normalization.zca_whitening(large_target[0].images)
+  whitened = normalization.zca_whitening(large_target.dataset.images)
   with pytest.raises(ValueError, match='16 x 16 are whitened'):
-    in_theta_lib.distill_in_theta(
-      start.theta, large_target[0], whitened, ipcs=(1,), config=_CONFIG
+    in_theta_stage.distill_in_theta(
+      start.theta, large_target.dataset, whitened, ipcs=(1,), config=_CONFIG
     )
 
 
@@ -472,7 +478,10 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   start, target, tmp_path
 ):
   file = tmp_path / 'translator.safetensors'
-  pretrained.save_adapted(file, start, start.variables, target[1], record={})
+  translators.save_translator(
+    file,
+    start.adapted(start.variables['params'], target.normalization, record={}),
+  )
   result = _run(
     'adapt.py',
     *(f'--translator={file}', '--dataset=digits', '--limit=100'),
@@ -497,7 +506,10 @@ def test_the_binary_takes_grey_images_above_its_resolution(
 
 def test_flags_against_the_file_end_in_one_line(start, target, tmp_path):
   file = tmp_path / 'translator.safetensors'
-  pretrained.save_adapted(file, start, start.variables, target[1], record={})
+  translators.save_translator(
+    file,
+    start.adapted(start.variables['params'], target.normalization, record={}),
+  )
   result = _run(
     'adapt.py',
     *(f'--translator={file}', '--dataset=digits', '--width=8'),
@@ -513,12 +525,12 @@ def test_a_pool_is_shared_with_direct_steps(
 ):
   config = dataclasses.replace(_CONFIG, real_batch=0, network_pool=2)
   clock = metrics.StageClock()
-  pool = adaptation_samples.pool_networks(tiny_network, *target, config, clock)
+  pool = adaptation_samples.pool_networks(tiny_network, target, config, clock)
   adapt = functools.partial(
     adaptation.adapt,
     tiny_network,
     start,
-    *target,
+    target,
     config=config,
     in_theta=in_theta,
   )
@@ -533,7 +545,7 @@ def test_a_pool_is_shared_with_direct_steps(
   )
   summed = clock.seconds()
   result = baseline.distill_over_networks(
-    tiny_network, *target, config=direct, start=in_theta[1], networks=pool
+    tiny_network, target, config=direct, start=in_theta[1], networks=pool
   )
   assert clock.seconds() == summed
   assert 'statistics' not in result.seconds
@@ -542,7 +554,7 @@ def test_a_pool_is_shared_with_direct_steps(
   with pytest.raises(ValueError, match='real_batch = 6'):
     baseline.distill_over_networks(
       tiny_network,
-      *target,
+      target,
       config=dataclasses.replace(direct, real_batch=6),
       networks=pool,
     )

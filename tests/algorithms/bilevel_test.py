@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from fsdd_jax import types
-from fsdd_jax.algorithms import bilevel
+from fsdd_jax.algorithms import bilevel, in_theta
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.core import distill_step, objective
 from fsdd_jax.networks import extractors, fixed, random_networks
 from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.storage import learned_network
 
 _CONFIG = BilevelConfig(
   min_classes=2,
@@ -236,7 +237,7 @@ def test_a_target_is_distilled_in_the_learned_network(
   learned = learned_network.learned_network(tiny_network, 0, (8, 8, 3), given)
   same = fixed.FixedNetwork(tiny_network, 9, (8, 8, 3))
   found, expected, other = (
-    in_theta_lib.distill_in_theta(
+    in_theta.distill_in_theta(
       theta, tiny_dataset, tiny_normalization, ipcs=(1,), config=config
     )[1]
     for theta in (

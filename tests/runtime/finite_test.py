@@ -14,6 +14,7 @@ from fsdd_jax.algorithms import (
   baseline,
   bilevel,
   caching,
+  in_theta,
   pretraining,
 )
 from fsdd_jax.algorithms.method_configs import BilevelConfig
@@ -127,7 +128,7 @@ def test_a_translation_that_overflows_is_no_set():
   start = toy.translator()
   big = jax.tree.map(lambda x: jnp.full_like(x, 1e30), start.variables)
   with pytest.raises(FloatingPointError, match='translated set'):
-    in_theta_lib.distill_dataset(
+    in_theta.distill_dataset(
       dataclasses.replace(start, variables=big),
       *toy.problem()[1:],
       ipc=1,

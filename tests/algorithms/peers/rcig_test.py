@@ -16,9 +16,7 @@ from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import (
   frame,
   implicit,
-  implicit_gradient,
   rcig,
-  rcig_step,
 )
 from fsdd_jax.algorithms.peers.peer_configs import RcigConfig
 from fsdd_jax.core import solvers
@@ -120,7 +118,7 @@ def test_implicit_gradient_is_that_of_the_exact_solution(problem):
     return outer_loss(learned, t, variables, target)
 
   learned = (images, labels)
-  gradients = implicit_gradient.gradient_fn(
+  gradients = implicit.gradient_fn(
     Smooth(),
     outer_loss,
     fitted_fn=lambda learned: labeled_set(*learned),
@@ -149,7 +147,7 @@ def test_implicit_gradient_is_that_of_unrolled_descent(problem):
     x, _ = jax.lax.scan(descend, jnp.zeros(size), length=3000)
     return outer_loss(learned, tree(x), variables, target)
 
-  gradients = implicit_gradient.gradient_fn(
+  gradients = implicit.gradient_fn(
     Smooth(),
     outer_loss,
     fitted_fn=lambda learned: labeled_set(*learned),
@@ -257,7 +255,7 @@ def test_rates_follow_every_fifty_steps():
 
 
 def test_a_gradient_is_clipped_leaf_by_leaf():
-  found = implicit_gradient.clipped(
+  found = implicit.clipped(
     {'x': jnp.array([3.0, 4.0]), 'y': jnp.array([0.5]), 'z': jnp.zeros(2)},
     {'x': jnp.array([0.0, 1.0]), 'y': jnp.array([2.0]), 'z': jnp.ones(2)},
   )
@@ -274,7 +272,7 @@ def test_the_average_is_that_of_its_formula():
   for step, images in enumerate(sets, 1):
     hidden = 0.9 * hidden + 0.1 * images
     learned = {'images': jnp.asarray(images), 'labels': jnp.ones((2, 2))}
-    average = rcig_step.averaged(average, learned, step, 0.9)
+    average = rcig.averaged(average, learned, step, 0.9)
     np.testing.assert_allclose(
       average.images, hidden / (1 - 0.9**step), rtol=1e-4
     )
