@@ -32,7 +32,7 @@ from fsdd_jax.algorithms.method_configs import (
 )
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RcigConfig
 from fsdd_jax.core import krr, objective, translator_step
-from fsdd_jax.data import inputs, passes
+from fsdd_jax.data import passes, target
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import devices
 from fsdd_jax.runtime.loop import LoopOptions
@@ -59,7 +59,7 @@ def one_device():
     return devices.ALONE
 
   with (
-    mock.patch.object(inputs, 'devices_for', alone),
+    mock.patch.object(target, 'devices_for', alone),
     mock.patch.object(adaptation, 'devices_for', alone),
     mock.patch.object(pretraining, 'devices_for', alone),
     mock.patch.object(jax, 'local_devices', return_value=jax.devices()[:1]),
@@ -173,7 +173,9 @@ def check_adaptation_follows_that_of_one_device():
     found = adapt()
     with one_device():
       expected = adapt()
-    assert_trees_close(found.variables, expected.variables, _STEPS)
+    assert_trees_close(
+      found.translator.variables, expected.translator.variables, _STEPS
+    )
     assert_trees_close(
       found.distilled_in_theta, expected.distilled_in_theta, _STEPS
     )
@@ -197,7 +199,7 @@ def check_distillation_by_batches_follows_that_of_one_device():
       options=LoopOptions(),
       start=None,
     )
-    assert inputs.devices_for_batch(16).count == 8
+    assert target.devices_for_batch(16).count == 8
     found = run().synthetic
     with one_device():
       expected = run().synthetic
@@ -246,7 +248,9 @@ def check_pretraining_follows_that_of_one_device():
     found = pretrain()
     with one_device():
       expected = pretrain()
-  assert_trees_close(found.variables, expected.variables, _STEPS)
+  assert_trees_close(
+    found.translator.variables, expected.translator.variables, _STEPS
+  )
   np.testing.assert_allclose(
     found.record['heldout_losses'], expected.record['heldout_losses'], 1e-3
   )

@@ -20,6 +20,7 @@ from fsdd_jax.algorithms.configs import DataConfig, EvaluationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, CachingConfig
 from fsdd_jax.data import sources
 from fsdd_jax.data.normalization import describe_normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.options import Config, whole
 from fsdd_jax.reporting import exports
@@ -298,8 +299,7 @@ def test_a_network_that_returns_something_else_is_told_what_it_must(
   with pytest.raises(ValueError, match=says):
     baseline.distill_over_networks(
       network,
-      dataset,
-      transform,
+      TargetSet(dataset, transform),
       config=fsdd.DistillationConfig(ipc=1, num_steps=1),
     )
 
@@ -308,15 +308,11 @@ def test_a_class_with_few_images_is_named_or_filled():
   images, labels = _images(5), np.array([0, 0, 0, 1, 1])
   data = fsdd.from_arrays(images, labels, ('cat', 'dog'))
   transform = fsdd.standardization(images)
-  key = jax.random.key(0)
+  key, target = jax.random.key(0), TargetSet(data, transform)
   with pytest.raises(ValueError, match=r"Class 'dog' has 2 .*ipc = 3.*short_"):
-    baseline.random_real(key, data, transform, ipc=3)
+    target.random_real(key, ipc=3)
   repeated, noisy = (
-    np.asarray(
-      baseline.random_real(
-        key, data, transform, ipc=3, short_classes=kind
-      ).images
-    )
+    np.asarray(target.random_real(key, ipc=3, short_classes=kind).images)
     for kind in ('repeat', 'noise')
   )
   np.testing.assert_array_equal(repeated[5], repeated[3])
@@ -328,19 +324,14 @@ def test_a_class_with_few_images_is_named_or_filled():
     ipc=3, num_steps=1, short_classes='repeat', real_batch=2
   )
   network = toy.problem()[0]
-  result = baseline.distill_over_networks(
-    network, data, transform, config=config
-  )
+  result = baseline.distill_over_networks(network, target, config=config)
   assert result.synthetic.images.shape == (6, 8, 8, 3)
 
 
 def test_enough_images_are_drawn_as_without_the_choice():
-  _, dataset, transform = toy.problem()
   key = jax.random.key(3)
   sets = [
-    baseline.random_real(
-      key, dataset, transform, ipc=5, short_classes=kind
-    ).images
+    toy.target().random_real(key, ipc=5, short_classes=kind).images
     for kind in ('error', 'repeat', 'noise')
   ]
   np.testing.assert_array_equal(sets[0], sets[1])
@@ -382,8 +373,8 @@ def test_adapted_translators_say_that_they_are(tmp_path):
     },
   )
   adapted = fsdd.adapt(
-    network, trained, dataset, transform, config=config
-  ).pretrained
+    network, trained, TargetSet(dataset, transform), config=config
+  ).translator
   still = dataclasses.replace(config, num_adaptation_steps=0)
   assert adaptation.method_name(trained, still) == 'w/o Ada'
   assert adaptation.method_name(adapted, still) == 'w Ada'
@@ -429,7 +420,7 @@ def test_double_precision_changes_no_draw_and_no_type():
       images = jnp.asarray(np.ones((2, 8, 8, 3), np.float32))
       drawn = fsdd.dsa(jax.random.key(4), images, strategy='frepo')
       result = baseline.distill_over_networks(
-        network, dataset, transform, config=config
+        network, TargetSet(dataset, transform), config=config
       ).synthetic
       sets.append((drawn, *jax.tree.leaves(result)))
   for single, double in zip(*sets, strict=True):

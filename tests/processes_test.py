@@ -19,6 +19,7 @@ from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   PretrainingConfig,
 )
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import processes
 from fsdd_jax.runtime.loop import LoopOptions
@@ -117,8 +118,7 @@ def pipeline(folder):
   adapted = adaptation.adapt(
     network,
     start,
-    dataset,
-    transform,
+    TargetSet(dataset, transform),
     config=config,
     options=LoopOptions(folder / 'adapt'),
   )

@@ -316,11 +316,11 @@ def large_target():
   images[:10, :, :, 1:] //= 4
   images[10:20, :, :, :2] //= 4
   dataset = datasets.from_arrays(images, np.repeat(np.arange(3), 10))
-  return dataset, normalization.standardization(images)
+  return TargetSet(dataset, normalization.standardization(images))
 
 
 def test_above_its_resolution_sets_are_upsampled(start, large_target):
-  dataset, transform = large_target
+  dataset, transform = large_target.dataset, large_target.normalization
   small = resolution.reduce_resolution(dataset, (8, 8, 3))
   assert small.images.shape == (30, 8, 8, 3)
   # Antialiased: a scaled pixel is about the mean of those that it covers.
@@ -340,7 +340,7 @@ def test_above_its_resolution_sets_are_upsampled(start, large_target):
     num_adaptation_steps=2,
   )
   direct = in_theta_stage.distill_in_theta(
-    start.theta, small, transform, ipcs=(1,), config=_CONFIG
+    start.theta, TargetSet(small, transform), ipcs=(1,), config=_CONFIG
   )
   assert _bytes(result.distilled_in_theta[1]) == _bytes(direct[1])
   distilled = in_theta_stage.distill_dataset(
@@ -381,7 +381,7 @@ def test_grey_images_are_repeated_and_color_is_not_dropped(start, target):
   transform = normalization.standardization(grey.images)
   with pytest.raises(ValueError, match=r'1 channels, theta.*repeat_channels'):
     in_theta_stage.distill_in_theta(
-      start.theta, grey, transform, ipcs=(1,), config=_CONFIG
+      start.theta, TargetSet(grey, transform), ipcs=(1,), config=_CONFIG
     )
   repeated = resolution.repeat_channels(grey, 3)
   assert (repeated.images == grey.images).all()
@@ -421,7 +421,10 @@ def test_whitened_images_cannot_change_resolution(start, large_target):
   whitened = normalization.zca_whitening(large_target.dataset.images)
   with pytest.raises(ValueError, match='16 x 16 are whitened'):
     in_theta_stage.distill_in_theta(
-      start.theta, large_target.dataset, whitened, ipcs=(1,), config=_CONFIG
+      start.theta,
+      TargetSet(large_target.dataset, whitened),
+      ipcs=(1,),
+      config=_CONFIG,
     )
 
 

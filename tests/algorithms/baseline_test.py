@@ -15,6 +15,7 @@ from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import objective
 from fsdd_jax.data import passes
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import centered_one_hot
 
@@ -26,8 +27,7 @@ _CONFIG = DistillationConfig(
 def _distill(dataset, normalization, network, *, options=None, **changes):
   return baseline.distill_over_networks(
     network,
-    dataset,
-    normalization,
+    TargetSet(dataset, normalization),
     config=dataclasses.replace(_CONFIG, **changes),
     options=options,
   )
@@ -83,13 +83,11 @@ def test_distillation_lowers_the_loss_in_its_networks(
     learning_rate=0.05,
     **changes,
   )
-  start = baseline.random_real(
-    jax.random.split(jax.random.key(0), 4)[0],
+  start = TargetSet(
     tiny_dataset,
     tiny_normalization,
-    ipc=2,
-    label_coding=changes.get('label_coding', 'centered'),
-  )
+    changes.get('label_coding', 'centered'),
+  ).random_real(jax.random.split(jax.random.key(0), 4)[0], ipc=2)
   stats = [
     passes.target_statistics(
       objective.feature_fn(tiny_network),
@@ -211,10 +209,10 @@ def test_killed_and_resumed_gives_the_bytes_of_the_straight_run(tmp_path):
 def test_a_start_takes_the_place_of_random_real_images(
   tiny_network, tiny_dataset, tiny_normalization, tmp_path
 ):
-  problem = tiny_network, tiny_dataset, tiny_normalization
+  problem = tiny_network, TargetSet(tiny_dataset, tiny_normalization)
   config = DistillationConfig(ipc=2, num_steps=2)
   key = jax.random.split(jax.random.key(config.seed), 4)[0]
-  same = baseline.random_real(key, *problem[1:], ipc=2)
+  same = problem[1].random_real(key, ipc=2)
   plain = baseline.distill_over_networks(*problem, config=config)
   given = baseline.distill_over_networks(*problem, config=config, start=same)
   np.testing.assert_array_equal(plain.synthetic.images, given.synthetic.images)

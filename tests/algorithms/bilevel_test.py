@@ -12,6 +12,7 @@ from fsdd_jax import types
 from fsdd_jax.algorithms import bilevel, in_theta
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.core import distill_step, objective
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, fixed, random_networks
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import learned_network
@@ -223,7 +224,7 @@ def test_the_loss_in_other_networks_falls(
     _CONFIG, num_updates=120, update_rate=1e-2, min_classes=3, seed=1
   )
   losses = bilevel.learn_network(
-    tiny_network, tiny_dataset, tiny_normalization, config=config
+    tiny_network, TargetSet(tiny_dataset, tiny_normalization), config=config
   ).losses
   # Each update has other networks: halves, as twenty of them vary by a tenth.
   assert np.mean(losses[60:]) < 0.95 * np.mean(losses[:60])
@@ -238,7 +239,10 @@ def test_a_target_is_distilled_in_the_learned_network(
   same = fixed.FixedNetwork(tiny_network, 9, (8, 8, 3))
   found, expected, other = (
     in_theta.distill_in_theta(
-      theta, tiny_dataset, tiny_normalization, ipcs=(1,), config=config
+      theta,
+      TargetSet(tiny_dataset, tiny_normalization),
+      ipcs=(1,),
+      config=config,
     )[1]
     for theta in (
       learned,
@@ -256,5 +260,5 @@ def test_a_network_with_state_is_refused(tiny_dataset, tiny_normalization):
   )
   with pytest.raises(ValueError, match='batch_stats beside its parameters'):
     bilevel.learn_network(
-      network, tiny_dataset, tiny_normalization, config=_CONFIG
+      network, TargetSet(tiny_dataset, tiny_normalization), config=_CONFIG
     )

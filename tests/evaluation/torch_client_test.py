@@ -16,6 +16,7 @@ from fsdd_jax.algorithms.configs import (
   NetworkConfig,
 )
 from fsdd_jax.data import datasets, normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import exports
@@ -78,7 +79,7 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
   )
   config = DistillationConfig(ipc=1, num_steps=20, num_networks=4, revisit=True)
   synthetic = baseline.distill_over_networks(
-    network, train, transform, config=config
+    network, TargetSet(train, transform), config=config
   ).synthetic
   distilled = cli.describe_result(
     synthetic, transform, train, data, fields, config

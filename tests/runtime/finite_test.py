@@ -20,6 +20,7 @@ from fsdd_jax.algorithms import (
 from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.algorithms.peers import selection
 from fsdd_jax.data import normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import finite
@@ -29,7 +30,7 @@ from workbench import curves
 
 @pytest.fixture(scope='module')
 def real():
-  return baseline.random_real(jax.random.key(0), *toy.problem()[1:], ipc=2)
+  return toy.target().random_real(jax.random.key(0), ipc=2)
 
 
 def test_bad_leaves_are_named_of_any_type():
@@ -120,7 +121,7 @@ def test_adaptation_ends_by_an_update_that_is_not_finite():
   network, dataset, transform = toy.problem()
   with pytest.raises(FloatingPointError, match='adapt: after step 1'):
     adaptation.adapt(
-      network, toy.translator(), dataset, transform, config=config
+      network, toy.translator(), TargetSet(dataset, transform), config=config
     )
 
 
@@ -130,7 +131,7 @@ def test_a_translation_that_overflows_is_no_set():
   with pytest.raises(FloatingPointError, match='translated set'):
     in_theta.distill_dataset(
       dataclasses.replace(start, variables=big),
-      *toy.problem()[1:],
+      toy.target(),
       ipc=1,
       config=fsdd.AdaptationConfig(num_steps=1),
     )
@@ -174,8 +175,7 @@ def test_a_choice_by_features_that_are_not_finite_is_none():
     selection.select(
       jax.random.key(0),
       network,
-      dataset,
-      broken,
+      TargetSet(dataset, broken),
       select_fn=selection.herding,
       ipc=1,
     )

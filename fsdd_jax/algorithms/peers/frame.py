@@ -161,8 +161,15 @@ def distill_by(
   """
   options, clock = with_clock(with_progress(options, progress_fn))
   peer.check(network, own)
-  target = target.coded(config.label_coding)
-  setup = _prepare(peer.title, network, target, config, own, options, start)
+  setup = prepare(
+    peer.title,
+    network,
+    target,
+    config=config,
+    own=own,
+    options=options,
+    start=start,
+  )
   plan = peer.plan(setup)
   loop = Loop(
     peer.title,
@@ -180,22 +187,38 @@ def distill_by(
   )
 
 
-def _prepare(
+def prepare(
   title: str,
   network: nn.Module,
   target: TargetSet,
+  *,
   config: DistillationConfig,
   own: Any,
   options: LoopOptions,
   start: LabeledSet | None,
 ) -> Setup:
-  """Checks the settings, claims the work directory, and draws the start."""
+  """Checks the settings, claims the work directory, and draws the start.
+
+  Args:
+    title: of the method; the rest is as for `distill_by`.
+    network: f.
+    target: the target set (X_T, Y_T).
+    config: what all methods share.
+    own: the method's own settings.
+    options: names the work directory.
+    start: the set to start from; random real images by default.
+
+  Raises:
+    ValueError: without a number of real images a step, for a start that does
+      not fit the target set, or a work directory of another run.
+  """
   if not config.real_batch:
     raise out_of_range(
       'real_batch',
       0,
       f'1 or more, as {title} takes a batch of real images a step',
     )
+  target = target.coded(config.label_coding)
   start_key, *keys = jax.random.split(jax.random.key(config.seed), 4)
   first, facts = baseline.first_set(start_key, start, target, config)
   claim_workdir(

@@ -28,6 +28,7 @@ from fsdd_jax.algorithms.peers.peer_configs import (
 )
 from fsdd_jax.core import distill_step, krr, objective
 from fsdd_jax.data import datasets, normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
@@ -66,7 +67,7 @@ def _run(method, config=_CONFIG, options=None, problem=None, **changes):
   return (
     methods.METHODS[method]
     .run(
-      *(network, dataset, transform),
+      *(network, TargetSet(dataset, transform)),
       config=config,
       own=dataclasses.replace(_OWN[method], **changes),
       options=options or LoopOptions(),
@@ -136,7 +137,7 @@ def test_steps_lower_the_loss(method, changes):
 
 
 def test_frepo_updates_images_and_network_as_by_hand():
-  network, dataset, transform = toy.problem()
+  network = toy.problem()[0]
   real = toy.target().random_real(jax.random.key(0), ipc=1)
   target = toy.target().random_real(jax.random.key(1), ipc=4)
   theta, online_tx = toy.theta(0), optax.adam(1e-2)
@@ -226,7 +227,7 @@ def test_rfads_kernel_is_that_of_its_formula():
 
 
 def _rfad_state(**changes):
-  network, dataset, transform = toy.problem()
+  network = toy.problem()[0]
   real = toy.target().random_real(jax.random.key(0), ipc=1)
   config = DistillationConfig(optimizer='sgd', learning_rate=0.1)
   own = RfadConfig(networks_per_step=1, **changes)
@@ -312,7 +313,7 @@ def test_frepos_networks_are_returned_as_they_are_trained():
   )
   network, dataset, transform = toy.problem()
   result = methods.METHODS['frepo'].run(
-    *(network, dataset, transform),
+    *(network, TargetSet(dataset, transform)),
     config=_CONFIG,
     own=_OWN['frepo'],
     options=options,
@@ -355,7 +356,7 @@ def test_platt_error_is_the_least_over_scales():
 
 
 def test_kips_loss_is_that_of_features_with_the_same_kernel():
-  network, dataset, transform = toy.problem()
+  network = toy.problem()[0]
   real = toy.target().random_real(jax.random.key(0), ipc=2)
   target = toy.target().random_real(jax.random.key(1), ipc=4)
   features_of, theta = objective.feature_fn(network), toy.theta(0)
@@ -394,7 +395,7 @@ def test_chosen_images_are_those_of_the_class():
   network, dataset, transform = toy.problem()
   chosen = selection.select(
     jax.random.key(0),
-    *(network, dataset, transform),
+    *(network, TargetSet(dataset, transform)),
     select_fn=selection.k_centre,
     ipc=3,
   )
@@ -403,7 +404,7 @@ def test_chosen_images_are_those_of_the_class():
   with pytest.raises(ValueError, match=r"'1' has 1 images, fewer than ipc = 2"):
     selection.select(
       jax.random.key(0),
-      *(network, few, transform),
+      *(network, TargetSet(few, transform)),
       select_fn=selection.herding,
       ipc=2,
     )
@@ -414,7 +415,7 @@ def test_real_images_cannot_start_from_a_set():
   start = labeled_set(jnp.ones((3, 8, 8, 3)), jnp.eye(3))
   with pytest.raises(ValueError, match='leave start out'):
     methods.METHODS['herding'].run(
-      *(network, dataset, transform),
+      *(network, TargetSet(dataset, transform)),
       config=_CONFIG,
       own=None,
       options=LoopOptions(),

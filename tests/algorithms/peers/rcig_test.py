@@ -20,6 +20,7 @@ from fsdd_jax.algorithms.peers import (
 )
 from fsdd_jax.algorithms.peers.peer_configs import RcigConfig
 from fsdd_jax.core import solvers
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, layers
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
@@ -294,7 +295,7 @@ def _run(own=_OWN, config=_CONFIG, network=None, **options):
   _, dataset, transform = toy.problem()
   network = network or extractors.Mlp(num_classes=3, depth=1, width=8)
   return frame.distill_by(
-    *(rcig.RCIG, network, dataset, transform),
+    *(rcig.RCIG, network, TargetSet(dataset, transform)),
     config=config,
     own=own,
     options=LoopOptions(log_every=1, **options),
@@ -360,7 +361,7 @@ def test_the_margin_changes_labels():
   config = dataclasses.replace(_CONFIG, num_steps=2, optimizer='sgd')
   found = [
     frame.distill_by(
-      *(rcig.RCIG, network, dataset, transform),
+      *(rcig.RCIG, network, TargetSet(dataset, transform)),
       config=config,
       own=settings,
       start=start,

@@ -47,13 +47,17 @@ def _translated(params, labeled):
 
 
 def test_adaptation_is_followed_through_the_translator():
-  network, *data = toy.problem()
+  network = toy.problem()[0]
   results = []
 
   def method(options):
     results.append(
       adaptation.adapt(
-        network, toy.translator(), *data, config=_ADAPTATION, options=options
+        network,
+        toy.translator(),
+        toy.target(),
+        config=_ADAPTATION,
+        options=options,
       )
     )
 
@@ -62,7 +66,7 @@ def test_adaptation_is_followed_through_the_translator():
   assert [snapshot.step for snapshot in snapshots] == [1, 2, 1, 2, 3]
   expected = in_theta.distill_dataset(
     results[0].translator,
-    *data,
+    toy.target(),
     ipc=1,
     config=_ADAPTATION,
     in_theta=results[0].distilled_in_theta[1],
@@ -73,11 +77,15 @@ def test_adaptation_is_followed_through_the_translator():
 
 
 def test_a_method_with_a_translator_needs_one():
-  network, *data = toy.problem()
+  network = toy.problem()[0]
   with pytest.raises(ValueError, match='pass translate_fn'):
     curves.record(
       lambda options: adaptation.adapt(
-        network, toy.translator(), *data, config=_ADAPTATION, options=options
+        network,
+        toy.translator(),
+        toy.target(),
+        config=_ADAPTATION,
+        options=options,
       ),
       every=1,
     )
