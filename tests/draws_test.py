@@ -72,12 +72,16 @@ def drawn_networks(monkeypatch):
 # Data.
 
 
-def test_batches_of_real_images_differ_from_step_to_step():
-  target_set = toy.target().coded('onehot')
-  batches = [
-    target_set.batch(jax.random.fold_in(jax.random.key(0), step), 7)
-    for step in range(3)
-  ]
+def test_batches_of_real_images_differ_from_step_to_step(monkeypatch):
+  seen = _settings(monkeypatch, baseline, 'distill_from')
+  config = fsdd.DistillationConfig(
+    ipc=2, num_steps=3, real_batch=7, label_coding='onehot'
+  )
+  baseline.distill_over_networks(toy.problem()[0], toy.target(), config=config)
+  steps = [seen['inputs_at'](step) for step in range(3)]
+  kernels = [np.asarray(x[0]['params']['Conv_0']['kernel']) for x in steps]
+  assert len({kernel.tobytes() for kernel in kernels}) == 1
+  batches = [batch for _, batch in steps]
   assert _all_differ([np.asarray(batch.images).tobytes() for batch in batches])
   for target in batches:
     assert set(np.unique(target.labels)) == {0.0, 1.0}

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from absl import flags
-from fsdd_jax.storage.pretrained import stage_keys
 
 import fsdd_jax as fsdd
 import toy
@@ -30,6 +29,7 @@ from fsdd_jax.storage import (
   learned_network,
   translators,
 )
+from fsdd_jax.storage.translators import stage_keys
 from workbench import cli
 
 

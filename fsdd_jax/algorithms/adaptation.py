@@ -77,11 +77,7 @@ def method_name(start: ThetaTranslator, config: AdaptationConfig) -> str:
 
 
 def adapted_on(ipc: int, config: AdaptationConfig) -> str:
-  """What a set of some IPC was to the adaptation, for tables.
-
-  Returns:
-    'nothing', 'this very set' or 'other IPCs'.
-  """
+  """What a set of some IPC was to the adaptation, for tables."""
   if not config.num_adaptation_steps:
     return 'nothing'
   return 'this very set' if ipc in config.adapt_ipcs else 'other IPCs'
@@ -292,11 +288,7 @@ def finish(
     options: progress, logs, checkpoints.
 
   Returns:
-    As `baseline.distill_over_networks`.
-
-  Raises:
-    ValueError: as that.
-    FloatingPointError: when a loss is not finite.
+    What `baseline.distill_over_networks` returns, and it raises the same.
   """
   return baseline.distill_over_networks(
     network,

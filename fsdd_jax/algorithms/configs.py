@@ -182,6 +182,35 @@ class DistillationConfig(UpdateConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class SubsetConfig(UpdateConfig):
+  """Random subsets of a large set, and their distillation (Alg. 1, 3-19)."""
+
+  min_classes: int = option(
+    10,
+    'Least classes of a subset, C_min; M / C_min must fit a class [ours].',
+    least=1,
+  )
+  max_classes: int = option(
+    100,
+    'Most classes of a subset, C_max (supplement, section B: 100).',
+    least=1,
+  )
+  max_images: int = option(
+    5000,
+    'Most real images of a subset, M: 50 a class at C_max; 0: all images of '
+    'its classes [ours].',
+    least=0,
+  )
+  max_synthetic: int = option(
+    500,
+    'Most distilled images, I_max: the supplement tests up to 50 x 10.',
+    least=1,
+  )
+  seed: int = seed_option('Seed of every draw but theta.')
+  theta_seed: int = seed_option('Seed of the arbitrary network, theta.')
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig(Config):
   """How a distilled set is scored.
 

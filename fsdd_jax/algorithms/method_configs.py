@@ -5,6 +5,7 @@ import dataclasses
 from fsdd_jax import types
 from fsdd_jax.algorithms.configs import (
   DistillationConfig,
+  SubsetConfig,
   UpdateConfig,
   loss_option,
   short_classes_option,
@@ -12,35 +13,6 @@ from fsdd_jax.algorithms.configs import (
 from fsdd_jax.core import augment, distill_step
 from fsdd_jax.networks import translator
 from fsdd_jax.options import Config, option, out_of_range, seed_option
-
-
-@dataclasses.dataclass(frozen=True)
-class SubsetConfig(UpdateConfig):
-  """Random subsets of a large set, and their distillation (Alg. 1, 3-19)."""
-
-  min_classes: int = option(
-    10,
-    'Least classes of a subset, C_min; M / C_min must fit a class [ours].',
-    least=1,
-  )
-  max_classes: int = option(
-    100,
-    'Most classes of a subset, C_max (supplement, section B: 100).',
-    least=1,
-  )
-  max_images: int = option(
-    5000,
-    'Most real images of a subset, M: 50 a class at C_max; 0: all images of '
-    'its classes [ours].',
-    least=0,
-  )
-  max_synthetic: int = option(
-    500,
-    'Most distilled images, I_max: the supplement tests up to 50 x 10.',
-    least=1,
-  )
-  seed: int = seed_option('Seed of every draw but theta.')
-  theta_seed: int = seed_option('Seed of the arbitrary network, theta.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +105,7 @@ class BilevelConfig(SubsetConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TranslatorConfig(Config):
-  """The translator G; its size is not in the supplement.
-
-  Example:
-    >>> TranslatorConfig(translator_width=32).translator_width
-    32
-  """
+  """The translator G; its size is not in the supplement."""
 
   translator_body: str = option(
     'light',

@@ -62,16 +62,13 @@ def body_of(params: Any) -> Any:
 def outputs(
   network: nn.Module, variables: Any, tangent: Any, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Features f and J t of images.
+  """Features f `[n, d]` and J t `[n, k]` of images `[n, h, w, c]`.
 
   Args:
     network: returns logits and features; its classifier has this name.
     variables: where it is linearised.
     tangent: t, a tree like its parameters.
-    images: `[n, h, w, c]`.
-
-  Returns:
-    `[n, d]` and `[n, k]`.
+    images: the images.
   """
   apply = functools.partial(_apply, network, variables, images)
   (_, features), (shift, _) = jax.jvp(apply, (variables['params'],), (tangent,))
@@ -117,9 +114,6 @@ def inner_problem(
     variables: where it is linearised.
     synthetic: the distilled set, without padding.
     level: the ridge, positive.
-
-  Returns:
-    The problem.
   """
   kernel = _kernel(network, variables, synthetic.images)
   factor = jnp.linalg.cholesky(kernel + level * jnp.eye(len(kernel)))
@@ -152,7 +146,7 @@ def predictions(
   *,
   level: float | jax.Array,
 ) -> jax.Array:
-  """What the linearised network says of images, with the best w.
+  """What the linearised network says of images, with the best w, `[m, k]`.
 
   Args:
     network: f.
@@ -161,9 +155,6 @@ def predictions(
     synthetic: the distilled set, without padding.
     images: `[m, h, w, c]`.
     level: the ridge.
-
-  Returns:
-    `[m, k]`.
   """
   features, shift = outputs(network, variables, tangent, synthetic.images)
   ridge = level * len(features) / jnp.sum(features**2)

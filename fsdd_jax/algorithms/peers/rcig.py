@@ -89,7 +89,7 @@ def outer_loss(
   network: nn.Module,
   own: RcigConfig,
 ) -> jax.Array:
-  """Platt's loss on real images, less the margin of the labels.
+  """Platt's loss on real images, less the margin of the labels; `[]`.
 
   Args:
     learned: as of `RcigState`.
@@ -98,9 +98,6 @@ def outer_loss(
     target: a batch of real images.
     network: f.
     own: ridge, margin and mirror images.
-
-  Returns:
-    `[]`.
   """
   labels = learned['labels']
   found = implicit.predictions(
@@ -131,9 +128,6 @@ def averaged(
     learned: the set after this step.
     step: its number, from 1.
     decay: of the weight of earlier sets.
-
-  Returns:
-    The new average.
   """
   share = (1.0 - decay) / (1.0 - decay ** jnp.asarray(step, jnp.float32))
   new = labeled_set(learned['images'], learned['labels'])
@@ -153,9 +147,6 @@ def init_state(
     pool: the networks.
     config: optimiser and rates of images and labels.
     own: rates of the scale, by AdaBelief, and of the solver.
-
-  Returns:
-    Both.
   """
   learned = {'images': start.images, 'labels': start.labels}
   further = {}
@@ -174,7 +165,7 @@ def make_step(
   tx: optax.GradientTransformation,
   online_tx: optax.GradientTransformation,
 ) -> Callable[..., tuple[RcigState, distill_step.Metrics]]:
-  """Builds the step on X_S, its average and one network of the pool.
+  """Builds the step on X_S, its average and a network of the pool.
 
   Args:
     network: f, which is linearised and trained with own.softplus.
@@ -249,8 +240,8 @@ def plan(setup: Setup) -> Plan:
   """The steps of RCIG.
 
   Args:
-    setup: with an `RcigConfig`. Its ridge takes the place of the config's, and
-      Platt's loss that of the config's loss.
+    setup: with an `RcigConfig`. Its ridge replaces that of the config, and
+      Platt's loss the loss of the config.
 
   Returns:
     The plan; the networks seen are those of the pool, as they are trained.
