@@ -14,11 +14,12 @@ from absl import flags
 
 from fsdd_jax.algorithms import adaptation, in_theta
 from fsdd_jax.algorithms.adaptation_samples import pool_networks
-from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
-from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  NetworkConfig,
   TranslatorConfig,
 )
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
 from fsdd_jax.runtime import files, metrics, processes

@@ -30,11 +30,12 @@ import jax
 from absl import flags
 
 from fsdd_jax.algorithms import in_theta
-from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
-from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  NetworkConfig,
   TranslatorConfig,
 )
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.target import TargetSet

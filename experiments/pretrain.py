@@ -10,11 +10,12 @@ Give the data and the network of the cache. The column `w AE` is
 from absl import flags
 
 from fsdd_jax.algorithms import pretraining
-from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
-from fsdd_jax.algorithms.method_configs import (
-  PretrainingConfig,
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  NetworkConfig,
   TranslatorConfig,
 )
+from fsdd_jax.algorithms.method_configs import PretrainingConfig
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.storage import artifacts, translators

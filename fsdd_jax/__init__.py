@@ -17,6 +17,7 @@ from fsdd_jax.algorithms.method_configs import (
   CachingConfig,
   PretrainingConfig,
 )
+from fsdd_jax.algorithms.peers import PEERS
 from fsdd_jax.algorithms.peers.frame import distill_by
 from fsdd_jax.algorithms.pretraining import pretrain
 from fsdd_jax.core.augment import dsa
@@ -64,6 +65,7 @@ except importlib.metadata.PackageNotFoundError:  # A source tree on the path.
   __version__ = 'not installed'
 
 __all__ = (
+  'PEERS',
   'PROTOCOLS',
   'AdaptationConfig',
   'AdaptationResult',

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import toy
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.runtime import files, metrics, stage_loop
+from fsdd_jax.runtime import files, metrics, workdir
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import artifacts, learned_network, translators
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
@@ -150,8 +151,8 @@ def test_every_reader_of_json(tmp_path, data):
   task = tasks.Task('one', 'a.py', ())
   folder = task.folder(tmp_path)
   readers = {
-    'config.json': lambda: stage_loop.claim_workdir(
-      stage_loop.LoopOptions(folder), DistillationConfig()
+    'config.json': lambda: workdir.claim_workdir(
+      LoopOptions(folder), DistillationConfig()
     ),
     'manifest.json': lambda: cache_manifest.read_manifest(folder),
     'metrics.jsonl': lambda: metrics.read_metrics(folder / 'metrics.jsonl'),

@@ -21,12 +21,10 @@ from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
   NetworkConfig,
+  TranslatorConfig,
   UpdateConfig,
 )
-from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
-  TranslatorConfig,
-)
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import datasets, resolution, sources
 from fsdd_jax.data import normalization as normalization_lib
 from fsdd_jax.data.normalization import describe_normalization

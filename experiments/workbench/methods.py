@@ -9,13 +9,7 @@ import jax
 
 from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.algorithms.peers import frame, frepo, kip, rcig, rfad, selection
-from fsdd_jax.algorithms.peers.peer_configs import (
-  FrepoConfig,
-  KipConfig,
-  RcigConfig,
-  RfadConfig,
-)
+from fsdd_jax.algorithms.peers import PEERS, frame, selection
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.options import Config
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
@@ -98,17 +92,14 @@ def _real(title: str, choose: Callable[..., LabeledSet]) -> Method:
   return Method(lambda config: title, _chosen(choose), learns=False)
 
 
-def _peer(peer: frame.Peer, config_class: type[Config]) -> Method:
+def _peer(peer: frame.Peer) -> Method:
   run = functools.partial(frame.distill_by, peer)
-  return Method(lambda config: peer.title, run, config_class, check=peer.check)
+  return Method(lambda config: peer.title, run, peer.settings, check=peer.check)
 
 
 METHODS = {
   'networks': Method(baseline.method_name, _over_networks),
-  'frepo': _peer(frepo.FREPO, FrepoConfig),
-  'rfad': _peer(rfad.RFAD, RfadConfig),
-  'rcig': _peer(rcig.RCIG, RcigConfig),
-  'kip': _peer(kip.KIP, KipConfig),
+  **{name: _peer(peer) for name, peer in PEERS.items()},
   'random_real': _real('random real', _random_real),
   'herding': _real(
     'herding', functools.partial(selection.select, select_fn=selection.herding)

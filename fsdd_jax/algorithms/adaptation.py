@@ -154,18 +154,19 @@ def adapt(
     clock=clock,
   )
   sets = {name: (given | found)[name] for name in names}
+  first = {ipc: sets[ipc, 0] for ipc in config.adapt_ipcs}
   if config.num_adaptation_steps:
+    if 'start' not in getattr(start.translator, 'inputs', ()):
+      sets = {k: dataclasses.replace(x, start=None) for k, x in sets.items()}
     seen = {
-      name: resolution.upsample(_as_seen(start, x), target.image_shape)
-      for name, x in sets.items()
+      name: resolution.upsample(labeled, target.image_shape)
+      for name, labeled in sets.items()
     }
     own = options_within(options, 'adaptation')
     params = _learn(network, start, target, seen, networks, config, own, clock)
     record = {'adaptation': dataclasses.asdict(config)}
     start = start.adapted(params, target.normalization, record=record)
-  return AdaptationResult(
-    start, {ipc: sets[ipc, 0] for ipc in config.adapt_ipcs}, clock.seconds()
-  )
+  return AdaptationResult(start, first, clock.seconds())
 
 
 def _check(
@@ -185,13 +186,6 @@ def _check(
       f'No set distilled in theta was given for IPC {missing}; give one for '
       'each of adapt_ipcs, or none.'
     )
-
-
-def _as_seen(start: ThetaTranslator, labeled: LabeledSet) -> LabeledSet:
-  """The set without its start, unless the translator sees that."""
-  if 'start' in getattr(start.translator, 'inputs', ()):
-    return labeled
-  return dataclasses.replace(labeled, start=None)
 
 
 def _learn(

@@ -15,10 +15,9 @@ from fsdd_jax.algorithms.in_theta import SetName
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import objective
 from fsdd_jax.data.target import DrawFn, NetworksFn, TargetSet, drawn
-from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.runtime import metrics, processes
 from fsdd_jax.storage.translators import stage_keys
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.types import LabeledSet, LossFn
 
 EntriesFn = Callable[[int], list[LabeledSet]]
 # A network's variables and its target, for each sample of a step that this

@@ -9,6 +9,7 @@ from typing import Any
 
 from fsdd_jax import types
 from fsdd_jax.core import distill_step, krr
+from fsdd_jax.networks import translator
 from fsdd_jax.options import SEEDS, Config, option, out_of_range, seed_option
 
 
@@ -104,6 +105,32 @@ class NetworkConfig(Config):
     'What convolutions compute in: float32, or bfloat16 for speed on '
     'accelerators; Gram matrices and solves stay float32.',
     choices=('float32', 'bfloat16'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslatorConfig(Config):
+  """The translator G; its size is not in the supplement."""
+
+  translator_body: str = option(
+    'light',
+    'auto_encoder (the paper) or light: half the resolution throughout [ours].',
+    choices=translator.TRANSLATORS,
+  )
+  translator_inputs: tuple[str, ...] = option(
+    ('images', 'start', 'theta'),
+    'What it sees: images (the paper), start (what distillation added), theta '
+    '(its feature maps) [ours].',
+  )
+  translator_width: int = option(
+    32, 'Channels of its first stage [ours].', least=1
+  )
+  translator_blocks: int = option(2, 'Residual blocks inside [ours].', least=0)
+  head_scale: float = option(
+    0.01,
+    'Initial weights of its head: 0.01 starts near the identity; use 1 for '
+    'w/o Pre-Train and w AE [ours].',
+    least=0,
   )
 
 

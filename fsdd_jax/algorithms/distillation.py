@@ -9,9 +9,8 @@ import optax
 
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step, krr, objective
-from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.runtime.loop import Loop, LoopOptions
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.types import LabeledSet, LossFn
 
 # Says what a set looks like in the network of a step, for an error message.
 DiagnoseFn = Callable[[Any, LabeledSet], str]

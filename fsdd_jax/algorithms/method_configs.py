@@ -11,7 +11,6 @@ from fsdd_jax.algorithms.configs import (
   short_classes_option,
 )
 from fsdd_jax.core import augment, distill_step
-from fsdd_jax.networks import translator
 from fsdd_jax.options import Config, option, out_of_range, seed_option
 
 
@@ -101,32 +100,6 @@ class BilevelConfig(SubsetConfig):
   )
   checkpoint_every: int = option(50, 'Updates between checkpoints.', least=1)
   log_every: int = option(10, 'Updates between log lines.', least=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class TranslatorConfig(Config):
-  """The translator G; its size is not in the supplement."""
-
-  translator_body: str = option(
-    'light',
-    'auto_encoder (the paper) or light: half the resolution throughout [ours].',
-    choices=translator.TRANSLATORS,
-  )
-  translator_inputs: tuple[str, ...] = option(
-    ('images', 'start', 'theta'),
-    'What it sees: images (the paper), start (what distillation added), theta '
-    '(its feature maps) [ours].',
-  )
-  translator_width: int = option(
-    32, 'Channels of its first stage [ours].', least=1
-  )
-  translator_blocks: int = option(2, 'Residual blocks inside [ours].', least=0)
-  head_scale: float = option(
-    0.01,
-    'Initial weights of its head: 0.01 starts near the identity; use 1 for '
-    'w/o Pre-Train and w AE [ours].',
-    least=0,
-  )
 
 
 @dataclasses.dataclass(frozen=True)

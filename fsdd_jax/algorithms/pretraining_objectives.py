@@ -17,11 +17,10 @@ from fsdd_jax.core import krr, objective
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import random_networks
-from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.runtime import processes
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.batches import Sample
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.types import LabeledSet, LossFn
 
 Inputs = tuple[Any, LabeledSet, Any]
 ScoreFn = Callable[[Callable[[LabeledSet], LabeledSet]], jax.Array]

@@ -14,9 +14,9 @@ import optax
 
 from fsdd_jax.core import translator_step
 from fsdd_jax.core.translator_step import TranslatorState
-from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.networks.translator import MapsFn
 from fsdd_jax.runtime.devices import Devices
+from fsdd_jax.types import LossFn
 
 UpdateFn = Callable[..., tuple['PretrainingState', dict[str, jax.Array]]]
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.algorithms.method_configs import CachingConfig, SubsetConfig
+from fsdd_jax.algorithms.configs import SubsetConfig
+from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.data import subsets
 from fsdd_jax.options import out_of_range
 from fsdd_jax.types import LABEL_CODINGS, Subset

@@ -102,12 +102,14 @@ class Peer(NamedTuple):
   Attributes:
     title: its name.
     plan: what plans its steps.
+    settings: the class of its own settings.
     check: raises the error of a network that it cannot take, given this and
       the method's own settings, before anything is written.
   """
 
   title: str
   plan: Callable[[Setup], Plan]
+  settings: type[Config]
   check: Callable[[nn.Module, Any], Any] = _takes_all
 
 
@@ -117,7 +119,7 @@ def distill_by(
   target: TargetSet,
   *,
   config: DistillationConfig,
-  own: Config,
+  own: Config | None = None,
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
   start: LabeledSet | None = None,
@@ -125,13 +127,13 @@ def distill_by(
   """Distils a target set by a peer's method.
 
   Args:
-    peer: the method.
+    peer: the method, one of `PEERS`.
     network: f, without normalisation for the peers' own results; KIP takes the
       limit of a `ConvNet` or `Mlp` without it.
     target: the target set (X_T, Y_T).
     config: steps, optimiser, ridge, real images a step; its numbers of networks
       play no part.
-    own: the method's own settings.
+    own: the method's own settings; its paper's by default.
     options: progress, logs, checkpoints; by default only a progress bar.
     progress_fn: replaces that of the options.
     start: the set before the first step; random real images by default.
@@ -160,6 +162,7 @@ def distill_by(
     ((3, 8, 8, 3), 2)
   """
   options, clock = with_clock(with_progress(options, progress_fn))
+  own = own or peer.settings()
   peer.check(network, own)
   setup = prepare(
     peer.title,

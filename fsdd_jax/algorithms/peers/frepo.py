@@ -26,9 +26,7 @@ from fsdd_jax.algorithms.peers.network_pool import (
 )
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
 from fsdd_jax.core import distill_step, krr, objective
-from fsdd_jax.types import LabeledSet
-
-LossFn = Callable[[Any, LabeledSet, LabeledSet], jax.Array]
+from fsdd_jax.types import LabeledSet, LossFn
 
 
 @flax.struct.dataclass
@@ -179,4 +177,4 @@ def plan(setup: Setup) -> Plan:
   )
 
 
-FREPO = Peer('FRePo', plan)
+FREPO = Peer('FRePo', plan, FrepoConfig)

@@ -7,8 +7,7 @@ with K = f f'; what is left is a convex quadratic in t alone,
 
   L(t) = level / (2 n k) (tr (Y - J t)' (K + level)^-1 (Y - J t) + ||t||^2),
 
-whose curvature is a product of J and its transpose. Its minimum depends on S
-and Y, through which the implicit gradient of an outer loss goes.
+whose minimum, by which an outer loss is scored, depends on S and Y.
 
 `n` denotes the images of S, `k` the classes, `level` the ridge.
 """
@@ -184,9 +183,6 @@ def coupling(
     adjoint: h.
     synthetic: the distilled set, without padding.
     level: the ridge.
-
-  Returns:
-    `[]`.
   """
   slope = _slope(network, variables, synthetic.images)
   kernel = _kernel(network, variables, synthetic.images)

@@ -6,6 +6,7 @@ import jax
 
 from fsdd_jax.algorithms import distillation
 from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
+from fsdd_jax.algorithms.peers.peer_configs import KipConfig
 from fsdd_jax.core import distill_step, krr
 from fsdd_jax.core.objective import ErrorFn
 from fsdd_jax.networks import infinite
@@ -81,5 +82,6 @@ def plan(setup: Setup) -> Plan:
 KIP = Peer(
   'KIP',
   plan,
+  KipConfig,
   check=lambda network, own: infinite.kernel_fn(network, own.kernel),
 )

@@ -239,12 +239,9 @@ def make_step(
 def plan(setup: Setup) -> Plan:
   """The steps of RCIG.
 
-  Args:
-    setup: with an `RcigConfig`. Its ridge replaces that of the config, and
-      Platt's loss the loss of the config.
-
-  Returns:
-    The plan; the networks seen are those of the pool, as they are trained.
+  The ridge of its `RcigConfig` replaces that of the config, and Platt's loss
+  the loss of the config. The networks seen are those of the pool, as they are
+  trained.
   """
   config, own = setup.config, setup.own
   order = pool_order(
@@ -299,4 +296,4 @@ def check(network: nn.Module, own: RcigConfig) -> None:
     )
 
 
-RCIG = Peer('RCIG', plan, check)
+RCIG = Peer('RCIG', plan, RcigConfig, check)

@@ -196,4 +196,4 @@ def plan(setup: Setup) -> Plan:
   )
 
 
-RFAD = Peer('RFAD', plan)
+RFAD = Peer('RFAD', plan, RfadConfig)
