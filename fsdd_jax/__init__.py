@@ -27,7 +27,8 @@ from fsdd_jax.core.objective import (
   krr_loss,
   krr_loss_from_statistics,
 )
-from fsdd_jax.data.datasets import Dataset, from_arrays, load
+from fsdd_jax.data.datasets import Dataset, from_arrays
+from fsdd_jax.data.datasets import load as load_dataset
 from fsdd_jax.data.normalization import (
   Normalization,
   denormalize,
@@ -100,7 +101,7 @@ __all__ = (
   'krr_loss_from_statistics',
   'labeled_set',
   'learn_network',
-  'load',
+  'load_dataset',
   'load_distilled',
   'load_translator',
   'make_network',

@@ -98,15 +98,15 @@ def test_labels_of_real_images_are_those_of_their_rows():
 def test_the_held_out_share_leaves_train_and_joins_nothing():
   options = {'holdout': 0.25, 'progress': False, 'classes': ['1', '2']}
   train, held = (
-    fsdd.load('digits', split=split, **options)
+    fsdd.load_dataset('digits', split=split, **options)
     for split in ('train', 'holdout')
   )
-  whole = fsdd.load('digits', classes=['1', '2'], progress=False)
+  whole = fsdd.load_dataset('digits', classes=['1', '2'], progress=False)
   assert len(train.labels) + len(held.labels) == len(whole.labels)
   rows = [{image.tobytes() for image in x.images} for x in (train, held)]
   assert len(rows[1]) > 20
   assert not rows[0] & rows[1]
-  test = fsdd.load('digits', split='test', **options)
+  test = fsdd.load_dataset('digits', split='test', **options)
   assert not {image.tobytes() for image in test.images} & (rows[0] | rows[1])
 
 

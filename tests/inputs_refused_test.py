@@ -118,17 +118,19 @@ def test_one_class_is_refused_at_once():
   with pytest.raises(ValueError, match='1 class; at least 2'):
     fsdd.from_arrays(_images(3), np.zeros(3, int))
   with pytest.raises(ValueError, match='1 class; at least 2'):
-    fsdd.load('digits', classes=['3'], progress=False)
+    fsdd.load_dataset('digits', classes=['3'], progress=False)
 
 
 def test_classes_by_name_or_number_in_text():
   options = {'image_size': 8, 'limit': 4, 'progress': False}
-  data = fsdd.load('fractals:3', classes=['2', 'fractal_0'], **options)
+  data = fsdd.load_dataset('fractals:3', classes=['2', 'fractal_0'], **options)
   assert data.class_names == ('fractal_2', 'fractal_0')
-  digits = fsdd.load('digits', classes=['7', '1'], limit=4, progress=False)
+  digits = fsdd.load_dataset(
+    'digits', classes=['7', '1'], limit=4, progress=False
+  )
   assert digits.class_names == ('7', '1')  # Names go before numbers.
   with pytest.raises(ValueError, match=r"Unknown class '3'.*\[0, 3\)"):
-    fsdd.load('fractals:3', classes=['3', '0'], **options)
+    fsdd.load_dataset('fractals:3', classes=['3', '0'], **options)
 
 
 def test_gaps_among_labels_name_the_remedy_for_arrays():
