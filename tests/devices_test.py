@@ -161,13 +161,11 @@ def check_adaptation_follows_that_of_one_device():
       batch_size=2,
       **fields,
     )
-    network, dataset, transform = toy.problem()
     adapt = functools.partial(
       adaptation.adapt,
-      network,
+      toy.problem()[0],
       toy.translator(),
-      dataset,
-      transform,
+      toy.target(),
       config=config,
     )
     found = adapt()
@@ -193,7 +191,8 @@ def check_distillation_by_batches_follows_that_of_one_device():
   ):
     run = functools.partial(
       methods.METHODS[method].run,
-      *toy.problem(),
+      toy.problem()[0],
+      toy.target(),
       config=config,
       own=own,
       options=LoopOptions(),
@@ -220,7 +219,8 @@ def check_a_method_that_shares_batches_resumes():
   )
   run = functools.partial(
     methods.METHODS['frepo'].run,
-    *toy.problem(),
+    toy.problem()[0],
+    toy.target(),
     config=config,
     own=FrepoConfig(pool_size=2),
     start=None,
@@ -248,9 +248,7 @@ def check_pretraining_follows_that_of_one_device():
     found = pretrain()
     with one_device():
       expected = pretrain()
-  assert_trees_close(
-    found.translator.variables, expected.translator.variables, _STEPS
-  )
+  assert_trees_close(found.variables, expected.variables, _STEPS)
   np.testing.assert_allclose(
     found.record['heldout_losses'], expected.record['heldout_losses'], 1e-3
   )

@@ -132,7 +132,7 @@ def pipeline(folder):
   )
   return {
     'omega_0': start.variables,
-    'omega': adapted.variables,
+    'omega': adapted.translator.variables,
     'set': adapted.distilled_in_theta[1],
     'accuracies': np.asarray(score.accuracies),
   }

@@ -228,7 +228,9 @@ def test_interrupted_and_resumed_gives_the_bytes_of_the_straight_run(
   resumed = run(lambda step, values: done.append(step))
   assert done == [1, 2, 3, 3, 4, 1, 2, 3, 4, 1, 2, 3, 3, 4]
   straight = _adapt(tiny_network, start, target, in_theta, **changes)
-  assert _bytes(resumed.variables) == _bytes(straight.variables)
+  assert _bytes(resumed.translator.variables) == _bytes(
+    straight.translator.variables
+  )
   assert _bytes(resumed.distilled_in_theta) == _bytes(
     {ipc: in_theta[ipc] for ipc in (1, 2)}
   )
@@ -268,7 +270,9 @@ def test_sets_of_other_starts_differ_and_reach_the_adaptation(
   assert not np.array_equal(found[1, 1].start, found[1, 0].start)
   assert not np.array_equal(found[1, 1].images, found[1, 1].start)
   one, two = (
-    _adapt(tiny_network, start, target, in_theta, num_starts=n).variables
+    _adapt(
+      tiny_network, start, target, in_theta, num_starts=n
+    ).translator.variables
     for n in (1, 2)
   )
   assert _bytes(one) != _bytes(two)
@@ -289,7 +293,7 @@ def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
     np.asarray(x['params']['Conv_0']['kernel']).tobytes() for x in result.seen
   }
   assert kernels == {
-    np.asarray(networks(i, 0)[0]['params']['Conv_0']['kernel']).tobytes()
+    np.asarray(networks(i)[0]['params']['Conv_0']['kernel']).tobytes()
     for i in (0, 1)
   }
   with pytest.raises(ValueError, match=r'finishing_steps = 1 .*network_pool'):
@@ -539,8 +543,8 @@ def test_a_pool_is_shared_with_direct_steps(
   )
   jax.tree.map(
     np.testing.assert_array_equal,
-    adapt(networks=pool).variables,
-    adapt().variables,
+    adapt(networks=pool).translator.variables,
+    adapt().translator.variables,
   )
   assert clock.seconds()['adaptation statistics'] > 0
   direct = dataclasses.replace(
@@ -552,7 +556,7 @@ def test_a_pool_is_shared_with_direct_steps(
   )
   assert clock.seconds() == summed
   assert 'statistics' not in result.seconds
-  ours = [pool(index, 0)[0] for index in range(2)]
+  ours = [pool(index)[0] for index in range(2)]
   assert all(any(seen is one for one in ours) for seen in result.seen)
   with pytest.raises(ValueError, match='real_batch = 6'):
     baseline.distill_over_networks(
