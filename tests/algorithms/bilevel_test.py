@@ -189,8 +189,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
   learn = functools.partial(
     bilevel.learn_network,
     tiny_network,
-    tiny_dataset,
-    tiny_normalization,
+    TargetSet(tiny_dataset, tiny_normalization),
     config=_CONFIG,
   )
   straight = learn()
