@@ -19,8 +19,10 @@ from benchmarks import choices as choices_lib
 from benchmarks import roofline as roofline_lib
 from benchmarks import timing
 from benchmarks.programs import Problem
-from fsdd_jax.algorithms.configs import NetworkConfig
-from fsdd_jax.algorithms.method_configs import TranslatorConfig
+from fsdd_jax.algorithms.configs import (
+  NetworkConfig,
+  TranslatorConfig,
+)
 from fsdd_jax.reporting import tables
 from workbench import cli
 

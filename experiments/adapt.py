@@ -12,17 +12,20 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax.algorithms import adaptation, adaptation_samples
-from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
-from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
+from fsdd_jax.algorithms import adaptation, in_theta
+from fsdd_jax.algorithms.adaptation_samples import pool_networks
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  NetworkConfig,
   TranslatorConfig,
 )
-from fsdd_jax.algorithms.one_network import options_within
-from fsdd_jax.data import inputs, resolution
-from fsdd_jax.runtime import files, metrics, processes, stage_loop
-from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage import pretrained
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.data import resolution
+from fsdd_jax.data.target import NetworksFn, TargetSet
+from fsdd_jax.runtime import files, metrics, processes
+from fsdd_jax.runtime.loop import LoopOptions, with_clock
+from fsdd_jax.runtime.workdir import options_within
+from fsdd_jax.storage import translators
 from fsdd_jax.types import LabeledSet
 from workbench import cli
 
@@ -70,26 +73,27 @@ def main(_: list[str]) -> None:
   start = problem.start
   config = cli.adaptation_config(start)
   ipcs = cli.integers('ipcs') or config.adapt_ipcs
-  options, clock = stage_loop.with_clock(
+  options, clock = with_clock(
     LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
+  target = TargetSet(
+    problem.dataset, problem.normalization, config.label_coding
+  )
   common: dict[str, Any] = {
-    'dataset': problem.dataset,
-    'normalization': problem.normalization,
+    'target': target,
     'config': config,
     'options': options,
     'clock': clock,
   }
   # All IPCs at once, so that they share the statistics.
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
-  in_theta = adaptation.distill_in_theta(start.theta, ipcs=wanted, **common)
-  pool = _pool(problem, config, clock)
+  before = in_theta.distill_in_theta(start.theta, ipcs=wanted, **common)
+  pool = _pool(problem, target, config, clock)
   adapted = adaptation.adapt(
-    problem.network, start, in_theta=in_theta, networks=pool, **common
-  ).pretrained
+    problem.network, start, in_theta=before, networks=pool, **common
+  ).translator
   made = {
-    ipc: _sets(problem, adapted, in_theta[ipc], ipc, pool, common)
-    for ipc in ipcs
+    ipc: _sets(problem, adapted, before[ipc], ipc, pool, common) for ipc in ipcs
   }
   if not processes.is_first_process():
     return
@@ -99,9 +103,11 @@ def main(_: list[str]) -> None:
   }
   if config.num_adaptation_steps:
     path = workdir / 'translator.safetensors'
-    pretrained.save_adapted(
-      path, start, adapted.variables, problem.normalization, record=record
+    # The file says of which translator it was made, too.
+    adapted = start.adapted(
+      adapted.variables['params'], problem.normalization, record=record
     )
+    translators.save_translator(path, adapted)
     print(f'Wrote {path}.')
   for ipc, sets in made.items():
     for name, (method, synthetic) in sets.items():
@@ -122,29 +128,28 @@ def main(_: list[str]) -> None:
 
 def _sets(
   problem: cli.AdaptationProblem,
-  adapted: pretrained.Pretrained,
-  in_theta: LabeledSet,
+  adapted: translators.ThetaTranslator,
+  before: LabeledSet,
   ipc: int,
-  pool: inputs.InputsFn | None,
+  pool: NetworksFn | None,
   common: dict[str, Any],
 ) -> dict[str, tuple[str, LabeledSet]]:
   """The sets of an IPC by the names of their files, each with its method."""
   config = common['config']
   method = adaptation.method_name(problem.start, config)
-  translated = adaptation.distill_dataset(
-    adapted, ipc=ipc, in_theta=in_theta, **common
+  translated = in_theta.distill_dataset(
+    adapted, ipc=ipc, in_theta=before, **common
   )
   shape = problem.dataset.images.shape[1:]
   found = {
-    'in_theta': ('1 Net', resolution.upsample(in_theta, shape)),
+    'in_theta': ('1 Net', resolution.upsample(before, shape)),
     'distilled': (method, translated),
   }
   if config.finishing_steps and pool is not None:
     result = adaptation.finish(
       problem.network,
       translated,
-      problem.dataset,
-      problem.normalization,
+      common['target'],
       ipc=ipc,
       config=config,
       networks=pool,
@@ -157,17 +162,16 @@ def _sets(
 
 def _pool(
   problem: cli.AdaptationProblem,
+  target: TargetSet,
   config: AdaptationConfig,
   clock: metrics.StageClock,
-) -> inputs.InputsFn | None:
+) -> NetworksFn | None:
   """The pool of networks, where adaptation or finishing needs one."""
   if not config.network_pool or not (
     config.num_adaptation_steps or config.finishing_steps
   ):
     return None
-  return adaptation_samples.pool_networks(
-    problem.network, problem.dataset, problem.normalization, config, clock
-  )
+  return pool_networks(problem.network, target, config, clock)
 
 
 if __name__ == '__main__':

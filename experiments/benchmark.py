@@ -41,12 +41,15 @@ from benchmarks import caching as caching_benchmark
 from benchmarks import scaling as scaling_lib
 from benchmarks import timing, yardsticks
 from benchmarks.programs import Problem
-from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  NetworkConfig,
+  TranslatorConfig,
+)
 from fsdd_jax.algorithms.method_configs import (
   BilevelConfig,
   CachingConfig,
   PretrainingConfig,
-  TranslatorConfig,
 )
 from fsdd_jax.networks import extractors, infinite
 from fsdd_jax.reporting import tables

@@ -17,8 +17,10 @@ from absl import flags
 from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import BilevelConfig
-from fsdd_jax.runtime import files, stage_loop
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.data.target import TargetSet
+from fsdd_jax.runtime import files
+from fsdd_jax.runtime.loop import LoopOptions, with_clock
+from fsdd_jax.storage import learned_network
 from workbench import cli
 
 _WORKDIR = flags.DEFINE_string(
@@ -41,17 +43,17 @@ def main(_: list[str]) -> None:
   network = cli.make_network(
     cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
   )
-  options, clock = stage_loop.with_clock(
+  options, clock = with_clock(
     LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
   with clock.part('bi-level'):
     result = bilevel.learn_network(
-      network, train, transform, config=config, options=options
+      network, TargetSet(train, transform), config=config, options=options
     )
   seconds = sum(clock.seconds().values())
   path = workdir / 'network.safetensors'
   record = {'config': dataclasses.asdict(config), 'dataset': data.dataset}
-  bilevel.save_learned(path, result.theta, transform, record=record)
+  learned_network.save_learned(path, result.theta, transform, record=record)
   if losses := result.losses:
     tenth = max(1, len(losses) // 10)
     print(

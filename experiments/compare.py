@@ -29,14 +29,16 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from fsdd_jax.algorithms import one_network
-from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
-from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
+from fsdd_jax.algorithms import in_theta
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  NetworkConfig,
   TranslatorConfig,
 )
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation.evaluate import PROTOCOLS
 from fsdd_jax.networks.translator import translate
 from fsdd_jax.reporting import pictures, tables
@@ -258,13 +260,13 @@ def main(_: list[str]) -> None:
 def _translated(problem: cli.AdaptationProblem) -> curves.TranslateFn:
   """Translates a set as it was distilled in theta."""
   start, train = problem.start, problem.dataset
+  target = TargetSet(train, problem.normalization)
 
   @functools.cache
   def began_with(ipc: int) -> jax.Array:
-    return one_network.start_of(
+    return in_theta.start_of(
       start.theta,
-      train,
-      problem.normalization,
+      target,
       name=(ipc, 0),
       config=AdaptationConfig(seed=_SEED.value),
     ).images

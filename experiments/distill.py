@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax.algorithms import baselines, bilevel, one_network
+from fsdd_jax.algorithms import baseline, in_theta
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -30,8 +30,10 @@ from fsdd_jax.algorithms.peers.peer_configs import (
   RfadConfig,
 )
 from fsdd_jax.data import resolution
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import files, processes
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.storage import learned_network
 from workbench import cli
 from workbench.methods import METHODS
 
@@ -76,11 +78,12 @@ def main(_: list[str]) -> None:
   config = cli.from_flags(DistillationConfig)
   workdir = files.resolve(_WORKDIR.value)
   cli.warn_without_test(data)
-  train = target = cli.load_dataset(data, 'train')
+  train = cli.load_dataset(data, 'train')
   transform = cli.fit_normalization(data, train)
   network = cli.make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
+  target = TargetSet(train, transform, config.label_coding)
   method = METHODS[_METHOD.value]
   if not method.learns:  # Its labels stay as they are coded.
     config = dataclasses.replace(config, label_learning_rate=0.0)
@@ -102,20 +105,17 @@ def main(_: list[str]) -> None:
       )
     theta = cli.theta_from_file(_THETA.value, network_config, train.num_classes)
     # At the resolution that theta was learned at, as the supplement's times
-    # of Bi-Level tell.
-    target = resolution.reduce_resolution(train, theta.image_shape)
+    # of Bi-Level imply.
+    target = target.at_most(theta.image_shape)
     network, title = theta.network, 'Bi-Level'
     run = functools.partial(
-      baselines.distill_over_networks,
-      networks=one_network.inputs_in_theta(
-        theta, target, transform, label_coding=config.label_coding
-      ),
+      baseline.distill_over_networks,
+      networks=in_theta.theta_networks(theta, target),
     )
     further['theta'] = _THETA.value
   result = run(
     network,
     target,
-    transform,
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
     start=start,
@@ -136,13 +136,13 @@ def main(_: list[str]) -> None:
   cli.write_result(path, distilled)
   saved = result.seen if _SAVE_NETWORKS.value else []
   for number, variables in enumerate(saved):
-    theta = bilevel.learned_network(
-      network, config.seed, target.images.shape[1:], variables
+    theta = learned_network.learned_network(
+      network, config.seed, target.image_shape, variables
     )
     file = workdir / 'networks' / f'{number}.safetensors'
     file.parent.mkdir(exist_ok=True)
     record = distilled.metadata.recipe
-    bilevel.save_learned(file, theta, transform, record=record)
+    learned_network.save_learned(file, theta, transform, record=record)
   cli.report_seconds(title, result.seconds)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 

@@ -13,13 +13,13 @@ import flax.linen as nn
 import jax
 from absl import flags
 
-from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   EvaluationConfig,
   NetworkConfig,
 )
 from fsdd_jax.data import datasets, resolution
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files, processes
@@ -95,10 +95,10 @@ def _rows(
   """The sets to score, by name."""
   rows = {}
   if _RANDOM_REAL.value:
-    rows['random real'] = baselines.random_real(
+    rows['random real'] = TargetSet(
+      _load(data, 'train', distilled), distilled.normalization
+    ).random_real(
       jax.random.key(seed),
-      _load(data, 'train', distilled),
-      distilled.normalization,
       ipc=distilled.metadata.ipc,
       short_classes='repeat',
     )

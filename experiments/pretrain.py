@@ -10,14 +10,15 @@ Give the data and the network of the cache. The column `w AE` is
 from absl import flags
 
 from fsdd_jax.algorithms import pretraining
-from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
-from fsdd_jax.algorithms.method_configs import (
-  PretrainingConfig,
+from fsdd_jax.algorithms.configs import (
+  DataConfig,
+  NetworkConfig,
   TranslatorConfig,
 )
-from fsdd_jax.runtime import files, processes, stage_loop
-from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage import pretrained, weight_files
+from fsdd_jax.algorithms.method_configs import PretrainingConfig
+from fsdd_jax.runtime import files, processes
+from fsdd_jax.runtime.loop import LoopOptions, with_clock
+from fsdd_jax.storage import translators, weight_files
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
 from workbench import cli
@@ -56,7 +57,7 @@ def main(_: list[str]) -> None:
     cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
   )
   translator = cli.make_translator(cli.from_flags(TranslatorConfig))
-  options, clock = stage_loop.with_clock(
+  options, clock = with_clock(
     LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
   with clock.part('pre-training'):
@@ -76,7 +77,7 @@ def main(_: list[str]) -> None:
     return
   seconds = sum(clock.seconds().values())
   path = workdir / 'translator.safetensors'
-  pretrained.save_pretrained(path, result)
+  translators.save_translator(path, result)
   record = result.record
   print(
     f'{record["num_steps"]} steps in {seconds:.1f} s with compilation, ended '
@@ -86,7 +87,7 @@ def main(_: list[str]) -> None:
     f'{record["heldout_losses"][-1]:.4f} (last).'
   )
   print(
-    f'Translating an image takes {pretrained.relative_cost(result):.2g} times '
+    f'Translating an image takes {translators.relative_cost(result):.2g} times '
     'the operations of its pass through theta.'
   )
   print(f'Wrote {path}.')

@@ -16,25 +16,24 @@ import numpy as np
 from absl import flags
 
 import fsdd_jax as fsdd
-from fsdd_jax.algorithms import adaptation, baselines
+from fsdd_jax.algorithms import adaptation, baseline
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
   NetworkConfig,
 )
+from fsdd_jax.algorithms.in_theta import distill_in_theta
 from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   CachingConfig,
   PretrainingConfig,
 )
-from fsdd_jax.algorithms.one_network import distill_in_theta
 from fsdd_jax.data import datasets, resolution
 from fsdd_jax.data.normalization import Normalization, denormalize
 from fsdd_jax.evaluation import protocols
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
-from fsdd_jax.storage import pretrained
 from fsdd_jax.types import LabeledSet
 from workbench import cli
 
@@ -51,11 +50,11 @@ _SHAPE = (16, 16, 3)
 _TRANSLATOR = fsdd.Translator(width=8, num_blocks=2)
 _COLUMNS = ('set', 'krr in unseen networks', 'trained (frepo)', 'seconds')
 
-Problem = tuple[nn.Module, datasets.Dataset, Normalization]
+Problem = tuple[nn.Module, fsdd.TargetSet]
 Rows = dict[str, tuple[LabeledSet, float]]
 
 
-def _pretrain(workdir: pathlib.Path) -> pretrained.Pretrained:
+def _pretrain(workdir: pathlib.Path) -> fsdd.ThetaTranslator:
   """Algs. 1 and 2 on fractals."""
   large = cli.load_dataset(_LARGE, 'train')
   transform = cli.fit_normalization(_LARGE, large)
@@ -88,7 +87,7 @@ def _pretrain(workdir: pathlib.Path) -> pretrained.Pretrained:
 def _adaptation_rows(workdir: pathlib.Path, problem: Problem) -> Rows:
   """The columns of the paper's Table 1 that have a translator, with seconds."""
   steps = _STEPS.value
-  network, train, transform = problem
+  network, target = problem
   config = AdaptationConfig(
     adapt_ipcs=(1,),
     num_steps=min(30, steps),
@@ -99,19 +98,19 @@ def _adaptation_rows(workdir: pathlib.Path, problem: Problem) -> Rows:
   )
   theta = FixedNetwork(network, seed=0, image_shape=_SHAPE)
   trained = _pretrain(workdir)
-  untrained = pretrained.random_translator(0, _TRANSLATOR, theta)
+  untrained = fsdd.random_translator(0, _TRANSLATOR, theta)
   begin = time.perf_counter()
-  in_theta = distill_in_theta(theta, train, transform, ipcs=(1,), config=config)
+  in_theta = distill_in_theta(theta, target, ipcs=(1,), config=config)
   in_one_network = time.perf_counter() - begin
   found = {'1 Net': (in_theta[1], in_one_network)}
   for start, num_steps in ((trained, 0), (untrained, steps), (trained, steps)):
     own = dataclasses.replace(config, num_adaptation_steps=num_steps)
     begin = time.perf_counter()
     adapted = fsdd.adapt(
-      network, start, train, transform, config=own, in_theta=in_theta
-    ).pretrained
+      network, start, target, config=own, in_theta=in_theta
+    ).translator
     synthetic = fsdd.distill_dataset(
-      adapted, train, transform, ipc=1, config=own, in_theta=in_theta[1]
+      adapted, target, ipc=1, config=own, in_theta=in_theta[1]
     )
     seconds = in_one_network + time.perf_counter() - begin
     found[adaptation.method_name(start, own)] = synthetic, seconds
@@ -124,13 +123,13 @@ def _rival_rows(problem: Problem) -> Rows:
   pool = DistillationConfig(
     ipc=1, num_steps=steps, num_networks=min(16, steps), revisit=True
   )
-  baseline = dataclasses.replace(pool, num_networks=steps, revisit=False)
+  fresh = dataclasses.replace(pool, num_networks=steps, revisit=False)
   found = {}
-  for config in (pool, baseline):
+  for config in (pool, fresh):
     begin = time.perf_counter()
     synthetic = fsdd.distill_over_networks(*problem, config=config).synthetic
     seconds = time.perf_counter() - begin
-    found[baselines.method_name(config)] = synthetic, seconds
+    found[baseline.method_name(config)] = synthetic, seconds
   return found
 
 
@@ -143,8 +142,9 @@ def main(_: list[str]) -> None:
   )
   transform = cli.fit_normalization(_TARGET, train)
   network = cli.make_network(_NETWORK, _SHAPE, train.num_classes)
-  problem = network, train, transform
-  real = fsdd.random_real(jax.random.key(0), train, transform, ipc=1)
+  target = fsdd.TargetSet(train, transform)
+  problem = network, target
+  real = target.random_real(jax.random.key(0), ipc=1)
   sets = {
     'random real': (real, 0.0),
     **_adaptation_rows(workdir, problem),

@@ -2,29 +2,23 @@
 
 import importlib.metadata
 
-from fsdd_jax.algorithms.adaptation import (
-  AdaptationResult,
-  adapt,
-  distill_dataset,
-)
-from fsdd_jax.algorithms.baselines import (
+from fsdd_jax.algorithms.adaptation import AdaptationResult, adapt
+from fsdd_jax.algorithms.baseline import (
   DistillationResult,
   distill_over_networks,
-  random_real,
 )
+from fsdd_jax.algorithms.bilevel import learn_network
 from fsdd_jax.algorithms.caching import build_cache
-from fsdd_jax.algorithms.configs import (
-  DataConfig,
-  DistillationConfig,
-  EvaluationConfig,
-  NetworkConfig,
-)
+from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.algorithms.in_theta import distill_dataset
 from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
+  BilevelConfig,
   CachingConfig,
   PretrainingConfig,
-  TranslatorConfig,
 )
+from fsdd_jax.algorithms.peers import PEERS
+from fsdd_jax.algorithms.peers.frame import distill_by
 from fsdd_jax.algorithms.pretraining import pretrain
 from fsdd_jax.core.augment import dsa
 from fsdd_jax.core.krr import predict, solve
@@ -34,7 +28,8 @@ from fsdd_jax.core.losses import (
   krr_loss,
   krr_loss_from_statistics,
 )
-from fsdd_jax.data.datasets import Dataset, from_arrays, load
+from fsdd_jax.data.datasets import Dataset, from_arrays
+from fsdd_jax.data.datasets import load as load_dataset
 from fsdd_jax.data.normalization import (
   Normalization,
   denormalize,
@@ -44,25 +39,24 @@ from fsdd_jax.data.normalization import (
 )
 from fsdd_jax.data.passes import target_statistics
 from fsdd_jax.data.resolution import repeat_channels
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation.evaluate import PROTOCOLS, Score, evaluate
 from fsdd_jax.networks.extractors import make as make_network
 from fsdd_jax.networks.extractors import register as register_network
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.random_networks import sample as sample_network
 from fsdd_jax.networks.translator import LightTranslator, Translator, translate
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.cache.shards import CacheSource, open_cache
 from fsdd_jax.storage.distilled_set import (
   DistilledSet,
   load_distilled,
   save_distilled,
 )
-from fsdd_jax.storage.pretrained import (
-  Pretrained,
-  load_pretrained,
+from fsdd_jax.storage.translators import (
+  ThetaTranslator,
   random_translator,
-  save_adapted,
-  save_pretrained,
+  save_translator,
 )
 from fsdd_jax.types import LabeledSet, labeled_set, pad, unpad
 from fsdd_jax.zoo import load_translator
@@ -73,31 +67,31 @@ except importlib.metadata.PackageNotFoundError:  # A source tree on the path.
   __version__ = 'not installed'
 
 __all__ = (
+  'PEERS',
   'PROTOCOLS',
   'AdaptationConfig',
   'AdaptationResult',
+  'BilevelConfig',
   'CacheSource',
   'CachingConfig',
-  'DataConfig',
   'Dataset',
   'DistillationConfig',
   'DistillationResult',
   'DistilledSet',
-  'EvaluationConfig',
   'FixedNetwork',
   'LabeledSet',
   'LightTranslator',
   'LoopOptions',
-  'NetworkConfig',
   'Normalization',
-  'Pretrained',
   'PretrainingConfig',
   'Score',
+  'TargetSet',
+  'ThetaTranslator',
   'Translator',
-  'TranslatorConfig',
   'adapt',
   'build_cache',
   'denormalize',
+  'distill_by',
   'distill_dataset',
   'distill_over_networks',
   'dsa',
@@ -107,9 +101,9 @@ __all__ = (
   'krr_loss',
   'krr_loss_from_statistics',
   'labeled_set',
-  'load',
+  'learn_network',
+  'load_dataset',
   'load_distilled',
-  'load_pretrained',
   'load_translator',
   'make_network',
   'mean_squared_error',
@@ -118,14 +112,12 @@ __all__ = (
   'pad',
   'predict',
   'pretrain',
-  'random_real',
   'random_translator',
   'register_network',
   'repeat_channels',
   'sample_network',
-  'save_adapted',
   'save_distilled',
-  'save_pretrained',
+  'save_translator',
   'solve',
   'standardization',
   'target_statistics',

@@ -5,6 +5,7 @@ set that a subset draws, `k` the number of label columns.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -36,6 +37,10 @@ class LabeledSet:
   labels: jax.Array  # [n, k]
   mask: jax.Array  # [n]
   start: jax.Array | None = None  # [n, h, w, c]
+
+
+# A loss of a network's variables, a distilled set, and a target; a scalar.
+LossFn = Callable[[Any, LabeledSet, Any], jax.Array]
 
 
 @flax.struct.dataclass

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import toy
-from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.runtime import files, metrics, stage_loop
-from fsdd_jax.storage import distilled_set, pretrained
+from fsdd_jax.runtime import files, metrics, workdir
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.storage import distilled_set, learned_network, translators
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
 from workbench import columns, tasks
@@ -65,12 +65,15 @@ def written(tmp_path_factory):
   """A file of each kind that safetensors holds, and how it is read."""
   folder = tmp_path_factory.mktemp('files')
   start, transform = toy.translator(), toy.problem()[2]
-  theta = bilevel.learned_network(toy.problem()[0], 3, (8, 8, 3), toy.theta(5))
-  distilled_set.save_distilled(folder / 'set', toy.distilled())
-  pretrained.save_adapted(
-    folder / 'translator', start, start.variables, transform, record={}
+  theta = learned_network.learned_network(
+    toy.problem()[0], 3, (8, 8, 3), toy.theta(5)
   )
-  bilevel.save_learned(folder / 'network', theta, transform, record={})
+  distilled_set.save_distilled(folder / 'set', toy.distilled())
+  translators.save_translator(
+    folder / 'translator',
+    start.adapted(start.variables['params'], transform, record={}),
+  )
+  learned_network.save_learned(folder / 'network', theta, transform, record={})
 
   def distilled():
     found = distilled_set.load_distilled(folder / 'set')
@@ -79,9 +82,11 @@ def written(tmp_path_factory):
   return folder, {
     'set': distilled,
     'translator': lambda: (
-      pretrained.load_pretrained(folder / 'translator').variables
+      translators.read_translator(folder / 'translator').variables
     ),
-    'network': lambda: bilevel.load_learned(folder / 'network').variables,
+    'network': lambda: (
+      learned_network.load_learned(folder / 'network').variables
+    ),
   }
 
 
@@ -146,8 +151,8 @@ def test_every_reader_of_json(tmp_path, data):
   task = tasks.Task('one', 'a.py', ())
   folder = task.folder(tmp_path)
   readers = {
-    'config.json': lambda: stage_loop.claim_workdir(
-      stage_loop.LoopOptions(folder), DistillationConfig()
+    'config.json': lambda: workdir.claim_workdir(
+      LoopOptions(folder), DistillationConfig()
     ),
     'manifest.json': lambda: cache_manifest.read_manifest(folder),
     'metrics.jsonl': lambda: metrics.read_metrics(folder / 'metrics.jsonl'),

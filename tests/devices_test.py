@@ -32,10 +32,10 @@ from fsdd_jax.algorithms.method_configs import (
 )
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RcigConfig
 from fsdd_jax.core import krr, krr_errors, losses, translator_step
-from fsdd_jax.data import inputs, passes
+from fsdd_jax.data import passes, target
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import devices
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
 from workbench import methods
 
@@ -59,7 +59,7 @@ def one_device():
     return devices.ALONE
 
   with (
-    mock.patch.object(inputs, 'devices_for', alone),
+    mock.patch.object(target, 'devices_for', alone),
     mock.patch.object(adaptation, 'devices_for', alone),
     mock.patch.object(pretraining, 'devices_for', alone),
     mock.patch.object(jax, 'local_devices', return_value=jax.devices()[:1]),
@@ -163,19 +163,19 @@ def check_adaptation_follows_that_of_one_device():
       batch_size=2,
       **fields,
     )
-    network, dataset, transform = toy.problem()
     adapt = functools.partial(
       adaptation.adapt,
-      network,
+      toy.problem()[0],
       toy.translator(),
-      dataset,
-      transform,
+      toy.target(),
       config=config,
     )
     found = adapt()
     with one_device():
       expected = adapt()
-    assert_trees_close(found.variables, expected.variables, _STEPS)
+    assert_trees_close(
+      found.translator.variables, expected.translator.variables, _STEPS
+    )
     assert_trees_close(
       found.distilled_in_theta, expected.distilled_in_theta, _STEPS
     )
@@ -193,13 +193,14 @@ def check_distillation_by_batches_follows_that_of_one_device():
   ):
     run = functools.partial(
       methods.METHODS[method].run,
-      *toy.problem(),
+      toy.problem()[0],
+      toy.target(),
       config=config,
       own=own,
       options=LoopOptions(),
       start=None,
     )
-    assert inputs.devices_for_batch(16).count == 8
+    assert target.devices_for_batch(16).count == 8
     found = run().synthetic
     with one_device():
       expected = run().synthetic
@@ -220,7 +221,8 @@ def check_a_method_that_shares_batches_resumes():
   )
   run = functools.partial(
     methods.METHODS['frepo'].run,
-    *toy.problem(),
+    toy.problem()[0],
+    toy.target(),
     config=config,
     own=FrepoConfig(pool_size=2),
     start=None,

@@ -17,10 +17,10 @@ import toy
 from fsdd_jax import types
 from fsdd_jax.algorithms import (
   adaptation_samples,
-  baselines,
+  baseline,
   bilevel,
   caching,
-  distill_loop,
+  distillation,
   drawn_subsets,
   pretraining,
   pretraining_objectives,
@@ -29,10 +29,12 @@ from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.algorithms.peers import frame, frepo, rfad
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RfadConfig
 from fsdd_jax.core import distill_step, krr_errors, losses
-from fsdd_jax.data import inputs, passes, subsets
+from fsdd_jax.data import passes, subsets
+from fsdd_jax.data import target as target_module
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, protocols, recipes
 from fsdd_jax.runtime import metrics
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.types import labeled_set, pad
 
@@ -69,38 +71,24 @@ def drawn_networks(monkeypatch):
 # Data.
 
 
-def test_batches_of_real_images_differ_from_step_to_step():
-  _, dataset, transform = toy.problem()
-  inputs_of = inputs.from_batches(
-    jax.random.key(0),
-    lambda index: ('network', index),
-    dataset,
-    transform,
-    label_coding='onehot',
-    size=7,
-    keep=1,
+def test_batches_of_real_images_differ_from_step_to_step(monkeypatch):
+  seen = _settings(monkeypatch, baseline, 'distill_from')
+  config = fsdd.DistillationConfig(
+    ipc=2, num_steps=3, real_batch=7, label_coding='onehot'
   )
-  batches = [inputs_of(3, step) for step in range(3)]
-  assert {batch[0] for batch in batches} == {('network', 3)}
-  assert _all_differ([batch[1].images.tobytes() for batch in map(
-    lambda b: (b[0], jax.tree.map(np.asarray, b[1])), batches)])  # fmt: skip
-  for _, target in batches:
+  baseline.distill_over_networks(toy.problem()[0], toy.target(), config=config)
+  steps = [seen['inputs_at'](step) for step in range(3)]
+  kernels = [np.asarray(x[0]['params']['Conv_0']['kernel']) for x in steps]
+  assert len({kernel.tobytes() for kernel in kernels}) == 1
+  batches = [batch for _, batch in steps]
+  assert _all_differ([np.asarray(batch.images).tobytes() for batch in batches])
+  for target in batches:
     assert set(np.unique(target.labels)) == {0.0, 1.0}
     assert float(target.mask.sum()) == 7
 
 
 def test_labels_of_real_images_are_those_of_their_rows():
-  _, dataset, transform = toy.problem()
-  inputs_of = inputs.from_batches(
-    jax.random.key(0),
-    lambda index: None,
-    dataset,
-    transform,
-    label_coding='onehot',
-    size=7,
-    keep=1,
-  )
-  _, target = inputs_of(0, 0)
+  target = toy.target().coded('onehot').batch(jax.random.key(0), 7)
   # The three classes are red, green and blue: their channel is the brightest.
   brightest = np.asarray(target.images).mean((1, 2)).argmax(axis=1)
   np.testing.assert_array_equal(brightest, np.argmax(target.labels, axis=1))
@@ -109,15 +97,15 @@ def test_labels_of_real_images_are_those_of_their_rows():
 def test_the_held_out_share_leaves_train_and_joins_nothing():
   options = {'holdout': 0.25, 'progress': False, 'classes': ['1', '2']}
   train, held = (
-    fsdd.load('digits', split=split, **options)
+    fsdd.load_dataset('digits', split=split, **options)
     for split in ('train', 'holdout')
   )
-  whole = fsdd.load('digits', classes=['1', '2'], progress=False)
+  whole = fsdd.load_dataset('digits', classes=['1', '2'], progress=False)
   assert len(train.labels) + len(held.labels) == len(whole.labels)
   rows = [{image.tobytes() for image in x.images} for x in (train, held)]
   assert len(rows[1]) > 20
   assert not rows[0] & rows[1]
-  test = fsdd.load('digits', split='test', **options)
+  test = fsdd.load_dataset('digits', split='test', **options)
   assert not {image.tobytes() for image in test.images} & (rows[0] | rows[1])
 
 
@@ -227,13 +215,15 @@ def _settings(monkeypatch, module, name):
 def test_each_step_of_alg_4_uses_the_network_of_its_turn(
   monkeypatch, drawn_networks, revisit
 ):
-  seen = _settings(monkeypatch, baselines, 'distill_from')
-  networks = drawn_networks(baselines)
+  seen = _settings(monkeypatch, baseline, 'distill_from')
+  networks = drawn_networks(target_module)
   config = fsdd.DistillationConfig(
     **{'ipc': 1, 'num_steps': 7, 'num_networks': 3, 'seed': 4},
     **{'ridge': 0.25, 'revisit': revisit, 'label_coding': 'onehot'},
   )
-  result = baselines.distill_over_networks(*toy.problem(), config=config)
+  result = baseline.distill_over_networks(
+    toy.problem()[0], toy.target(), config=config
+  )
   assert seen['num_steps'] == (7 if revisit else 6)
   steps = [seen['inputs_at'](step) for step in range(seen['num_steps'])]
   kernels = [np.asarray(x[0]['params']['Conv_0']['kernel']) for x in steps]
@@ -260,7 +250,7 @@ def test_optimizer_and_schedule_of_a_config_move_images_and_labels():
       **{'optimizer': 'sgd', 'learning_rate': 0.5, 'schedule': 'constant'}
       | {'label_learning_rate': 0.25, **changes}
     )
-    tx = distill_loop.optimizer(config, num_steps=4)
+    tx = distillation.optimizer(config, num_steps=4)
     values = {'images': jnp.ones(()), 'labels': jnp.ones(())}
     state, sizes = tx.init(values), []
     for _ in range(3):
@@ -284,8 +274,7 @@ def _plan(peer, own, num_steps, **changes):
   setup = frame.prepare(
     peer.title,
     network,
-    dataset,
-    transform,
+    TargetSet(dataset, transform),
     config=config,
     own=own,
     options=LoopOptions(),
@@ -364,7 +353,12 @@ def test_the_start_of_peers_has_images_of_each_class():
   config = fsdd.DistillationConfig(ipc=2, real_batch=4, seed=3)
   common = {'own': RfadConfig(), 'options': LoopOptions()}
   setup = frame.prepare(
-    'RFAD', network, dataset, transform, config=config, start=None, **common
+    'RFAD',
+    network,
+    TargetSet(dataset, transform),
+    config=config,
+    start=None,
+    **common,
   )
   assert setup.start.images.shape == (6, 8, 8, 3)
   keys = setup.network_key, setup.order_key, setup.batch_key
@@ -373,8 +367,7 @@ def test_the_start_of_peers_has_images_of_each_class():
     frame.prepare(
       'RFAD',
       network,
-      dataset,
-      transform,
+      TargetSet(dataset, transform),
       config=dataclasses.replace(config, ipc=1),
       start=setup.start,
       **common,
@@ -531,14 +524,11 @@ def test_batches_of_pretraining_go_on_at_their_step(tmp_path):
 
 
 def test_adaptation_takes_all_ipcs_in_a_random_order():
-  _, dataset, transform = toy.problem()
   config = AdaptationConfig(
     adapt_ipcs=(1, 2), num_adaptation_steps=12, batch_size=2, thinned=0.0
   )
   sets = {
-    (ipc, 0): baselines.random_real(
-      jax.random.key(0), dataset, transform, ipc=ipc
-    )
+    (ipc, 0): toy.target().random_real(jax.random.key(0), ipc=ipc)
     for ipc in (1, 2)
   }
   sets_at = adaptation_samples.entries(sets, config)
@@ -552,11 +542,10 @@ def test_adaptation_takes_all_ipcs_in_a_random_order():
 
 
 def test_thinned_sets_have_fewer_images_of_each_class_and_others_each_time():
-  _, dataset, transform = toy.problem()
   config = AdaptationConfig(
     adapt_ipcs=(4,), num_adaptation_steps=40, batch_size=1, thinned=1.0
   )
-  whole = baselines.random_real(jax.random.key(0), dataset, transform, ipc=4)
+  whole = toy.target().random_real(jax.random.key(0), ipc=4)
   sets_at = adaptation_samples.entries({(4, 0): whole}, config)
   known = [image.tobytes() for image in np.asarray(whole.images)]
   counts, chosen = set(), set()
@@ -578,13 +567,13 @@ def test_thinned_sets_have_fewer_images_of_each_class_and_others_each_time():
 def test_fresh_networks_of_adaptation_are_new_for_each_sample(
   drawn_networks, real_batch
 ):
-  networks = drawn_networks(adaptation_samples)
+  networks = drawn_networks(target_module)
   config = AdaptationConfig(
     **{'adapt_ipcs': (1,), 'num_adaptation_steps': 2, 'batch_size': 2},
     **{'real_batch': real_batch, 'ridge': 0.25},
   )
   _, samples_at = adaptation_samples.fresh(
-    *toy.problem(), config, metrics.StageClock()
+    toy.problem()[0], toy.target(), config, metrics.StageClock()
   )
   samples = [sample for step in range(2) for sample in samples_at(step)]
   assert _all_differ(networks)
@@ -601,10 +590,7 @@ def test_the_pool_of_adaptation_is_visited_whole_in_each_round():
     adapt_ipcs=(1,), num_adaptation_steps=3, batch_size=2, network_pool=3
   )
   _, samples_at = adaptation_samples.pool(
-    *toy.problem(),
-    config,
-    metrics.StageClock(),
-    lambda index, step: (index, 'statistics'),
+    lambda index: (index, 'statistics'), toy.problem()[0], config
   )
   order = [n for step in range(3) for n, _ in samples_at(step)]
   assert sorted(order[:3]) == sorted(order[3:]) == [0, 1, 2]
@@ -615,7 +601,7 @@ def test_the_pool_of_adaptation_is_visited_whole_in_each_round():
 
 def test_each_repeat_of_a_score_has_a_network_of_its_own(monkeypatch):
   network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
   seen = []
 
   def accuracy_in(key, network, synthetic, *images, settings):
@@ -660,8 +646,8 @@ def test_training_augments_each_step_and_image_anew(name):
 
 
 def test_training_gives_each_step_a_key_and_the_batch_its_rows():
-  network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=2)
+  network = toy.problem()[0]
+  real = toy.target().random_real(jax.random.key(0), ipc=2)
   seen = []
 
   def augment(key, images):
@@ -702,6 +688,7 @@ def test_bilevel_scores_each_subset_in_a_network_of_its_own(
   monkeypatch.setattr(bilevel.drawn_subsets, 'draw', draw)
   monkeypatch.setattr(
     bilevel,
+  caching,
     '_gradient_fn',
     lambda *arguments: lambda params, *rest: (
       jnp.ones(()), jax.tree.map(jnp.ones_like, params)
@@ -711,7 +698,7 @@ def test_bilevel_scores_each_subset_in_a_network_of_its_own(
     **{'min_classes': 2, 'max_classes': 3, 'max_images': 12},
     **{'max_synthetic': 6, 'num_steps': 1, 'num_updates': 3, 'batch_size': 2},
   )
-  bilevel.learn_network(*toy.problem(), config=config)
+  bilevel.learn_network(toy.problem()[0], toy.target(), config=config)
   assert numbers == [0, 1, 2, 3, 4, 5]
   assert len(networks) == 6
   assert _all_differ(networks)

@@ -14,16 +14,22 @@ from absl import flags
 
 import fsdd_jax as fsdd
 import toy
-from fsdd_jax.algorithms import adaptation, baselines, bilevel
+from fsdd_jax.algorithms import adaptation, baseline
 from fsdd_jax.algorithms.configs import DataConfig, EvaluationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, CachingConfig
 from fsdd_jax.data import sources
 from fsdd_jax.data.normalization import describe_normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.options import Config, whole
 from fsdd_jax.reporting import exports
-from fsdd_jax.storage import containers, distilled_set, pretrained
-from fsdd_jax.storage.pretrained import stage_keys
+from fsdd_jax.storage import (
+  containers,
+  distilled_set,
+  learned_network,
+  translators,
+)
+from fsdd_jax.storage.translators import stage_keys
 from workbench import cli
 
 
@@ -112,17 +118,19 @@ def test_one_class_is_refused_at_once():
   with pytest.raises(ValueError, match='1 class; at least 2'):
     fsdd.from_arrays(_images(3), np.zeros(3, int))
   with pytest.raises(ValueError, match='1 class; at least 2'):
-    fsdd.load('digits', classes=['3'], progress=False)
+    fsdd.load_dataset('digits', classes=['3'], progress=False)
 
 
 def test_classes_by_name_or_number_in_text():
   options = {'image_size': 8, 'limit': 4, 'progress': False}
-  data = fsdd.load('fractals:3', classes=['2', 'fractal_0'], **options)
+  data = fsdd.load_dataset('fractals:3', classes=['2', 'fractal_0'], **options)
   assert data.class_names == ('fractal_2', 'fractal_0')
-  digits = fsdd.load('digits', classes=['7', '1'], limit=4, progress=False)
+  digits = fsdd.load_dataset(
+    'digits', classes=['7', '1'], limit=4, progress=False
+  )
   assert digits.class_names == ('7', '1')  # Names go before numbers.
   with pytest.raises(ValueError, match=r"Unknown class '3'.*\[0, 3\)"):
-    fsdd.load('fractals:3', classes=['3', '0'], **options)
+    fsdd.load_dataset('fractals:3', classes=['3', '0'], **options)
 
 
 def test_gaps_among_labels_name_the_remedy_for_arrays():
@@ -181,7 +189,9 @@ def test_metadata_of_another_type_are_neither_written_nor_read(
 def _translator_file(tmp_path):
   path = tmp_path / 'translator.safetensors'
   start, transform = toy.translator(), toy.problem()[2]
-  pretrained.save_adapted(path, start, start.variables, transform, record={})
+  translators.save_translator(
+    path, start.adapted(start.variables['params'], transform, record={})
+  )
   return path
 
 
@@ -199,7 +209,7 @@ def test_a_translator_of_other_variables_is_refused_at_load(tmp_path, change):
     arrays[name] = np.zeros(3, np.float32)
   containers.write_container(path, 'translator', arrays, metadata)
   with pytest.raises(ValueError, match=f'translator.safetensors: .*{name}'):
-    pretrained.load_pretrained(path)
+    translators.read_translator(path)
 
 
 @pytest.mark.parametrize(
@@ -220,17 +230,17 @@ def test_a_translator_whose_modules_cannot_be_made_is_refused(
   arrays, metadata = containers.read_container(path, 'translator')
   containers.write_container(path, 'translator', arrays, metadata | changes)
   with pytest.raises(ValueError, match=r'translator\.safetensors: '):
-    pretrained.load_pretrained(path)
+    translators.read_translator(path)
 
 
 def test_a_learned_network_keeps_all_but_its_head(tmp_path):
   network, _, transform = toy.problem()
   own = toy.theta(5)
-  theta = bilevel.learned_network(network, 3, (8, 8, 3), own)
+  theta = learned_network.learned_network(network, 3, (8, 8, 3), own)
   path = tmp_path / 'network.safetensors'
-  bilevel.save_learned(path, theta, transform, record={})
+  learned_network.save_learned(path, theta, transform, record={})
   # Other classes and another resolution draw the head alone.
-  again = bilevel.load_learned(path, num_classes=7)
+  again = learned_network.load_learned(path, num_classes=7)
   found = again.sample((16, 16, 3))['params']
   np.testing.assert_array_equal(
     found['Conv_0']['kernel'], own['params']['Conv_0']['kernel']
@@ -241,12 +251,12 @@ def test_a_learned_network_keeps_all_but_its_head(tmp_path):
   arrays['params/Conv_0/kernel'] = kernel[..., :2]
   containers.write_container(path, 'network', arrays, metadata)
   with pytest.raises(ValueError, match='params/Conv_0/kernel is'):
-    bilevel.load_learned(path)
+    learned_network.load_learned(path)
   broken = {'params': dict(own['params'])}
   broken['params']['Conv_0'] = {
     **own['params']['Conv_0'], 'kernel': kernel[..., :2]
   }  # fmt: skip
-  theta = bilevel.learned_network(network, 3, (8, 8, 3), broken)
+  theta = learned_network.learned_network(network, 3, (8, 8, 3), broken)
   with pytest.raises(ValueError, match=r'The learned network: .*Conv_0'):
     theta.sample((8, 8, 3))
 
@@ -276,7 +286,7 @@ def test_a_network_that_returns_something_else_is_told_what_it_must(
 ):
   _, dataset, transform = toy.problem()
   network = _Wrong(form)
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
   says = r'must return \(logits \[n, k\], features \[n, d\]\); got float32\['
   with pytest.raises(ValueError, match=says):
     fsdd.evaluate(
@@ -289,10 +299,9 @@ def test_a_network_that_returns_something_else_is_told_what_it_must(
       repeats=1,
     )
   with pytest.raises(ValueError, match=says):
-    baselines.distill_over_networks(
+    baseline.distill_over_networks(
       network,
-      dataset,
-      transform,
+      TargetSet(dataset, transform),
       config=fsdd.DistillationConfig(ipc=1, num_steps=1),
     )
 
@@ -301,15 +310,11 @@ def test_a_class_with_few_images_is_named_or_filled():
   images, labels = _images(5), np.array([0, 0, 0, 1, 1])
   data = fsdd.from_arrays(images, labels, ('cat', 'dog'))
   transform = fsdd.standardization(images)
-  key = jax.random.key(0)
+  key, target = jax.random.key(0), TargetSet(data, transform)
   with pytest.raises(ValueError, match=r"Class 'dog' has 2 .*ipc = 3.*short_"):
-    baselines.random_real(key, data, transform, ipc=3)
+    target.random_real(key, ipc=3)
   repeated, noisy = (
-    np.asarray(
-      baselines.random_real(
-        key, data, transform, ipc=3, short_classes=kind
-      ).images
-    )
+    np.asarray(target.random_real(key, ipc=3, short_classes=kind).images)
     for kind in ('repeat', 'noise')
   )
   np.testing.assert_array_equal(repeated[5], repeated[3])
@@ -321,19 +326,14 @@ def test_a_class_with_few_images_is_named_or_filled():
     ipc=3, num_steps=1, short_classes='repeat', real_batch=2
   )
   network = toy.problem()[0]
-  result = baselines.distill_over_networks(
-    network, data, transform, config=config
-  )
+  result = baseline.distill_over_networks(network, target, config=config)
   assert result.synthetic.images.shape == (6, 8, 8, 3)
 
 
 def test_enough_images_are_drawn_as_without_the_choice():
-  _, dataset, transform = toy.problem()
   key = jax.random.key(3)
   sets = [
-    baselines.random_real(
-      key, dataset, transform, ipc=5, short_classes=kind
-    ).images
+    toy.target().random_real(key, ipc=5, short_classes=kind).images
     for kind in ('error', 'repeat', 'noise')
   ]
   np.testing.assert_array_equal(sets[0], sets[1])
@@ -375,14 +375,14 @@ def test_adapted_translators_say_that_they_are(tmp_path):
     },
   )
   adapted = fsdd.adapt(
-    network, trained, dataset, transform, config=config
-  ).pretrained
+    network, trained, TargetSet(dataset, transform), config=config
+  ).translator
   still = dataclasses.replace(config, num_adaptation_steps=0)
   assert adaptation.method_name(trained, still) == 'w/o Ada'
   assert adaptation.method_name(adapted, still) == 'w Ada'
   path = tmp_path / 'translator.safetensors'
-  pretrained.save_pretrained(path, adapted)
-  found = pretrained.load_pretrained(path)
+  translators.save_translator(path, adapted)
+  found = translators.read_translator(path)
   assert found.is_adapted
   assert found.metadata['normalization'] == describe_normalization(transform)
   kernel = safetensors.numpy.load_file(path)['params/head/kernel']
@@ -421,8 +421,8 @@ def test_double_precision_changes_no_draw_and_no_type():
     with jax.enable_x64(x64):
       images = jnp.asarray(np.ones((2, 8, 8, 3), np.float32))
       drawn = fsdd.dsa(jax.random.key(4), images, strategy='frepo')
-      result = baselines.distill_over_networks(
-        network, dataset, transform, config=config
+      result = baseline.distill_over_networks(
+        network, TargetSet(dataset, transform), config=config
       ).synthetic
       sets.append((drawn, *jax.tree.leaves(result)))
   for single, double in zip(*sets, strict=True):

@@ -19,9 +19,10 @@ from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   PretrainingConfig,
 )
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import processes
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.cache import shards
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
@@ -117,8 +118,7 @@ def pipeline(folder):
   adapted = adaptation.adapt(
     network,
     start,
-    dataset,
-    transform,
+    TargetSet(dataset, transform),
     config=config,
     options=LoopOptions(folder / 'adapt'),
   )
@@ -132,7 +132,7 @@ def pipeline(folder):
   )
   return {
     'omega_0': start.variables,
-    'omega': adapted.variables,
+    'omega': adapted.translator.variables,
     'set': adapted.distilled_in_theta[1],
     'accuracies': np.asarray(score.accuracies),
   }

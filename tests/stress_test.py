@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toy
-from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import krr, krr_errors
 from fsdd_jax.data import datasets, normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
 
@@ -82,8 +83,8 @@ def _problem(num_classes, images_a_class, fill=None):
 def test_one_image_a_class_and_constant_images(fill):
   network, dataset, transform = _problem(3, 1, fill)
   config = DistillationConfig(ipc=1, num_steps=2, ridge=0.0)
-  result = baselines.distill_over_networks(
-    network, dataset, transform, config=config
+  result = baseline.distill_over_networks(
+    network, TargetSet(dataset, transform), config=config
   )
   assert np.isfinite(result.synthetic.images).all()
   assert np.isfinite(result.synthetic.labels).all()
@@ -92,8 +93,8 @@ def test_one_image_a_class_and_constant_images(fill):
 def test_a_thousand_classes_and_more_images_than_features():
   network, dataset, transform = _problem(1000, 2)
   config = DistillationConfig(ipc=1, num_steps=2)
-  result = baselines.distill_over_networks(
-    network, dataset, transform, config=config
+  result = baseline.distill_over_networks(
+    network, TargetSet(dataset, transform), config=config
   )
   assert result.synthetic.images.shape == (1000, 8, 8, 3)
   assert np.isfinite(result.synthetic.images).all()
@@ -111,8 +112,8 @@ def test_huge_learning_rates_stay_finite_or_stop(optimizer, learning_rate):
     ipc=1, num_steps=4, optimizer=optimizer, learning_rate=learning_rate
   )
   try:
-    result = baselines.distill_over_networks(
-      network, dataset, transform, config=config
+    result = baseline.distill_over_networks(
+      network, TargetSet(dataset, transform), config=config
     )
   except FloatingPointError as error:
     told = str(error)
@@ -128,7 +129,9 @@ def test_bfloat16_features_serve_a_distillation():
   low = dataclasses.replace(network, dtype=jnp.bfloat16)
   config = DistillationConfig(ipc=2, num_steps=3, ridge=0.0)
   found, expected = (
-    baselines.distill_over_networks(f, dataset, transform, config=config)
+    baseline.distill_over_networks(
+      f, TargetSet(dataset, transform), config=config
+    )
     for f in (low, network)
   )
   assert found.synthetic.images.dtype == jnp.float32

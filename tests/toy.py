@@ -17,11 +17,13 @@ from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator
-from fsdd_jax.storage import distilled_set, pretrained
+from fsdd_jax.storage import distilled_set
 from fsdd_jax.storage.cache import shards
+from fsdd_jax.storage.translators import ThetaTranslator
 
 CACHING = CachingConfig(
   num_subsets=4,
@@ -57,7 +59,18 @@ def problem() -> tuple[nn.Module, Dataset, Normalization]:
 
 
 @functools.cache
-def translator() -> pretrained.Pretrained:
+def target() -> TargetSet:
+  """The images of `problem` as a target set.
+
+  Example:
+    >>> target().labels.shape
+    (24, 3)
+  """
+  return TargetSet(*problem()[1:])
+
+
+@functools.cache
+def translator() -> ThetaTranslator:
   """A small translator with a theta for `problem`; its weights are constant.
 
   Example:
@@ -71,7 +84,7 @@ def translator() -> pretrained.Pretrained:
     module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))
   )
   weights = jax.tree.map(lambda x: jnp.full(x.shape, 0.01), shapes)
-  return pretrained.Pretrained(module, weights, theta)
+  return ThetaTranslator(module, weights, theta)
 
 
 def theta(seed: int) -> Any:

@@ -34,12 +34,11 @@ from fsdd_jax.data import passes, random_subsets, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import random_networks
-from fsdd_jax.networks.fixed import FixedNetwork
+from fsdd_jax.networks.fixed import FixedNetwork, maps_for
 from fsdd_jax.runtime.devices import ALONE
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache import shards
 from fsdd_jax.storage.cache.batches import Sample
-from fsdd_jax.storage.pretrained import Pretrained
 from fsdd_jax.types import LABEL_CODINGS, Subset
 
 _IMAGES_A_CALL = 1000
@@ -157,7 +156,7 @@ def _updates(
   """One more update a call."""
   image_shape = problem.dataset.images.shape[1:]
   theta = FixedNetwork(problem.network, 0, image_shape)
-  maps_of = Pretrained(translator, {}, theta).maps_of
+  maps_of = maps_for(translator, theta)
   tx = optax.adam(problem.config.learning_rate)
   update = pretraining.make_update(
     translator, loss_fn, tx, networks_per_call=1, devices=ALONE, maps_of=maps_of

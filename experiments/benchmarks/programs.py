@@ -16,8 +16,7 @@ import optax
 from fsdd_jax.core import krr_errors, losses, translator_step
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks import translator as translator_lib
-from fsdd_jax.networks.fixed import FixedNetwork
-from fsdd_jax.storage import pretrained
+from fsdd_jax.networks.fixed import FixedNetwork, maps_for
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
 # Of distilled images: a set that equals the real images has no error.
@@ -218,7 +217,7 @@ def update(
     ()
   """
   theta = FixedNetwork(problem.network, 0, problem.image_shape)
-  maps_of = pretrained.Pretrained(translator, {}, theta).maps_of
+  maps_of = maps_for(translator, theta)
   work = translator_step.mean_loss_and_gradient(
     translator,
     loss_fn,

@@ -24,13 +24,11 @@ from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
 from fsdd_jax.core import distill_step, losses, translator_step
 from fsdd_jax.data import datasets, passes
-from fsdd_jax.data.inputs import coded_labels
 from fsdd_jax.data.normalization import standardization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import random_networks
-from fsdd_jax.networks.fixed import FixedNetwork
+from fsdd_jax.networks.fixed import FixedNetwork, maps_for
 from fsdd_jax.networks.translator import MapsFn, translate
-from fsdd_jax.runtime import metrics
-from fsdd_jax.storage.pretrained import Pretrained
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
 _NUM_CLASSES = 10
@@ -122,7 +120,7 @@ def distillation_step(
     features_of,
     variables,
     dataset.images,
-    coded_labels(dataset, 'centered'),
+    TargetSet(dataset, standardization(dataset.images)).labels,
     standardization(dataset.images[:1000]),
   )
   tx = distill_step.make_optimizer('adam', 1e-3)
@@ -334,20 +332,19 @@ def adaptation_step(
     thinned=0.0,
   )
   dataset = _noise(100 * _NUM_CLASSES, image_size)
+  target = TargetSet(dataset, standardization(dataset.images))
   loss_fn, samples_at = adaptation_samples.pool(
-    network,
-    dataset,
-    standardization(dataset.images),
-    config,
-    metrics.StageClock(),
+    adaptation_samples.pool_networks(network, target, config), network, config
   )
-  batch_at = adaptation_samples.stacked(
-    adaptation_samples.entries({(ipc, 0): _noisy_set(ipc, image_size)}, config),
-    samples_at,
-  )
+  sets = {(ipc, 0): _noisy_set(ipc, image_size)}
+  sets_at = adaptation_samples.entries(sets, config)
+
+  def batch_at(step: int) -> tuple[Any, LabeledSet, Any]:
+    return adaptation_samples.stacked(sets_at(step), samples_at(step))
+
   image_shape = dataset.images.shape[1:]
   theta = FixedNetwork(network, 0, image_shape)
-  maps_of = Pretrained(translator, {}, theta).maps_of
+  maps_of = maps_for(translator, theta)
   tx = optax.adam(config.adaptation_learning_rate)
   state = translator_step.init_state(
     jax.random.key(1), translator, image_shape, tx, maps_of
@@ -364,9 +361,9 @@ def adaptation_step(
 
   features_of = losses.feature_fn(network)
   yardstick = jax.jit(_passes(translator, features_of, maps_of))
-  variables, sets, _ = batch_at(0)
-  first = jax.tree.map(lambda x: x[0], (variables, sets.images))
-  inputs = params, variables, sets, jnp.ones_like(features_of(*first))
+  variables, stack, _ = batch_at(0)
+  first = jax.tree.map(lambda x: x[0], (variables, stack.images))
+  inputs = params, variables, stack, jnp.ones_like(features_of(*first))
   return time_pairs(step, lambda: yardstick(*inputs), repeats=repeats)
 
 

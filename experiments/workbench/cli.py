@@ -16,17 +16,15 @@ import numpy as np
 from absl import app, flags, logging
 
 from fsdd_jax import zoo
-from fsdd_jax.algorithms import baselines, bilevel
+from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
   NetworkConfig,
+  TranslatorConfig,
   UpdateConfig,
 )
-from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
-  TranslatorConfig,
-)
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import datasets, resolution, sources
 from fsdd_jax.data import normalization as normalization_lib
 from fsdd_jax.data.normalization import describe_normalization
@@ -35,7 +33,7 @@ from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import TRANSLATORS
 from fsdd_jax.reporting import pictures
 from fsdd_jax.runtime import preemption, processes, terminal
-from fsdd_jax.storage import distilled_set, pretrained
+from fsdd_jax.storage import distilled_set, learned_network, translators
 from fsdd_jax.types import LabeledSet, labeled_set
 
 Config = TypeVar('Config')
@@ -347,11 +345,11 @@ def translator_from_flags(
   theta_seed: int | None,
   theta_size: int | None,
   seed: int,
-) -> tuple[pretrained.Pretrained, NetworkConfig]:
+) -> tuple[translators.ThetaTranslator, NetworkConfig]:
   """A translator with theta, and the config of networks for the target set.
 
   What the flags of `NetworkConfig` do not say, the translator's file does;
-  `pretrained.check_pretrained` finds what contradicts it.
+  `translators.check_translator` finds what contradicts it.
 
   Args:
     path: its file, or the name of a shipped one; 'none' makes a random one.
@@ -373,7 +371,7 @@ def translator_from_flags(
     module = make_network(network, shape, num_classes)
     theta = FixedNetwork(module, theta_seed or 0, shape)
     translator = make_translator(from_flags(TranslatorConfig))
-    return pretrained.random_translator(seed, translator, theta), network
+    return translators.random_translator(seed, translator, theta), network
   for field in dataclasses.fields(TranslatorConfig):
     if flags.FLAGS[field.name].present:
       raise ValueError(
@@ -396,7 +394,7 @@ def translator_from_flags(
   return dataclasses.replace(found, theta=theta), network
 
 
-def adaptation_config(start: pretrained.Pretrained) -> AdaptationConfig:
+def adaptation_config(start: translators.ThetaTranslator) -> AdaptationConfig:
   """The adaptation that the flags ask for.
 
   Sets are distilled in theta as the translator knows them: what the flags do
@@ -442,7 +440,7 @@ class AdaptationProblem(NamedTuple):
     3
   """
 
-  start: pretrained.Pretrained
+  start: translators.ThetaTranslator
   network: nn.Module
   network_config: NetworkConfig
   dataset: datasets.Dataset
@@ -479,7 +477,7 @@ def adaptation_problem(
   )
   train = resolution.repeat_channels(train, start.theta.image_shape[-1])
   transform = fit_normalization(data, train)
-  pretrained.check_pretrained(start, transform)
+  translators.check_translator(start, transform)
   network = make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
@@ -504,7 +502,7 @@ def _network_like(description: Mapping[str, Any]) -> NetworkConfig:
 
 def theta_from_file(
   path: str, config: NetworkConfig, num_classes: int
-) -> bilevel.LearnedNetwork:
+) -> learned_network.LearnedNetwork:
   """A learned network of a file, in the place of an arbitrary one.
 
   Args:
@@ -520,13 +518,15 @@ def theta_from_file(
     >>> import toy
     >>> config = NetworkConfig(width=4, norm='none')
     >>> network, _, transform = toy.problem()
-    >>> theta = bilevel.learned_network(network, 3, (8, 8, 3), toy.theta(5))
+    >>> theta = learned_network.learned_network(
+    ...   network, 3, (8, 8, 3), toy.theta(5)
+    ... )
     >>> path = tempfile.mkdtemp() + '/network.safetensors'
-    >>> bilevel.save_learned(path, theta, transform, record={})
+    >>> learned_network.save_learned(path, theta, transform, record={})
     >>> theta_from_file(path, config, num_classes=3).seed
     3
   """
-  theta = bilevel.load_learned(path, num_classes=num_classes)
+  theta = learned_network.load_learned(path, num_classes=num_classes)
   network = make_network(config, theta.image_shape, num_classes)
   theirs, ours = map(extractors.describe_network, (theta.network, network))
   if theirs != ours:
@@ -606,11 +606,8 @@ def describe_result(
   Example:
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> _, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> distilled = describe_result(
     ...   real,
     ...   transform,
@@ -631,7 +628,7 @@ def describe_result(
     ipc=config.ipc,
     network=dataclasses.asdict(network),
     recipe={
-      'method': method or baselines.method_name(config),
+      'method': method or baseline.method_name(config),
       'data': dataclasses.asdict(data),
       'distillation': dataclasses.asdict(config),
       **(further or {}),

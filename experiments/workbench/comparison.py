@@ -73,11 +73,8 @@ def score(
   Example:
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> found = score(
     ...   jax.random.key(1),
     ...   real,

@@ -14,7 +14,7 @@ from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import metrics
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import LabeledSet
 
 _LIKE_LATER = 8
@@ -89,10 +89,13 @@ def record(
   Example:
     >>> import functools
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines, configs
+    >>> from fsdd_jax.algorithms import baseline, configs
     >>> config = configs.DistillationConfig(ipc=1, num_steps=2)
     >>> method = functools.partial(
-    ...   baselines.distill_over_networks, *toy.problem(), config=config
+    ...   baseline.distill_over_networks,
+    ...   toy.problem()[0],
+    ...   toy.target(),
+    ...   config=config,
     ... )
     >>> snapshots = record(
     ...   lambda options: method(options=options), every=1

@@ -20,14 +20,14 @@ from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
   NetworkConfig,
+  SubsetConfig,
+  TranslatorConfig,
 )
 from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   BilevelConfig,
   CachingConfig,
   PretrainingConfig,
-  SubsetConfig,
-  TranslatorConfig,
 )
 from fsdd_jax.data import sources
 from fsdd_jax.evaluation import recipes

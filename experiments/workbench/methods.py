@@ -7,19 +7,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.algorithms.peers import frame, frepo, kip, rcig, rfad, selection
-from fsdd_jax.algorithms.peers.peer_configs import (
-  FrepoConfig,
-  KipConfig,
-  RcigConfig,
-  RfadConfig,
-)
-from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.algorithms.peers import PEERS, frame, selection
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.options import Config
-from fsdd_jax.runtime.stage_loop import LoopOptions, with_clock
+from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.types import LabeledSet
 
 
@@ -28,8 +21,8 @@ class Method(NamedTuple):
 
   Attributes:
     title: the row of a table that a config makes.
-    run: distils; takes network, data set and normalisation, then by name
-      `config`, `own`, `options` and `start`.
+    run: distils; takes network and target set, then by name `config`, `own`,
+      `options` and `start`.
     config_class: of its own settings, `own`; None if it has none.
     learns: whether it changes images and labels.
     check: raises the error of a network that it cannot take, given this and
@@ -41,36 +34,37 @@ class Method(NamedTuple):
   """
 
   title: Callable[[DistillationConfig], str]
-  run: Callable[..., baselines.DistillationResult]
+  run: Callable[..., baseline.DistillationResult]
   config_class: type[Config] | None = None
   learns: bool = True
   check: Callable[[nn.Module, Any], Any] = lambda network, own: None
 
 
 def _over_networks(
-  *problem: Any,
+  network: nn.Module,
+  target: TargetSet,
+  *,
   config: DistillationConfig,
   own: Config | None,
   options: LoopOptions,
   start: LabeledSet | None,
-) -> baselines.DistillationResult:
+) -> baseline.DistillationResult:
   del own
-  return baselines.distill_over_networks(
-    *problem, config=config, options=options, start=start
+  return baseline.distill_over_networks(
+    network, target, config=config, options=options, start=start
   )
 
 
 def _chosen(choose: Callable[..., LabeledSet]) -> Callable[..., Any]:
   def run(
     network: nn.Module,
-    dataset: Dataset,
-    normalization: Normalization,
+    target: TargetSet,
     *,
     config: DistillationConfig,
     own: Config | None,
     options: LoopOptions,
     start: LabeledSet | None,
-  ) -> baselines.DistillationResult:
+  ) -> baseline.DistillationResult:
     del own
     if start is not None:
       raise ValueError('Real images are chosen, not improved: leave start out.')
@@ -79,38 +73,33 @@ def _chosen(choose: Callable[..., LabeledSet]) -> Callable[..., Any]:
       chosen = choose(
         jax.random.key(config.seed),
         network,
-        dataset,
-        normalization,
+        target.coded(config.label_coding),
         ipc=config.ipc,
-        label_coding=config.label_coding,
       )
-    return baselines.DistillationResult(chosen, [], clock.seconds())
+    return baseline.DistillationResult(chosen, [], clock.seconds())
 
   return run
 
 
 def _random_real(
-  key: jax.Array, network: nn.Module, *arguments: Any, **fields: Any
+  key: jax.Array, network: nn.Module, target: TargetSet, *, ipc: int
 ) -> LabeledSet:
   del network
-  return baselines.random_real(key, *arguments, **fields)
+  return target.random_real(key, ipc=ipc)
 
 
 def _real(title: str, choose: Callable[..., LabeledSet]) -> Method:
   return Method(lambda config: title, _chosen(choose), learns=False)
 
 
-def _peer(peer: frame.Peer, config_class: type[Config]) -> Method:
+def _peer(peer: frame.Peer) -> Method:
   run = functools.partial(frame.distill_by, peer)
-  return Method(lambda config: peer.title, run, config_class, check=peer.check)
+  return Method(lambda config: peer.title, run, peer.settings, check=peer.check)
 
 
 METHODS = {
-  'networks': Method(baselines.method_name, _over_networks),
-  'frepo': _peer(frepo.FREPO, FrepoConfig),
-  'rfad': _peer(rfad.RFAD, RfadConfig),
-  'rcig': _peer(rcig.RCIG, RcigConfig),
-  'kip': _peer(kip.KIP, KipConfig),
+  'networks': Method(baseline.method_name, _over_networks),
+  **{name: _peer(peer) for name, peer in PEERS.items()},
   'random_real': _real('random real', _random_real),
   'herding': _real(
     'herding', functools.partial(selection.select, select_fn=selection.herding)

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
+from fsdd_jax.algorithms import adaptation, baseline, in_theta
 from fsdd_jax.algorithms.adaptation import method_name
+from fsdd_jax.algorithms.adaptation_samples import pool_networks
 from fsdd_jax.algorithms.configs import DistillationConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.options import Config
-from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage.pretrained import Pretrained
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.storage.translators import ThetaTranslator
 from workbench import cli
 from workbench.methods import METHODS
 
@@ -77,7 +79,7 @@ class Runner(NamedTuple):
 def make_runner(
   text: str,
   problem: Problem,
-  start: Pretrained,
+  start: ThetaTranslator,
   *,
   ipc: int,
   settings: Settings,
@@ -134,6 +136,7 @@ def _distilling(
   if method.config_class is not None:
     (own,) = cli.parse(arguments, method.config_class)
   network, dataset, normalization = problem
+  target = TargetSet(dataset, normalization, config.label_coding)
   known = dataclasses.asdict(settings.network)
   (changed,) = cli.parse(arguments, NetworkConfig, **known)
   if changed != settings.network:
@@ -151,7 +154,8 @@ def _distilling(
         config, num_steps=num_steps, num_networks=networks
       )
     return method.run(
-      *(network, dataset, normalization),
+      network,
+      target,
       config=changed,
       own=own,
       options=options,
@@ -168,14 +172,15 @@ def _adapting(
   name: str,
   arguments: Sequence[str],
   problem: Problem,
-  start: Pretrained,
+  start: ThetaTranslator,
   ipc: int,
   settings: Settings,
 ) -> Runner:
   """The translator, and direct steps on the translated set after it."""
-  network, train, transform = problem
+  network = problem[0]
   (config,) = cli.parse(arguments, AdaptationConfig)
   config = dataclasses.replace(config, adapt_ipcs=(ipc,), seed=settings.seed)
+  target = TargetSet(*problem[1:], config.label_coding)
   pool, title = config.network_pool, method_name(start, config)
   title += f', {pool} networks' if pool else ', fresh networks'
   direct = settings.direct_steps if name == ADAPT_THEN_POOL else 0
@@ -184,20 +189,19 @@ def _adapting(
     own = dataclasses.replace(config, num_adaptation_steps=num_steps)
     networks = None
     if direct:
-      networks = adaptation_samples.pool_networks(
-        network, train, transform, own
-      )
+      networks = pool_networks(network, target, own)
     result = adaptation.adapt(
       network,
       start,
-      train,
-      transform,
+      target,
       config=own,
       options=options,
       networks=networks,
     )
     if direct:
-      _direct_steps(result, problem, own, ipc, options, networks, direct)
+      _direct_steps(
+        result, network, target, own, ipc, options, networks, direct
+      )
 
   if direct:
     title += f', then {direct} steps of Pool({pool})'
@@ -206,7 +210,8 @@ def _adapting(
 
 def _direct_steps(
   result: adaptation.AdaptationResult,
-  problem: Problem,
+  network: nn.Module,
+  target: TargetSet,
   config: AdaptationConfig,
   ipc: int,
   options: LoopOptions,
@@ -214,9 +219,9 @@ def _direct_steps(
   num_steps: int,
 ) -> None:
   """Steps of Pool on the translated set."""
-  translated = adaptation.distill_dataset(
-    result.pretrained,
-    *problem[1:],
+  translated = in_theta.distill_dataset(
+    result.translator,
+    target,
     ipc=ipc,
     config=config,
     in_theta=result.distilled_in_theta[ipc],
@@ -227,8 +232,9 @@ def _direct_steps(
     num_networks=min(config.network_pool, num_steps),
     revisit=True,
   )
-  baselines.distill_over_networks(
-    *problem,
+  baseline.distill_over_networks(
+    network,
+    target,
     config=direct,
     options=options,
     start=translated,

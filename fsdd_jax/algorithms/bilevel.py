@@ -4,13 +4,12 @@ The alternative that the paper argues against: instead of translating what was
 distilled in an arbitrary network, its weights are learned on the large set Z,
 through the unrolled steps of distillation, so that the result has a low loss
 in fresh networks. Then follows the procedure of 1 Net in that network. Only
-the supplement's times tell of it (section B, Table 1), so the details are ours.
+the supplement's times mention it (section B, Table 1), so the details are ours.
 """
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -24,16 +23,11 @@ from fsdd_jax.algorithms import drawn_subsets
 from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.core import distill_step, krr, krr_errors, losses
-from fsdd_jax.data import subsets
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import (
-  Normalization,
-  describe_normalization,
-  normalize,
-)
-from fsdd_jax.networks import extractors, random_networks
+from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.data.target import TargetSet
+from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
-from fsdd_jax.runtime import hashes
 from fsdd_jax.runtime.loop import (
   Loop,
   LoopOptions,
@@ -41,135 +35,8 @@ from fsdd_jax.runtime.loop import (
   with_progress,
 )
 from fsdd_jax.runtime.workdir import claim_workdir
-from fsdd_jax.storage import weight_files
+from fsdd_jax.storage.learned_network import LearnedNetwork, learned_network
 from fsdd_jax.types import LabeledSet
-
-
-@dataclasses.dataclass(frozen=True)
-class LearnedNetwork(FixedNetwork):
-  """A network with learned weights, in the place of an arbitrary theta.
-
-  Attributes:
-    digest: SHA-256 of the weights, by which work directories know it.
-    variables: as `network.init` returns them.
-
-  Example:
-    >>> import toy
-    >>> learned = learned_network(toy.problem()[0], 0, (8, 8, 3), toy.theta(5))
-    >>> bool((learned.sample((8, 8, 3))['params']['Conv_0']['kernel']
-    ...   == toy.theta(5)['params']['Conv_0']['kernel']).all())
-    True
-  """
-
-  digest: str
-  variables: Any = dataclasses.field(repr=False)
-
-  def sample(self, image_shape: tuple[int, ...]) -> Any:
-    """Its variables; of another resolution, the head alone is drawn anew.
-
-    Raises:
-      ValueError: if another part has another shape.
-    """
-    drawn = super().sample(image_shape)
-    extractors.check_variables(
-      self.variables, drawn, 'The learned network', besides=extractors.HEAD
-    )
-    return jax.tree.map(
-      lambda drawn, own: own if own.shape == drawn.shape else drawn,
-      drawn,
-      self.variables,
-    )
-
-
-def learned_network(
-  network: nn.Module, seed: int, image_shape: tuple[int, ...], variables: Any
-) -> LearnedNetwork:
-  """Puts weights in the place of those of an arbitrary theta.
-
-  Args:
-    network: its module.
-    seed: of the weights that learning started from.
-    image_shape: `(h, w, c)` that it was learned at.
-    variables: the learned ones.
-
-  Example:
-    >>> import toy
-    >>> learned_network(toy.problem()[0], 0, (8, 8, 3), toy.theta(5)).seed
-    0
-  """
-  digest = hashes.hash_tree(variables)
-  return LearnedNetwork(network, seed, image_shape, digest, variables)
-
-
-def save_learned(
-  path: str | os.PathLike[str],
-  theta: LearnedNetwork,
-  normalization: Normalization,
-  *,
-  record: Mapping[str, Any],
-) -> None:
-  """Writes a learned network's file, which `load_learned` reads.
-
-  Args:
-    path: the file, usually `*.safetensors`.
-    theta: the network.
-    normalization: of the images that it was learned on.
-    record: how it was learned, JSON values.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> network, _, transform = toy.problem()
-    >>> theta = learned_network(network, 3, (8, 8, 3), toy.theta(5))
-    >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
-    >>> save_learned(path, theta, transform, record={})
-    >>> load_learned(path).digest == theta.digest
-    True
-  """
-  metadata = {
-    'theta_seed': theta.seed,
-    'network': extractors.describe_network(theta.network),
-    'image_shape': list(theta.image_shape),
-    'normalization': describe_normalization(normalization),
-    'training': dict(record),
-  }
-  weight_files.save_network(path, theta.variables, metadata)
-
-
-def load_learned(
-  path: str | os.PathLike[str], *, num_classes: int = 10
-) -> LearnedNetwork:
-  """Reads a learned network's file and builds its module.
-
-  Args:
-    path: what `save_learned` wrote.
-    num_classes: logits of the module; features do not depend on it.
-
-  Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if it is damaged, or of an architecture that is not registered
-      here.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> network, _, transform = toy.problem()
-    >>> theta = learned_network(network, 3, (8, 8, 3), toy.theta(5))
-    >>> path = f'{tempfile.mkdtemp()}/network.safetensors'
-    >>> save_learned(path, theta, transform, record={})
-    >>> load_learned(path).seed, load_learned(path).image_shape
-    (3, (8, 8, 3))
-  """
-  variables, metadata = weight_files.load_network(path)
-  image_shape, network = weight_files.network_of(path, metadata, num_classes)
-  expected = jax.eval_shape(
-    lambda key: random_networks.sample(key, network, image_shape),
-    jax.random.key(0),
-  )
-  extractors.check_variables(variables, expected, path, besides=extractors.HEAD)
-  return learned_network(
-    network, metadata['theta_seed'], image_shape, variables
-  )
 
 
 @flax.struct.dataclass
@@ -180,11 +47,6 @@ class BilevelState:
     step: `[]` int32, updates done.
     params: the network's parameters.
     opt_state: the optimiser's state over them.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> BilevelState(jnp.array(3), {}, ()).step.item()
-    3
   """
 
   step: jax.Array  # []
@@ -197,22 +59,8 @@ class BilevelResult:
   """What `learn_network` returns.
 
   Attributes:
-    theta: the learned network, for `one_network.distill_in_theta`.
+    theta: the learned network, for `in_theta.distill_in_theta`.
     losses: of each update since the last start of the run.
-
-  Example:
-    >>> import toy
-    >>> config = BilevelConfig(
-    ...   min_classes=2,
-    ...   max_classes=3,
-    ...   max_images=12,
-    ...   max_synthetic=6,
-    ...   num_steps=1,
-    ...   num_updates=1,
-    ... )
-    >>> result: BilevelResult = learn_network(*toy.problem(), config=config)
-    >>> len(result.losses), result.theta.image_shape
-    (1, (8, 8, 3))
   """
 
   theta: LearnedNetwork
@@ -238,24 +86,6 @@ def unroll(
 
   Returns:
     X_S and Y_S after T steps (Alg. 1, lines 14-19, without augmentation).
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> import toy
-    >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import losses
-    >>> x, y = jax.random.normal(jax.random.key(0), (4, 8, 8, 3)), jnp.eye(4)
-    >>> start = types.labeled_set(x[:2], y[:2])
-    >>> distilled = unroll(
-    ...   losses.feature_fn(toy.problem()[0]),
-    ...   toy.theta(0),
-    ...   start,
-    ...   types.labeled_set(x, y),
-    ...   config=BilevelConfig(num_steps=2),
-    ... )
-    >>> distilled.images.shape
-    (2, 8, 8, 3)
   """
   tx = distill_step.make_optimizer(
     config.optimizer,
@@ -316,19 +146,6 @@ def unrolled_loss(
   Returns:
     `loss(params, other, start, target)` with the parameters to learn and the
     variables of the other network; a scalar, differentiable by `params`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import toy
-    >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import losses
-    >>> loss = unrolled_loss(
-    ...   losses.feature_fn(toy.problem()[0]),
-    ...   config=BilevelConfig(num_steps=1),
-    ... )
-    >>> one = types.labeled_set(jnp.ones((2, 8, 8, 3)), jnp.eye(2))
-    >>> loss(toy.theta(0)['params'], toy.theta(1), one, one).shape
-    ()
   """
 
   def loss(
@@ -345,8 +162,7 @@ def unrolled_loss(
 
 def learn_network(
   network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  target: TargetSet,
   *,
   config: BilevelConfig,
   options: LoopOptions | None = None,
@@ -359,11 +175,10 @@ def learn_network(
 
   Args:
     network: f; its weights start at those of `config.theta_seed`.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
+    target: the large set Z.
     config: subsets, unrolled steps and updates.
     options: progress, logs, checkpoints; by default only a progress bar.
-    progress_fn: in place of that of the options.
+    progress_fn: replaces that of the options.
 
   Returns:
     The network and the losses.
@@ -383,11 +198,11 @@ def learn_network(
     ...   num_steps=1,
     ...   num_updates=2,
     ... )
-    >>> len(learn_network(*toy.problem(), config=config).losses)
+    >>> len(learn_network(toy.problem()[0], toy.target(), config=config).losses)
     2
   """
   options = with_progress(options, progress_fn)
-  image_shape = dataset.images.shape[1:]
+  image_shape, table = target.image_shape, target.class_table
   theta = FixedNetwork(network, config.theta_seed, image_shape)
   variables = theta.sample(image_shape)
   if extra := variables.keys() - {'params'}:
@@ -395,17 +210,10 @@ def learn_network(
       f'The network keeps {", ".join(extra)} beside its parameters, which '
       'unrolled steps do not update; take norm instance, group or none.'
     )
-  table = subsets.class_table(dataset.labels, dataset.num_classes)
   drawn_subsets.check(table, config)
-  claim_workdir(
-    options,
-    config,
-    network_fields=repr(network),
-    dataset_fingerprint=dataset.fingerprint(),
-    normalization=describe_normalization(normalization),
-  )
+  claim_workdir(options, config, network_fields=repr(network), **target.facts)
   network_key = jax.random.fold_in(jax.random.key(config.seed), 2**31)
-  gradient_of = _gradient_fn(network, normalization, config)
+  gradient_of = _gradient_fn(network, target.normalization, config)
   tx = optax.adam(
     optax.cosine_decay_schedule(config.update_rate, config.num_updates)
   )
@@ -423,7 +231,9 @@ def learn_network(
         )
         draws = drawn_subsets.draw(table, [number], config=config)
         results.append(
-          gradient_of(loop.state.params, other, *_images(dataset, draws), draws)
+          gradient_of(
+            loop.state.params, other, *_images(target.dataset, draws), draws
+          )
         )
       loop.state, loop.metrics = _update(loop.state, results, tx=tx)
       losses.append(loop.metrics['loss'])

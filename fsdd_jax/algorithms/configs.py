@@ -9,16 +9,12 @@ from typing import Any
 
 from fsdd_jax import types
 from fsdd_jax.core import distill_step, krr_errors
+from fsdd_jax.networks import translator
 from fsdd_jax.options import SEEDS, Config, option, out_of_range, seed_option
 
 
 def loss_option() -> Any:
-  """The error of predictions on target images that a stage minimises.
-
-  Example:
-    >>> loss_option().default
-    'scale_free'
-  """
+  """The error of predictions on target images that a stage minimises."""
   return option(
     'scale_free',
     'squared (the paper), or scale_free: that of the best multiple of the '
@@ -28,12 +24,7 @@ def loss_option() -> Any:
 
 
 def short_classes_option() -> Any:
-  """What a set starts from where a class has fewer images than IPC.
-
-  Example:
-    >>> short_classes_option().default
-    'error'
-  """
+  """What a set starts from where a class has fewer images than IPC."""
   return option(
     'error',
     'Start of a class with fewer images than ipc: error, repeat (its images '
@@ -118,13 +109,34 @@ class NetworkConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class UpdateConfig(Config):
-  """The steps on synthetic images and labels, common to Algs. 1, 3 and 4.
+class TranslatorConfig(Config):
+  """The translator G; its size is not in the supplement."""
 
-  Example:
-    >>> UpdateConfig(num_steps=100).optimizer
-    'adam'
-  """
+  translator_body: str = option(
+    'light',
+    'auto_encoder (the paper) or light: half the resolution throughout [ours].',
+    choices=translator.TRANSLATORS,
+  )
+  translator_inputs: tuple[str, ...] = option(
+    ('images', 'start', 'theta'),
+    'What it sees: images (the paper), start (what distillation added), theta '
+    '(its feature maps) [ours].',
+  )
+  translator_width: int = option(
+    32, 'Channels of its first stage [ours].', least=1
+  )
+  translator_blocks: int = option(2, 'Residual blocks inside [ours].', least=0)
+  head_scale: float = option(
+    0.01,
+    'Initial weights of its head: 0.01 starts near the identity; use 1 for '
+    'w/o Pre-Train and w AE [ours].',
+    least=0,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateConfig(Config):
+  """The steps on synthetic images and labels, common to Algs. 1, 3 and 4."""
 
   num_steps: int = option(300, 'Optimiser steps T in total [ours].', least=1)
   optimizer: str = option(
@@ -194,6 +206,35 @@ class DistillationConfig(UpdateConfig):
         self.num_networks,
         f'at most num_steps = {self.num_steps}, one step a network',
       )
+
+
+@dataclasses.dataclass(frozen=True)
+class SubsetConfig(UpdateConfig):
+  """Random subsets of a large set, and their distillation (Alg. 1, 3-19)."""
+
+  min_classes: int = option(
+    10,
+    'Least classes of a subset, C_min; M / C_min must fit a class [ours].',
+    least=1,
+  )
+  max_classes: int = option(
+    100,
+    'Most classes of a subset, C_max (supplement, section B: 100).',
+    least=1,
+  )
+  max_images: int = option(
+    5000,
+    'Most real images of a subset, M: 50 a class at C_max; 0: all images of '
+    'its classes [ours].',
+    least=0,
+  )
+  max_synthetic: int = option(
+    500,
+    'Most distilled images, I_max: the supplement tests up to 50 x 10.',
+    least=1,
+  )
+  seed: int = seed_option('Seed of every draw but theta.')
+  theta_seed: int = seed_option('Seed of the arbitrary network, theta.')
 
 
 @dataclasses.dataclass(frozen=True)

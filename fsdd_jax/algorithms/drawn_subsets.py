@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.algorithms.method_configs import CachingConfig, SubsetConfig
+from fsdd_jax.algorithms.configs import SubsetConfig
+from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.core import augment, krr_errors, losses
 from fsdd_jax.data import feature_bank, random_subsets
 from fsdd_jax.data.feature_bank import BankSource

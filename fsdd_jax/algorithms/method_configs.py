@@ -5,47 +5,13 @@ import dataclasses
 from fsdd_jax import types
 from fsdd_jax.algorithms.configs import (
   DistillationConfig,
+  SubsetConfig,
   UpdateConfig,
   loss_option,
   short_classes_option,
 )
 from fsdd_jax.core import augment, distill_step
-from fsdd_jax.networks import translator
 from fsdd_jax.options import Config, option, out_of_range, seed_option
-
-
-@dataclasses.dataclass(frozen=True)
-class SubsetConfig(UpdateConfig):
-  """Random subsets of a large set and their distillation (Alg. 1, lines 3-19).
-
-  Example:
-    >>> SubsetConfig(max_classes=20).max_classes
-    20
-  """
-
-  min_classes: int = option(
-    10,
-    'Least classes of a subset, C_min; M / C_min must fit a class [ours].',
-    least=1,
-  )
-  max_classes: int = option(
-    100,
-    'Most classes of a subset, C_max (supplement, section B: 100).',
-    least=1,
-  )
-  max_images: int = option(
-    5000,
-    'Most real images of a subset, M: 50 a class at C_max; 0: all images of '
-    'its classes [ours].',
-    least=0,
-  )
-  max_synthetic: int = option(
-    500,
-    'Most distilled images, I_max: the supplement tests up to 50 x 10.',
-    least=1,
-  )
-  seed: int = seed_option('Seed of every draw but theta.')
-  theta_seed: int = seed_option('Seed of the arbitrary network, theta.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,37 +100,6 @@ class BilevelConfig(SubsetConfig):
   )
   checkpoint_every: int = option(50, 'Updates between checkpoints.', least=1)
   log_every: int = option(10, 'Updates between log lines.', least=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class TranslatorConfig(Config):
-  """The translator G; its size is not in the supplement.
-
-  Example:
-    >>> TranslatorConfig(translator_width=32).translator_width
-    32
-  """
-
-  translator_body: str = option(
-    'light',
-    'auto_encoder (the paper) or light: half the resolution throughout [ours].',
-    choices=translator.TRANSLATORS,
-  )
-  translator_inputs: tuple[str, ...] = option(
-    ('images', 'start', 'theta'),
-    'What it sees: images (the paper), start (what distillation added), theta '
-    '(its feature maps) [ours].',
-  )
-  translator_width: int = option(
-    32, 'Channels of its first stage [ours].', least=1
-  )
-  translator_blocks: int = option(2, 'Residual blocks inside [ours].', least=0)
-  head_scale: float = option(
-    0.01,
-    'Initial weights of its head: 0.01 starts near the identity; use 1 for '
-    'w/o Pre-Train and w AE [ours].',
-    least=0,
-  )
 
 
 @dataclasses.dataclass(frozen=True)

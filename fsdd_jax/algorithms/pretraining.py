@@ -34,7 +34,6 @@ from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.layers import choose
-from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.networks.translator import MapsFn, translate
 from fsdd_jax.runtime import hashes, processes
 from fsdd_jax.runtime.devices import Devices, devices_for, local
@@ -48,7 +47,8 @@ from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.manifest import check_made_of, facts_of
 from fsdd_jax.storage.cache.shards import CacheSource
-from fsdd_jax.storage.pretrained import Pretrained
+from fsdd_jax.storage.translators import ThetaTranslator
+from fsdd_jax.types import LossFn
 
 UpdateFn = Callable[..., tuple[PretrainingState, dict[str, jax.Array]]]
 
@@ -64,7 +64,7 @@ def pretrain(
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
   start: Mapping[str, Any] | None = None,
-) -> Pretrained:
+) -> ThetaTranslator:
   """Pre-trains a translator on a cache of distilled subsets (Alg. 2).
 
   All devices share each batch. The same config on the same machine gives the
@@ -138,7 +138,7 @@ def pretrain(
     cache_batches.read(source, dataset, objective.read_fn, rows=heldout),
   )
   theta = FixedNetwork(network, manifest.network_seed, manifest.image_shape)
-  random = Pretrained(translator, {}, theta)
+  random = ThetaTranslator(translator, {}, theta)
   tx = _optimizer(config)
   devices = devices_for(config.batch_size)
   update = make_update(
@@ -254,7 +254,7 @@ def _run(
   update: UpdateFn,
   inputs_from: Callable[[int], Iterator[Inputs]],
   score: ScoreFn,
-  start: Pretrained,
+  start: ThetaTranslator,
   config: PretrainingConfig,
   options: LoopOptions,
 ) -> tuple[PretrainingState, float]:

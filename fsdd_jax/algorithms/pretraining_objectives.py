@@ -23,12 +23,11 @@ from fsdd_jax.core import krr, krr_errors
 from fsdd_jax.core.losses import LOSSES, feature_fn
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import random_networks
-from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.runtime import processes
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.batches import Sample
 from fsdd_jax.storage.cache.manifest import Manifest
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.types import LabeledSet, LossFn
 
 Inputs = tuple[Any, LabeledSet, Any]
 ScoreFn = Callable[[Callable[[LabeledSet], LabeledSet]], jax.Array]

@@ -17,7 +17,8 @@ import optax
 
 from fsdd_jax.types import LabeledSet
 
-LossFn = Callable[..., jax.Array]
+# Of what is optimised, the set, and then of the inputs of a step.
+SetLossFn = Callable[..., jax.Array]
 Metrics = dict[str, jax.Array]
 StepFn = Callable[..., tuple['DistillState', Metrics]]
 State = TypeVar('State')
@@ -148,7 +149,7 @@ def update(
   return values, opt_state, {'loss': loss, 'gradient_norm': norm}
 
 
-def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn:
+def make_step(loss_fn: SetLossFn, tx: optax.GradientTransformation) -> StepFn:
   """Builds the jitted update of X_S and Y_S (Alg. 1, lines 15-18).
 
   A step whose loss or gradient is not finite leaves all as it was, see

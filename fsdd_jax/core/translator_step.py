@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from fsdd_jax.networks import random_networks
-from fsdd_jax.networks.random_networks import LossFn
 from fsdd_jax.networks.translator import MapsFn, init, translate
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.types import LabeledSet, LossFn
 
 Metrics = dict[str, jax.Array]
 Params = Mapping[str, Any]

@@ -251,11 +251,8 @@ def evaluate(
   Example:
     >>> import jax
     >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
     >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
+    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
     >>> key = jax.random.key(1)
     >>> score = evaluate(key, real, dataset, transform, network, repeats=2)
     >>> print(score)

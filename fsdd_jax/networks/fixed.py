@@ -50,6 +50,14 @@ class FixedNetwork:
     return _maps_of(self)
 
 
+def maps_for(
+  translator: nn.Module, theta: FixedNetwork
+) -> Callable[[jax.Array], tuple[jax.Array, ...]] | None:
+  """The feature maps of theta that a translator sees, None if it sees none."""
+  sees_theta = 'theta' in getattr(translator, 'inputs', ())
+  return theta.maps_of if sees_theta else None
+
+
 @functools.cache
 def _maps_of(
   theta: FixedNetwork,

@@ -10,7 +10,7 @@ measured yet; time a few there before relying on another one.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,9 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.types import LabeledSet
-
-LossFn = Callable[[Any, LabeledSet, Any], jax.Array]
+from fsdd_jax.types import LabeledSet, LossFn
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'image_shape'))

@@ -85,3 +85,11 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
       f'({"; ".join(different)}). Use those settings to resume it, or choose '
       'a new workdir.'
     )
+
+
+def options_within(options: LoopOptions, *names: str) -> LoopOptions:
+  """The same options with a folder inside the work directory."""
+  if options.workdir is None:
+    return options
+  workdir = pathlib.Path(options.workdir).joinpath(*names)
+  return dataclasses.replace(options, workdir=workdir)

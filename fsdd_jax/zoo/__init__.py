@@ -6,7 +6,7 @@ what it scores, and under which terms the data may be used.
 
 import pathlib
 
-from fsdd_jax.storage.pretrained import Pretrained, load_pretrained
+from fsdd_jax.storage.translators import ThetaTranslator, read_translator
 
 _FOLDER = pathlib.Path(__file__).parent / 'translators'
 
@@ -16,12 +16,12 @@ def translator_names() -> tuple[str, ...]:
   return tuple(sorted(path.stem for path in _FOLDER.glob('*.safetensors')))
 
 
-def load_translator(name: str, *, num_classes: int = 10) -> Pretrained:
+def load_translator(name: str, *, num_classes: int = 10) -> ThetaTranslator:
   """A pre-trained translator omega_0 with the fixed network theta it is for.
 
   Args:
     name: of a shipped one, see `translator_names`, or a file that
-      pre-training or adaptation wrote.
+      `save_translator` wrote.
     num_classes: logits of the network; its features do not depend on it.
 
   Returns:
@@ -38,13 +38,13 @@ def load_translator(name: str, *, num_classes: int = 10) -> Pretrained:
   """
   if name in translator_names():
     path = _FOLDER / f'{name}.safetensors'
-    return load_pretrained(path, num_classes=num_classes)
+    return read_translator(path, num_classes=num_classes)
   if not pathlib.Path(name).exists():
     raise FileNotFoundError(
       f'{name!r} is no file and no shipped translator; these are '
       f'{", ".join(translator_names()) or "none"}.'
     )
-  return load_pretrained(name, num_classes=num_classes)
+  return read_translator(name, num_classes=num_classes)
 
 
 def card(name: str) -> str:

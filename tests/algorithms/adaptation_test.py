@@ -11,18 +11,19 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
+from fsdd_jax.algorithms import adaptation, adaptation_samples, baseline
+from fsdd_jax.algorithms import in_theta as in_theta_stage
+from fsdd_jax.algorithms.in_theta import distill_sets
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
-from fsdd_jax.algorithms.one_network import distill_sets
 from fsdd_jax.core import losses
 from fsdd_jax.data import datasets, normalization, passes, resolution
-from fsdd_jax.data.inputs import coded_labels
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator, translate
 from fsdd_jax.runtime import metrics
-from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage import distilled_set, pretrained
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.storage import distilled_set, translators
 
 _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
 _CONFIG = AdaptationConfig(
@@ -50,20 +51,20 @@ def _compile_quickly():
 def start(tiny_network):
   """A random translator for images of 8 x 8."""
   theta = FixedNetwork(tiny_network, 7, (8, 8, 3))
-  return pretrained.random_translator(0, _TRANSLATOR, theta)
+  return translators.random_translator(0, _TRANSLATOR, theta)
 
 
 @pytest.fixture(scope='module')
 def target(tiny_dataset, tiny_normalization):
   """The data set and its normalisation."""
-  return tiny_dataset, tiny_normalization
+  return TargetSet(tiny_dataset, tiny_normalization)
 
 
 @pytest.fixture(scope='module')
 def in_theta(start, target):
   """Sets of `_CONFIG` in theta, for one IPC that adaptation does not see."""
-  return adaptation.distill_in_theta(
-    start.theta, *target, ipcs=(1, 2, 3), config=_CONFIG
+  return in_theta_stage.distill_in_theta(
+    start.theta, target, ipcs=(1, 2, 3), config=_CONFIG
   )
 
 
@@ -73,7 +74,7 @@ def _adapt(
   return adaptation.adapt(
     network,
     start,
-    *target,
+    target,
     config=dataclasses.replace(_CONFIG, **changes),
     in_theta=in_theta,
     options=options,
@@ -85,9 +86,9 @@ def _loss_in_unseen_networks(network, labeled, target):
   features_of = losses.feature_fn(network)
   stats_of = functools.partial(
     passes.target_statistics,
-    images=target[0].images,
-    labels=coded_labels(target[0], 'centered'),
-    normalization=target[1],
+    images=target.dataset.images,
+    labels=target.labels,
+    normalization=target.normalization,
   )
   loss = jax.jit(
     functools.partial(losses.krr_loss_from_statistics, features_of, ridge=1e-6)
@@ -129,14 +130,14 @@ def test_adaptation_lowers_the_loss_in_unseen_networks(
     translated = translate(_TRANSLATOR, variables, in_theta[3])
     return _loss_in_unseen_networks(tiny_network, translated, target)
 
-  assert loss(result.variables) < 0.8 * loss(start.variables)
+  assert loss(result.translator.variables) < 0.8 * loss(start.variables)
   assert ('adaptation statistics' in result.seconds) == (changes != {})
   assert result.seconds['adaptation'] > 0
 
 
 def test_sets_in_theta_do_not_depend_on_each_other(start, target, in_theta):
-  alone = adaptation.distill_in_theta(
-    start.theta, *target, ipcs=(2,), config=_CONFIG
+  alone = in_theta_stage.distill_in_theta(
+    start.theta, target, ipcs=(2,), config=_CONFIG
   )
   assert _bytes(alone[2]) == _bytes(in_theta[2])
   assert in_theta[3].images.shape == (9, 8, 8, 3)
@@ -152,8 +153,8 @@ def test_statistics_of_theta_are_summed_once(start, target, monkeypatch):
 
   monkeypatch.setattr(passes, 'target_statistics', counted)
   clock = metrics.StageClock()
-  adaptation.distill_in_theta(
-    start.theta, *target, ipcs=(1, 2), config=_CONFIG, clock=clock
+  in_theta_stage.distill_in_theta(
+    start.theta, target, ipcs=(1, 2), config=_CONFIG, clock=clock
   )
   assert len(calls) == 1
   assert set(clock.seconds()) == {
@@ -168,9 +169,9 @@ def test_without_adaptation_a_set_is_translated_once(
   tiny_network, start, target, in_theta
 ):
   result = _adapt(tiny_network, start, target, in_theta, num_adaptation_steps=0)
-  assert result.variables is start.variables
-  distilled = adaptation.distill_dataset(
-    result.pretrained, *target, ipc=3, config=_CONFIG
+  assert result.translator.variables is start.variables
+  distilled = in_theta_stage.distill_dataset(
+    result.translator, target, ipc=3, config=_CONFIG
   )
   expected = translate(_TRANSLATOR, start.variables, in_theta[3])
   np.testing.assert_allclose(distilled.images, expected.images, atol=1e-5)
@@ -180,10 +181,10 @@ def test_without_adaptation_a_set_is_translated_once(
 def test_translation_in_parts_is_that_of_the_whole(
   start, target, in_theta, monkeypatch
 ):
-  monkeypatch.setattr(adaptation, '_PIXELS_A_BATCH', 4 * 64)
-  distilled = adaptation.distill_dataset(
+  monkeypatch.setattr(translators, '_PIXELS_A_BATCH', 4 * 64)
+  distilled = in_theta_stage.distill_dataset(
     start,
-    *target,
+    target,
     ipc=3,
     config=_CONFIG,
     in_theta=in_theta[3],
@@ -225,7 +226,9 @@ def test_interrupted_and_resumed_gives_the_bytes_of_the_straight_run(
   resumed = run(lambda step, values: done.append(step))
   assert done == [1, 2, 3, 3, 4, 1, 2, 3, 4, 1, 2, 3, 3, 4]
   straight = _adapt(tiny_network, start, target, in_theta, **changes)
-  assert _bytes(resumed.variables) == _bytes(straight.variables)
+  assert _bytes(resumed.translator.variables) == _bytes(
+    straight.translator.variables
+  )
   assert _bytes(resumed.distilled_in_theta) == _bytes(
     {ipc: in_theta[ipc] for ipc in (1, 2)}
   )
@@ -259,13 +262,15 @@ def test_sets_of_other_starts_differ_and_reach_the_adaptation(
   tiny_network, start, target, in_theta
 ):
   found = distill_sets(
-    start.theta, *target, names=[(1, 0), (1, 1), (2, 1)], config=_CONFIG
+    start.theta, target, names=[(1, 0), (1, 1), (2, 1)], config=_CONFIG
   )
   assert _bytes(found[1, 0]) == _bytes(in_theta[1])
   assert not np.array_equal(found[1, 1].start, found[1, 0].start)
   assert not np.array_equal(found[1, 1].images, found[1, 1].start)
   one, two = (
-    _adapt(tiny_network, start, target, in_theta, num_starts=n).variables
+    _adapt(
+      tiny_network, start, target, in_theta, num_starts=n
+    ).translator.variables
     for n in (1, 2)
   )
   assert _bytes(one) != _bytes(two)
@@ -275,9 +280,9 @@ def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
   tiny_network, start, target, in_theta
 ):
   config = dataclasses.replace(_CONFIG, network_pool=2, finishing_steps=3)
-  networks = adaptation_samples.pool_networks(tiny_network, *target, config)
+  networks = adaptation_samples.pool_networks(tiny_network, target, config)
   result = adaptation.finish(
-    tiny_network, in_theta[2], *target, ipc=2, config=config, networks=networks
+    tiny_network, in_theta[2], target, ipc=2, config=config, networks=networks
   )
   assert result.seconds['finishing, IPC 2'] > 0
   moved = np.abs(result.synthetic.images - in_theta[2].images).max()
@@ -286,7 +291,7 @@ def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
     np.asarray(x['params']['Conv_0']['kernel']).tobytes() for x in result.seen
   }
   assert kernels == {
-    np.asarray(networks(i, 0)[0]['params']['Conv_0']['kernel']).tobytes()
+    np.asarray(networks(i)[0]['params']['Conv_0']['kernel']).tobytes()
     for i in (0, 1)
   }
   with pytest.raises(ValueError, match=r'finishing_steps = 1 .*network_pool'):
@@ -313,11 +318,11 @@ def large_target():
   images[:10, :, :, 1:] //= 4
   images[10:20, :, :, :2] //= 4
   dataset = datasets.from_arrays(images, np.repeat(np.arange(3), 10))
-  return dataset, normalization.standardization(images)
+  return TargetSet(dataset, normalization.standardization(images))
 
 
 def test_above_its_resolution_sets_are_upsampled(start, large_target):
-  dataset, transform = large_target
+  dataset, transform = large_target.dataset, large_target.normalization
   small = resolution.reduce_resolution(dataset, (8, 8, 3))
   assert small.images.shape == (30, 8, 8, 3)
   # Antialiased: a scaled pixel is about the mean of those that it covers.
@@ -336,19 +341,19 @@ def test_above_its_resolution_sets_are_upsampled(start, large_target):
     adapt_ipcs=(1,),
     num_adaptation_steps=2,
   )
-  direct = adaptation.distill_in_theta(
-    start.theta, small, transform, ipcs=(1,), config=_CONFIG
+  direct = in_theta_stage.distill_in_theta(
+    start.theta, TargetSet(small, transform), ipcs=(1,), config=_CONFIG
   )
   assert _bytes(result.distilled_in_theta[1]) == _bytes(direct[1])
-  distilled = adaptation.distill_dataset(
-    result.pretrained,
-    *large_target,
+  distilled = in_theta_stage.distill_dataset(
+    result.translator,
+    large_target,
     ipc=1,
     config=_CONFIG,
     in_theta=result.distilled_in_theta[1],
   )
   upsampled = resolution.upsample(direct[1], (16, 16, 3))
-  expected = translate(_TRANSLATOR, result.variables, upsampled)
+  expected = translate(_TRANSLATOR, result.translator.variables, upsampled)
   np.testing.assert_allclose(distilled.images, expected.images, atol=1e-4)
 
 
@@ -372,11 +377,13 @@ def test_theta_has_the_same_weights_at_any_resolution(start):
 
 
 def test_grey_images_are_repeated_and_color_is_not_dropped(start, target):
-  grey = datasets.from_arrays(target[0].images[..., 0], target[0].labels)
+  grey = datasets.from_arrays(
+    target.dataset.images[..., 0], target.dataset.labels
+  )
   transform = normalization.standardization(grey.images)
   with pytest.raises(ValueError, match=r'1 channels, theta.*repeat_channels'):
-    adaptation.distill_in_theta(
-      start.theta, grey, transform, ipcs=(1,), config=_CONFIG
+    in_theta_stage.distill_in_theta(
+      start.theta, TargetSet(grey, transform), ipcs=(1,), config=_CONFIG
     )
   repeated = resolution.repeat_channels(grey, 3)
   assert (repeated.images == grey.images).all()
@@ -387,20 +394,23 @@ def test_grey_images_are_repeated_and_color_is_not_dropped(start, target):
 
 def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
   path = tmp_path / 'translator.safetensors'
-  pretrained.save_adapted(path, start, start.variables, target[1], record={})
-  found = pretrained.load_pretrained(path, num_classes=3)
+  translators.save_translator(
+    path,
+    start.adapted(start.variables['params'], target.normalization, record={}),
+  )
+  found = translators.read_translator(path, num_classes=3)
   assert found.theta == start.theta
   assert found.translator == start.translator
   assert _bytes(found.variables) == _bytes(start.variables)
-  pretrained.check_pretrained(found, target[1])
+  translators.check_translator(found, target.normalization)
   network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=8
   )
   other = FixedNetwork(network, 8, (8, 8, 3))
   with pytest.raises(ValueError, match='pre-trained otherwise') as caught:
-    pretrained.check_pretrained(
+    translators.check_translator(
       dataclasses.replace(found, theta=other),
-      normalization.zca_whitening(target[0].images),
+      normalization.zca_whitening(target.dataset.images),
     )
   text = str(caught.value)
   assert 'theta_seed is 7 in its file, 8 here' in text
@@ -410,10 +420,13 @@ def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
 
 
 def test_whitened_images_cannot_change_resolution(start, large_target):
-  whitened = normalization.zca_whitening(large_target[0].images)
+  whitened = normalization.zca_whitening(large_target.dataset.images)
   with pytest.raises(ValueError, match='16 x 16 are whitened'):
-    adaptation.distill_in_theta(
-      start.theta, large_target[0], whitened, ipcs=(1,), config=_CONFIG
+    in_theta_stage.distill_in_theta(
+      start.theta,
+      TargetSet(large_target.dataset, whitened),
+      ipcs=(1,),
+      config=_CONFIG,
     )
 
 
@@ -470,7 +483,10 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   start, target, tmp_path
 ):
   file = tmp_path / 'translator.safetensors'
-  pretrained.save_adapted(file, start, start.variables, target[1], record={})
+  translators.save_translator(
+    file,
+    start.adapted(start.variables['params'], target.normalization, record={}),
+  )
   result = _run(
     'adapt.py',
     *(f'--translator={file}', '--dataset=digits', '--limit=100'),
@@ -485,7 +501,7 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   assert distilled.images.shape == (20, 16, 16, 3)
   assert distilled.metadata.seeds == {'distillation': 0, 'theta': 7}
   assert path.with_suffix('.png').stat().st_size > 1000
-  adapted = pretrained.load_pretrained(path.parent / 'translator.safetensors')
+  adapted = translators.read_translator(path.parent / 'translator.safetensors')
   assert adapted.is_adapted
   assert _bytes(adapted.variables) != _bytes(start.variables)
   scored = _run('evaluate.py', path, '--repeats=1')
@@ -495,7 +511,10 @@ def test_the_binary_takes_grey_images_above_its_resolution(
 
 def test_flags_against_the_file_end_in_one_line(start, target, tmp_path):
   file = tmp_path / 'translator.safetensors'
-  pretrained.save_adapted(file, start, start.variables, target[1], record={})
+  translators.save_translator(
+    file,
+    start.adapted(start.variables['params'], target.normalization, record={}),
+  )
   result = _run(
     'adapt.py',
     *(f'--translator={file}', '--dataset=digits', '--width=8'),
@@ -511,36 +530,36 @@ def test_a_pool_is_shared_with_direct_steps(
 ):
   config = dataclasses.replace(_CONFIG, real_batch=0, network_pool=2)
   clock = metrics.StageClock()
-  pool = adaptation_samples.pool_networks(tiny_network, *target, config, clock)
+  pool = adaptation_samples.pool_networks(tiny_network, target, config, clock)
   adapt = functools.partial(
     adaptation.adapt,
     tiny_network,
     start,
-    *target,
+    target,
     config=config,
     in_theta=in_theta,
   )
   jax.tree.map(
     np.testing.assert_array_equal,
-    adapt(networks=pool).variables,
-    adapt().variables,
+    adapt(networks=pool).translator.variables,
+    adapt().translator.variables,
   )
   assert clock.seconds()['adaptation statistics'] > 0
   direct = dataclasses.replace(
     config.distillation(1), num_networks=2, num_steps=3, revisit=True
   )
   summed = clock.seconds()
-  result = baselines.distill_over_networks(
-    tiny_network, *target, config=direct, start=in_theta[1], networks=pool
+  result = baseline.distill_over_networks(
+    tiny_network, target, config=direct, start=in_theta[1], networks=pool
   )
   assert clock.seconds() == summed
   assert 'statistics' not in result.seconds
-  ours = [pool(index, 0)[0] for index in range(2)]
+  ours = [pool(index)[0] for index in range(2)]
   assert all(any(seen is one for one in ours) for seen in result.seen)
   with pytest.raises(ValueError, match='real_batch = 6'):
-    baselines.distill_over_networks(
+    baseline.distill_over_networks(
       tiny_network,
-      *target,
+      target,
       config=dataclasses.replace(direct, real_batch=6),
       networks=pool,
     )

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from fsdd_jax import types
-from fsdd_jax.algorithms import bilevel, one_network
+from fsdd_jax.algorithms import bilevel, in_theta
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.core import distill_step, losses
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, fixed, random_networks
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.storage import learned_network
 
 _CONFIG = BilevelConfig(
   min_classes=2,
@@ -187,8 +189,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
   learn = functools.partial(
     bilevel.learn_network,
     tiny_network,
-    tiny_dataset,
-    tiny_normalization,
+    TargetSet(tiny_dataset, tiny_normalization),
     config=_CONFIG,
   )
   straight = learn()
@@ -209,7 +210,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
   assert len(straight.losses) == 4
   assert len(resumed.losses) == 2
   assert resumed.theta.digest == straight.theta.digest
-  start = bilevel.learned_network(
+  start = learned_network.learned_network(
     tiny_network, 0, (8, 8, 3), _theta(tiny_network)
   )
   assert straight.theta.digest != start.digest
@@ -222,7 +223,7 @@ def test_the_loss_in_other_networks_falls(
     _CONFIG, num_updates=120, update_rate=1e-2, min_classes=3, seed=1
   )
   losses = bilevel.learn_network(
-    tiny_network, tiny_dataset, tiny_normalization, config=config
+    tiny_network, TargetSet(tiny_dataset, tiny_normalization), config=config
   ).losses
   # Each update has other networks: halves, as twenty of them vary by a tenth.
   assert np.mean(losses[60:]) < 0.95 * np.mean(losses[:60])
@@ -233,11 +234,14 @@ def test_a_target_is_distilled_in_the_learned_network(
 ):
   config = AdaptationConfig(num_steps=2)
   given = _theta(tiny_network, 9)
-  learned = bilevel.learned_network(tiny_network, 0, (8, 8, 3), given)
+  learned = learned_network.learned_network(tiny_network, 0, (8, 8, 3), given)
   same = fixed.FixedNetwork(tiny_network, 9, (8, 8, 3))
   found, expected, other = (
-    one_network.distill_in_theta(
-      theta, tiny_dataset, tiny_normalization, ipcs=(1,), config=config
+    in_theta.distill_in_theta(
+      theta,
+      TargetSet(tiny_dataset, tiny_normalization),
+      ipcs=(1,),
+      config=config,
     )[1]
     for theta in (
       learned,
@@ -255,5 +259,5 @@ def test_a_network_with_state_is_refused(tiny_dataset, tiny_normalization):
   )
   with pytest.raises(ValueError, match='batch_stats beside its parameters'):
     bilevel.learn_network(
-      network, tiny_dataset, tiny_normalization, config=_CONFIG
+      network, TargetSet(tiny_dataset, tiny_normalization), config=_CONFIG
     )

@@ -20,8 +20,8 @@ from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.runtime import metrics
-from fsdd_jax.runtime.stage_loop import LoopOptions
-from fsdd_jax.storage import pretrained, weight_files
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.storage import translators, weight_files
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache import shards
 from fsdd_jax.types import labeled_set, unpad
@@ -327,14 +327,14 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
     _TRANSLATOR, source.manifest, {'num_steps': 1}
   )
   theta = FixedNetwork(network, 0, (8, 8, 3))
-  random = pretrained.random_translator(0, _TRANSLATOR, theta)
+  random = translators.random_translator(0, _TRANSLATOR, theta)
   variables = random.variables
   path = tmp_path / 'omega.safetensors'
   with pytest.raises(ValueError, match='this translator is random'):
-    pretrained.save_pretrained(path, random)
+    translators.save_translator(path, random)
   whole = dataclasses.replace(random, metadata=metadata)
-  pretrained.save_pretrained(path, whole)
-  again = pretrained.load_pretrained(path, num_classes=3)
+  translators.save_translator(path, whole)
+  again = translators.read_translator(path, num_classes=3)
   assert again.theta == theta
   assert again.translator == _TRANSLATOR
   assert again.record == {'num_steps': 1}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax.algorithms import baselines
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, protocols, recipes
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.types import labeled_set
@@ -15,8 +15,8 @@ from fsdd_jax.types import labeled_set
 
 @pytest.fixture(scope='module')
 def real(tiny_dataset, tiny_normalization):
-  return baselines.random_real(
-    jax.random.key(0), tiny_dataset, tiny_normalization, ipc=4
+  return TargetSet(tiny_dataset, tiny_normalization).random_real(
+    jax.random.key(0), ipc=4
   )
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
   NetworkConfig,
 )
 from fsdd_jax.data import datasets, normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, recipes
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import exports
@@ -77,8 +78,8 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
     'convnet', image_shape=(32, 32, 3), num_classes=10, width=_WIDTH
   )
   config = DistillationConfig(ipc=1, num_steps=20, num_networks=4, revisit=True)
-  synthetic = baselines.distill_over_networks(
-    network, train, transform, config=config
+  synthetic = baseline.distill_over_networks(
+    network, TargetSet(train, transform), config=config
   ).synthetic
   distilled = cli.describe_result(
     synthetic, transform, train, data, fields, config

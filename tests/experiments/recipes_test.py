@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from fsdd_jax.algorithms import method_configs
+from fsdd_jax.algorithms import configs, method_configs
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -22,10 +22,10 @@ _CONFIGS = {
   'bilevel': (method_configs.BilevelConfig,),
   'cache': (method_configs.CachingConfig,),
   'few': (method_configs.AdaptationConfig,),
-  'no_pretrain': (method_configs.TranslatorConfig,),
+  'no_pretrain': (configs.TranslatorConfig,),
   'pretrain': (
     method_configs.PretrainingConfig,
-    method_configs.TranslatorConfig,
+    configs.TranslatorConfig,
   ),
 }
 _CONFIGS['pretrain_ae'] = _CONFIGS['pretrain']

@@ -11,14 +11,16 @@ import fsdd_jax as fsdd
 import toy
 from fsdd_jax.algorithms import (
   adaptation,
-  baselines,
+  baseline,
   bilevel,
   caching,
+  in_theta,
   pretraining,
 )
 from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.algorithms.peers import selection
 from fsdd_jax.data import normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import finite
@@ -28,7 +30,7 @@ from workbench import curves
 
 @pytest.fixture(scope='module')
 def real():
-  return baselines.random_real(jax.random.key(0), *toy.problem()[1:], ipc=2)
+  return toy.target().random_real(jax.random.key(0), ipc=2)
 
 
 def test_bad_leaves_are_named_of_any_type():
@@ -98,8 +100,11 @@ def test_one_bad_score_is_counted_once_and_padding_never():
 def test_the_state_after_the_last_step_is_looked_at(tmp_path, name):
   config = fsdd.DistillationConfig(ipc=1, num_steps=1, **{name: float('inf')})
   with pytest.raises(FloatingPointError, match=r'step 1 values of .*synthetic'):
-    baselines.distill_over_networks(
-      *toy.problem(), config=config, options=fsdd.LoopOptions(tmp_path)
+    baseline.distill_over_networks(
+      toy.problem()[0],
+      toy.target(),
+      config=config,
+      options=fsdd.LoopOptions(tmp_path),
     )
   assert not list((tmp_path / 'checkpoints').iterdir())
 
@@ -116,7 +121,7 @@ def test_adaptation_ends_by_an_update_that_is_not_finite():
   network, dataset, transform = toy.problem()
   with pytest.raises(FloatingPointError, match='adapt: after step 1'):
     adaptation.adapt(
-      network, toy.translator(), dataset, transform, config=config
+      network, toy.translator(), TargetSet(dataset, transform), config=config
     )
 
 
@@ -124,9 +129,9 @@ def test_a_translation_that_overflows_is_no_set():
   start = toy.translator()
   big = jax.tree.map(lambda x: jnp.full_like(x, 1e30), start.variables)
   with pytest.raises(FloatingPointError, match='translated set'):
-    adaptation.distill_dataset(
+    in_theta.distill_dataset(
       dataclasses.replace(start, variables=big),
-      *toy.problem()[1:],
+      toy.target(),
       ipc=1,
       config=fsdd.AdaptationConfig(num_steps=1),
     )
@@ -160,7 +165,7 @@ def test_pretraining_and_bilevel_end_as_well(tmp_path):
     update_rate=float('inf'),
   )
   with pytest.raises(FloatingPointError, match='bi-level: after step 1'):
-    bilevel.learn_network(*toy.problem(), config=bilevel_config)
+    bilevel.learn_network(toy.problem()[0], toy.target(), config=bilevel_config)
 
 
 def test_a_choice_by_features_that_are_not_finite_is_none():
@@ -170,8 +175,7 @@ def test_a_choice_by_features_that_are_not_finite_is_none():
     selection.select(
       jax.random.key(0),
       network,
-      dataset,
-      broken,
+      TargetSet(dataset, broken),
       select_fn=selection.herding,
       ipc=1,
     )

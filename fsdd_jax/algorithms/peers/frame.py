@@ -12,15 +12,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step
-from fsdd_jax.data import inputs
-from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization, describe_normalization
+from fsdd_jax.data.target import TargetSet, devices_for_batch
 from fsdd_jax.networks import random_networks
 from fsdd_jax.options import Config, out_of_range
-from fsdd_jax.runtime import hashes
 from fsdd_jax.runtime.loop import (
   Loop,
   LoopOptions,
@@ -37,8 +34,7 @@ class Setup(NamedTuple):
 
   Attributes:
     network: f.
-    dataset: the target set (X_T, Y_T).
-    normalization: how its images become network inputs.
+    target: the target set (X_T, Y_T).
     config: what all methods share.
     own: the method's own settings.
     start: the set before the first step.
@@ -46,27 +42,10 @@ class Setup(NamedTuple):
     network_key: for the networks.
     order_key: for the order in which they are used.
     batch_key: for the real images.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.algorithms import configs
-    >>> from fsdd_jax.algorithms.peers import peer_configs
-    >>> from fsdd_jax.runtime import stage_loop
-    >>> found: Setup = prepare(
-    ...   'KIP',
-    ...   *toy.problem(),
-    ...   config=configs.DistillationConfig(ipc=1, real_batch=6),
-    ...   own=peer_configs.KipConfig(),
-    ...   options=stage_loop.LoopOptions(),
-    ...   start=None,
-    ... )
-    >>> found.start.images.shape
-    (3, 8, 8, 3)
   """
 
   network: nn.Module
-  dataset: Dataset
-  normalization: Normalization
+  target: TargetSet
   config: DistillationConfig
   own: Any
   start: LabeledSet
@@ -78,7 +57,7 @@ class Setup(NamedTuple):
   @property
   def image_shape(self) -> tuple[int, ...]:
     """`(h, w, c)` of the target set."""
-    return self.dataset.images.shape[1:]
+    return self.target.image_shape
 
   def draw(self, *numbers: int) -> Any:
     """The variables of the network that some numbers name."""
@@ -87,19 +66,11 @@ class Setup(NamedTuple):
       key = jax.random.fold_in(key, number)
     return random_networks.sample(key, self.network, self.image_shape)
 
-  def batches(self, draw: inputs.DrawFn = lambda step: ()) -> inputs.InputsFn:
-    """Inputs of a step: what `draw` makes of its number, and real images."""
+  def batch(self, step: int) -> LabeledSet:
+    """The real images of a step, which all devices share."""
     size = self.config.real_batch
-    return inputs.from_batches(
-      self.batch_key,
-      draw,
-      self.dataset,
-      self.normalization,
-      label_coding=self.config.label_coding,
-      size=size,
-      keep=1,
-      devices=inputs.devices_for_batch(size),
-    )
+    key = jax.random.fold_in(self.batch_key, step)
+    return devices_for_batch(size).shard(self.target.batch(key, size))
 
 
 class Plan(NamedTuple):
@@ -112,11 +83,6 @@ class Plan(NamedTuple):
     inputs_at: the inputs of step i, a pure function of i.
     diagnose: says what a state looks like whose step was not finite.
     seen: the networks that a state's set was distilled in.
-
-  Example:
-    >>> plan: Plan = Plan(print, (), lambda i: (i,), lambda i, state: '')
-    >>> plan.seen(plan.state)
-    []
   """
 
   step: Callable[..., tuple[Any, distill_step.Metrics]]
@@ -136,44 +102,40 @@ class Peer(NamedTuple):
   Attributes:
     title: its name.
     plan: what plans its steps.
+    settings: the class of its own settings.
     check: raises the error of a network that it cannot take, given this and
       the method's own settings, before anything is written.
-
-  Example:
-    >>> Peer('FRePo', print).title
-    'FRePo'
   """
 
   title: str
   plan: Callable[[Setup], Plan]
+  settings: type[Config]
   check: Callable[[nn.Module, Any], Any] = _takes_all
 
 
 def distill_by(
   peer: Peer,
   network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  target: TargetSet,
   *,
   config: DistillationConfig,
-  own: Config,
+  own: Config | None = None,
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
   start: LabeledSet | None = None,
-) -> baselines.DistillationResult:
+) -> baseline.DistillationResult:
   """Distils a target set by a peer's method.
 
   Args:
-    peer: the method.
+    peer: the method, one of `PEERS`.
     network: f, without normalisation for the peers' own results; KIP takes the
       limit of a `ConvNet` or `Mlp` without it.
-    dataset: the target set (X_T, Y_T).
-    normalization: how its images become network inputs.
+    target: the target set (X_T, Y_T).
     config: steps, optimiser, ridge, real images a step; its numbers of networks
       play no part.
-    own: the method's own settings.
+    own: the method's own settings; its paper's by default.
     options: progress, logs, checkpoints; by default only a progress bar.
-    progress_fn: in place of that of the options.
+    progress_fn: replaces that of the options.
     start: the set before the first step; random real images by default.
 
   Returns:
@@ -191,7 +153,8 @@ def distill_by(
     >>> from fsdd_jax.algorithms.peers import peer_configs, rfad
     >>> result = distill_by(
     ...   rfad.RFAD,
-    ...   *toy.problem(),
+    ...   toy.problem()[0],
+    ...   toy.target(),
     ...   config=configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6),
     ...   own=peer_configs.RfadConfig(networks_per_step=2),
     ... )
@@ -199,12 +162,12 @@ def distill_by(
     ((3, 8, 8, 3), 2)
   """
   options, clock = with_clock(with_progress(options, progress_fn))
+  own = own or peer.settings()
   peer.check(network, own)
   setup = prepare(
     peer.title,
     network,
-    dataset,
-    normalization,
+    target,
     config=config,
     own=own,
     options=options,
@@ -222,7 +185,7 @@ def distill_by(
     for step in loop:
       loop.state, loop.metrics = plan.step(loop.state, *plan.inputs_at(step))
     state = loop.on_first_device()
-  return baselines.DistillationResult(
+  return baseline.DistillationResult(
     state.synthetic, plan.seen(state), clock.seconds()
   )
 
@@ -230,49 +193,27 @@ def distill_by(
 def prepare(
   title: str,
   network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  target: TargetSet,
   *,
   config: DistillationConfig,
-  own: Config,
+  own: Any,
   options: LoopOptions,
   start: LabeledSet | None,
 ) -> Setup:
   """Checks the settings, claims the work directory, and draws the start.
 
   Args:
-    title: of the method.
-    network: as for `distill_by`.
-    dataset: the target set (X_T, Y_T).
-    normalization: how its images become network inputs.
+    title: of the method; the rest is as for `distill_by`.
+    network: f.
+    target: the target set (X_T, Y_T).
     config: what all methods share.
     own: the method's own settings.
     options: names the work directory.
     start: the set to start from; random real images by default.
 
-  Returns:
-    Where the method starts.
-
   Raises:
     ValueError: without a number of real images a step, for a start that does
-      not fit the data set, or a work directory of another run.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.algorithms import configs
-    >>> from fsdd_jax.algorithms.peers import peer_configs
-    >>> from fsdd_jax.runtime import stage_loop
-    >>> prepare(
-    ...   'KIP',
-    ...   *toy.problem(),
-    ...   config=configs.DistillationConfig(),
-    ...   own=peer_configs.KipConfig(),
-    ...   options=stage_loop.LoopOptions(),
-    ...   start=None,
-    ... )
-    Traceback (most recent call last):
-    ValueError: real_batch = 0 is out of range: use 1 or more, as KIP takes a \
-batch of real images a step.
+      not fit the target set, or a work directory of another run.
   """
   if not config.real_batch:
     raise out_of_range(
@@ -280,29 +221,17 @@ batch of real images a step.
       0,
       f'1 or more, as {title} takes a batch of real images a step',
     )
-  initial_key, *keys = jax.random.split(jax.random.key(config.seed), 4)
-  facts = {
-    **dataclasses.asdict(own),  # type: ignore[call-overload]
-    'method': title,
-    'network_fields': repr(network),
-    'dataset_fingerprint': dataset.fingerprint(),
-    'normalization': describe_normalization(normalization),
-  }
-  first = start
-  if first is None:
-    first = baselines.random_real(
-      initial_key,
-      dataset,
-      normalization,
-      ipc=config.ipc,
-      label_coding=config.label_coding,
-      short_classes=config.short_classes,
-    )
-  else:
-    baselines.check_start(first, dataset, config)
-    facts['start_sha256'] = hashes.hash_tree(first)
-  claim_workdir(options, config, **facts)
-  given = start is not None
-  return Setup(
-    *(network, dataset, normalization, config, own, first, given), *keys
+  target = target.coded(config.label_coding)
+  start_key, *keys = jax.random.split(jax.random.key(config.seed), 4)
+  first, facts = baseline.first_set(start_key, start, target, config)
+  claim_workdir(
+    options,
+    config,
+    method=title,
+    network_fields=repr(network),
+    **dataclasses.asdict(own),
+    **target.facts,
+    **facts,
   )
+  given = start is not None
+  return Setup(network, target, config, own, first, given, *keys)

@@ -14,7 +14,7 @@ import flax.struct
 import jax
 import optax
 
-from fsdd_jax.algorithms import distill_loop
+from fsdd_jax.algorithms import distillation
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
 from fsdd_jax.algorithms.peers.network_pool import (
@@ -26,9 +26,7 @@ from fsdd_jax.algorithms.peers.network_pool import (
 )
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
 from fsdd_jax.core import distill_step, krr_errors, losses
-from fsdd_jax.types import LabeledSet
-
-LossFn = Callable[[Any, LabeledSet, LabeledSet], jax.Array]
+from fsdd_jax.types import LabeledSet, LossFn
 
 
 @flax.struct.dataclass
@@ -38,16 +36,6 @@ class FrepoState:
   Attributes:
     distilled: of X_S and Y_S.
     pool: the networks.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import distill_step
-    >>> start = types.labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
-    >>> tx = distill_step.make_optimizer('sgd', 0.5)
-    >>> state: FrepoState = FrepoState(distill_step.init_state(start, tx), ())
-    >>> state.step.item(), state.synthetic.images.shape
-    (0, (1, 2, 2, 1))
   """
 
   distilled: distill_step.DistillState
@@ -87,28 +75,6 @@ def make_update(
   Returns:
     `update(distilled, online, target)`, which returns both and the metrics; the
     first two are donated.
-
-  Example:
-    >>> import jax
-    >>> import optax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> from fsdd_jax.core import distill_step
-    >>> from fsdd_jax.networks import random_networks
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> tx = distill_step.make_optimizer('adam', 0.1)
-    >>> online_tx = optax.adam(1e-3)
-    >>> theta = random_networks.sample(jax.random.key(1), network, (8, 8, 3))
-    >>> online = OnlineNetwork(theta, online_tx.init(theta['params']))
-    >>> loss_fn = lambda variables, labeled, target: labeled.images.sum()
-    >>> update = make_update(network, loss_fn, tx, online_tx, mirror=False)
-    >>> state = distill_step.init_state(real, tx)
-    >>> state, online, values = update(state, online, real)
-    >>> sorted(values)
-    ['gradient_norm', 'loss']
   """
 
   def loss(synthetic: LabeledSet, variables: Any, target: LabeledSet) -> Any:
@@ -134,21 +100,7 @@ def make_update(
 def loss_function(
   network: nn.Module, config: DistillationConfig, own: FrepoConfig
 ) -> LossFn:
-  """Half the error on real images, less the margin of the labels.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines, configs
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> config = configs.DistillationConfig(loss='squared')
-    >>> loss_fn = loss_function(network, config, FrepoConfig())
-    >>> round(loss_fn(toy.theta(0), real, real).item(), 3)  # All margin.
-    -0.333
-  """
+  """Half the error on real images, less the margin of the labels."""
   features_of = losses.feature_fn(network)
   error_fn = krr_errors.ERRORS[config.loss].on_images
 
@@ -176,21 +128,10 @@ def plan(setup: Setup) -> Plan:
 
   Returns:
     The plan; the networks seen are those of the pool, as they are trained.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.algorithms import configs
-    >>> from fsdd_jax.algorithms.peers import frame
-    >>> config = configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6)
-    >>> own = FrepoConfig(pool_size=2)
-    >>> problem = toy.problem()
-    >>> result = frame.distill_by(FREPO, *problem, config=config, own=own)
-    >>> result.synthetic.images.shape, len(result.seen)
-    ((3, 8, 8, 3), 2)
   """
   config, own, first = setup.config, setup.own, setup.start
   if not setup.is_given:
-    scale = (setup.dataset.num_classes / 10) ** -0.5
+    scale = (setup.target.num_classes / 10) ** -0.5
     first = dataclasses.replace(first, labels=scale * first.labels)
   order = pool_order(
     setup.order_key,
@@ -198,7 +139,7 @@ def plan(setup: Setup) -> Plan:
     pool_size=own.pool_size,
     max_updates=own.max_online_updates,
   )
-  tx = distill_loop.optimizer(config, config.num_steps)
+  tx = distillation.optimizer(config, config.num_steps)
   online_tx = optax.adam(own.online_learning_rate)
   loss_fn = loss_function(setup.network, config, own)
   update = make_update(setup.network, loss_fn, tx, online_tx, mirror=own.mirror)
@@ -219,8 +160,7 @@ def plan(setup: Setup) -> Plan:
     )
     return FrepoState(distilled, tuple(pool)), values
 
-  inputs_of = setup.batches()
-  diagnose = distill_loop.in_features(
+  diagnose = distillation.in_features(
     losses.feature_fn(setup.network), ridge=config.ridge
   )
   return Plan(
@@ -229,7 +169,7 @@ def plan(setup: Setup) -> Plan:
       distill_step.init_state(first, tx),
       tuple(fresh(place, 0) for place in range(own.pool_size)),
     ),
-    lambda index: (index, inputs_of(0, index)[1]),
+    lambda index: (index, setup.batch(index)),
     lambda index, state: diagnose(
       state.pool[order.places[index]].variables, state.synthetic
     ),
@@ -237,4 +177,4 @@ def plan(setup: Setup) -> Plan:
   )
 
 
-FREPO = Peer('FRePo', plan)
+FREPO = Peer('FRePo', plan, FrepoConfig)

@@ -7,22 +7,21 @@ with K = f f'; what is left is a convex quadratic in t alone,
 
   L(t) = level / (2 n k) (tr (Y - J t)' (K + level)^-1 (Y - J t) + ||t||^2),
 
-whose curvature is a product of J and its transpose. Its minimum depends on S
-and Y, through which the implicit gradient of an outer loss goes.
+whose minimum, by which an outer loss is scored, depends on S and Y.
 
 `n` denotes the images of S, `k` the classes, `level` the ridge.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from fsdd_jax.core import krr, losses
+from fsdd_jax.core import krr, losses, solvers
 from fsdd_jax.types import LabeledSet
 
 
@@ -35,18 +34,6 @@ class InnerProblem:
     synthetic: the distilled set (S, Y), without padding.
     factor: `[n, n]` lower Cholesky factor of K + level.
     level: `[]`.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> problem: InnerProblem = inner_problem(network, toy.theta(0), real, 0.1)
-    >>> problem.factor.shape
-    (3, 3)
   """
 
   variables: Any
@@ -65,14 +52,7 @@ class InnerProblem:
 
 
 def body_of(params: Any) -> Any:
-  """The same tree, zero at the classifier's weights, which w stands for.
-
-  Example:
-    >>> import toy
-    >>> body = body_of(toy.theta(0)['params'])
-    >>> float(abs(body['classifier']['kernel']).max())
-    0.0
-  """
+  """The same tree, zero at the classifier's weights, which w stands for."""
   classifier = params['classifier']
   kernel = jnp.zeros_like(classifier['kernel'])
   return {**params, 'classifier': {**classifier, 'kernel': kernel}}
@@ -81,26 +61,13 @@ def body_of(params: Any) -> Any:
 def outputs(
   network: nn.Module, variables: Any, tangent: Any, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Features f and J t of images.
+  """Features f `[n, d]` and J t `[n, k]` of images `[n, h, w, c]`.
 
   Args:
     network: returns logits and features; its classifier has this name.
     variables: where it is linearised.
     tangent: t, a tree like its parameters.
-    images: `[n, h, w, c]`.
-
-  Returns:
-    `[n, d]` and `[n, k]`.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> import toy
-    >>> network, theta = toy.problem()[0], toy.theta(0)
-    >>> t = jax.tree.map(jnp.zeros_like, theta['params'])
-    >>> f, shift = outputs(network, theta, t, jnp.ones((1, 8, 8, 3)))
-    >>> f.shape, shift.tolist()
-    ((1, 64), [[0.0, 0.0, 0.0]])
+    images: the images.
   """
   apply = functools.partial(_apply, network, variables, images)
   (_, features), (shift, _) = jax.jvp(apply, (variables['params'],), (tangent,))
@@ -146,20 +113,6 @@ def inner_problem(
     variables: where it is linearised.
     synthetic: the distilled set, without padding.
     level: the ridge, positive.
-
-  Returns:
-    The problem.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> inner_problem(network, toy.theta(0), real, 0.5).level.item()
-    0.5
   """
   kernel = _kernel(network, variables, synthetic.images)
   factor = jnp.linalg.cholesky(kernel + level * jnp.eye(len(kernel)))
@@ -167,23 +120,7 @@ def inner_problem(
 
 
 def curvature(network: nn.Module, problem: InnerProblem, tangent: Any) -> Any:
-  """The second derivative of L times a tree t.
-
-  Example:
-    >>> import jax
-    >>> import optax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> problem = inner_problem(network, toy.theta(0), real, 0.5)
-    >>> t = body_of(problem.variables['params'])
-    >>> product = curvature(network, problem, t)
-    >>> bool(optax.tree.vdot(t, product) > 0)
-    True
-  """
+  """The second derivative of L times a tree t."""
   slope = _slope(network, problem.variables, problem.synthetic.images)
   transpose = _transposed(slope, tangent)
   body = transpose(problem.regularized(slope(tangent)))
@@ -191,20 +128,7 @@ def curvature(network: nn.Module, problem: InnerProblem, tangent: Any) -> Any:
 
 
 def descent(network: nn.Module, problem: InnerProblem) -> Any:
-  """The negative slope of L at t = 0.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> problem = inner_problem(network, toy.theta(0), real, 0.5)
-    >>> sorted(descent(network, problem))
-    ['Conv_0', 'classifier']
-  """
+  """The negative slope of L at t = 0."""
   variables, synthetic = problem.variables, problem.synthetic
   slope = _slope(network, variables, synthetic.images)
   transpose = _transposed(slope, variables['params'])
@@ -221,7 +145,7 @@ def predictions(
   *,
   level: float | jax.Array,
 ) -> jax.Array:
-  """What the linearised network says of images, with the best w.
+  """What the linearised network says of images, with the best w, `[m, k]`.
 
   Args:
     network: f.
@@ -230,24 +154,6 @@ def predictions(
     synthetic: the distilled set, without padding.
     images: `[m, h, w, c]`.
     level: the ridge.
-
-  Returns:
-    `[m, k]`.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> theta = toy.theta(0)
-    >>> t = jax.tree.map(jnp.zeros_like, theta['params'])
-    >>> found = predictions(network, theta, t, real, real.images, level=1e-6)
-    >>> jnp.abs(found - real.labels).max() < 1e-2
-    Array(True, dtype=bool)
   """
   features, shift = outputs(network, variables, tangent, synthetic.images)
   ridge = level * len(features) / jnp.sum(features**2)
@@ -277,21 +183,6 @@ def coupling(
     adjoint: h.
     synthetic: the distilled set, without padding.
     level: the ridge.
-
-  Returns:
-    `[]`.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> theta, t = toy.theta(0), toy.theta(1)['params']
-    >>> coupling(network, theta, t, t, real, level=0.5).shape
-    ()
   """
   slope = _slope(network, variables, synthetic.images)
   kernel = _kernel(network, variables, synthetic.images)
@@ -301,3 +192,109 @@ def coupling(
   )
   weight = level / synthetic.labels.size
   return weight * jnp.sum(slope(adjoint) * coefficients)
+
+
+class Gradients(NamedTuple):
+  """What one step knows of the outer loss.
+
+  Attributes:
+    loss: `[]`.
+    direct: its gradient with the weights held, like what is learned.
+    implicit: its gradient through the weights.
+    rates: `[2]` that the solver took.
+    progress: `[n]` values of the solver's steps, of both problems.
+  """
+
+  loss: jax.Array
+  direct: Any
+  implicit: Any
+  rates: jax.Array
+  progress: tuple[jax.Array, jax.Array]
+
+
+def gradient_fn(
+  network: nn.Module,
+  outer_fn: Callable[..., jax.Array],
+  *,
+  fitted_fn: Callable[[Any], LabeledSet],
+  level_fn: Callable[[Any], float],
+  solver: str,
+  num_steps: Sequence[int],
+) -> Callable[..., Gradients]:
+  """Builds the gradients of an outer loss by what makes the distilled set.
+
+  Args:
+    network: f.
+    outer_fn: of what is learned, t, the network's variables and a target.
+    fitted_fn: the distilled set that a tree of learned values makes.
+    level_fn: the ridge for these.
+    solver: a name of `solvers.SOLVERS`.
+    num_steps: of it, for t and for the implicit gradient.
+
+  Returns:
+    `gradients(learned, variables, target, rates, search=None)`, with rates
+    `[2]` of Adam; a pair of booleans for `search` finds those that are not
+    given.
+  """
+  way = solvers.solver(solver, functools.partial(curvature, network))
+  outer = jax.jit(jax.value_and_grad(outer_fn, argnums=(0, 1)))
+
+  @jax.jit
+  def prepare(variables: Any, learned: Any) -> tuple[InnerProblem, Any]:
+    problem = inner_problem(
+      network, variables, fitted_fn(learned), level_fn(learned)
+    )
+    return problem, descent(network, problem)
+
+  @jax.jit
+  def through(learned: Any, variables: Any, t: Any, adjoint: Any) -> Any:
+    def loss(learned: Any) -> jax.Array:
+      return coupling(
+        *(network, variables, t, adjoint, fitted_fn(learned)),
+        level=level_fn(learned),
+      )
+
+    return jax.grad(loss)(learned)
+
+  def gradients(
+    learned: Any,
+    variables: Any,
+    target: Any,
+    rates: jax.Array,
+    search: tuple[bool, bool] | None = None,
+  ) -> Gradients:
+    found: list[jax.Array] = []
+    progress: list[jax.Array] = []
+
+    def solved(which: int, right: Any) -> Any:
+      run = functools.partial(
+        solvers.solve, way, problem, right, num_steps=num_steps[which]
+      )
+      rate = rates[which]
+      if search and not search[which]:
+        rate = solvers.find_rate(lambda rate: run(rate)[1], rate)
+      solution, values = run(rate)
+      found.append(rate)
+      progress.append(values)
+      return solution
+
+    problem, right = prepare(variables, learned)
+    t = solved(0, right)
+    loss, (direct, slope) = outer(learned, t, variables, target)
+    adjoint = solved(1, body_of(slope))
+    implicit = through(learned, variables, t, adjoint)
+    return Gradients(
+      loss, direct, implicit, jnp.stack(found), (progress[0], progress[1])
+    )
+
+  return gradients
+
+
+def clipped(gradient: Any, other: Any) -> Any:
+  """A gradient whose leaves are at most as long as those of another one."""
+
+  def clip(x: jax.Array, y: jax.Array) -> jax.Array:
+    length, limit = jnp.linalg.norm(x.ravel()), jnp.linalg.norm(y.ravel())
+    return x * jnp.where(length > limit, limit / length, 1.0)
+
+  return jax.tree.map(clip, gradient, other)

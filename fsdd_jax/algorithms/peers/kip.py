@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 
-from fsdd_jax.algorithms import distill_loop
+from fsdd_jax.algorithms import distillation
 from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
+from fsdd_jax.algorithms.peers.peer_configs import KipConfig
 from fsdd_jax.core import distill_step, krr, krr_errors
 from fsdd_jax.core.losses import ErrorFn
 from fsdd_jax.networks import infinite
@@ -34,17 +35,6 @@ def kernel_loss(
 
   Returns:
     `[]` the error.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> from fsdd_jax.core import krr, krr_errors, losses
-    >>> flat = lambda x: x.reshape(len(x), -1)
-    >>> kernel = lambda x, y: flat(x) @ flat(y).T
-    >>> x = types.labeled_set(jnp.eye(4)[:2].reshape(2, 2, 2, 1), jnp.eye(2))
-    >>> y = types.labeled_set(jnp.ones((3, 2, 2, 1)), jnp.ones((3, 2)))
-    >>> kernel_loss(kernel, (), x, y, ridge=1e-2).round(4)
-    Array(0.0002, dtype=float32)
   """
   del variables
   own = kernel(synthetic.images, synthetic.images)
@@ -67,26 +57,9 @@ def plan(setup: Setup) -> Plan:
 
   Returns:
     The plan.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.algorithms import configs
-    >>> from fsdd_jax.algorithms.peers import peer_configs, frame
-    >>> from fsdd_jax.networks import extractors
-    >>> _, *images = toy.problem()
-    >>> result = frame.distill_by(
-    ...   KIP,
-    ...   extractors.Mlp(depth=1),
-    ...   *images,
-    ...   config=configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6),
-    ...   own=peer_configs.KipConfig(),
-    ... )
-    >>> result.synthetic.images.shape
-    (3, 8, 8, 3)
   """
   config = setup.config
   kernel = infinite.kernel_fn(setup.network, setup.own.kernel)
-  inputs_of = setup.batches()
   error_fn = krr_errors.ERRORS[config.loss].on_images
 
   def loss(synthetic: LabeledSet, target: LabeledSet) -> jax.Array:
@@ -94,11 +67,11 @@ def plan(setup: Setup) -> Plan:
       kernel, (), synthetic, target, ridge=config.ridge, error_fn=error_fn
     )
 
-  tx = distill_loop.optimizer(config, config.num_steps)
+  tx = distillation.optimizer(config, config.num_steps)
   return Plan(
     distill_step.make_step(loss, tx),
     distill_step.init_state(setup.start, tx),
-    lambda index: (inputs_of(0, index)[1],),
+    lambda index: (setup.batch(index),),
     lambda index, state: (
       'Largest absolute value of images: '
       f'{abs(state.synthetic.images).max():g}.'
@@ -109,5 +82,6 @@ def plan(setup: Setup) -> Plan:
 KIP = Peer(
   'KIP',
   plan,
+  KipConfig,
   check=lambda network, own: infinite.kernel_fn(network, own.kernel),
 )

@@ -21,12 +21,7 @@ _MAX_TRAINED = 1000  # Images of X_S in an update of a network, at most (FRePo).
 
 
 class OnlineNetwork(NamedTuple):
-  """A network of the pool, and the state of its optimiser.
-
-  Example:
-    >>> OnlineNetwork(variables={}, opt_state=()).opt_state
-    ()
-  """
+  """A network of the pool, and the state of its optimiser."""
 
   variables: Any
   opt_state: optax.OptState
@@ -41,14 +36,6 @@ class Order(NamedTuple):
     ages: `[num_steps]` its updates before the step.
     generations: `[num_steps]` how often its place was drawn anew before; it is
       drawn before the first step of a generation.
-
-  Example:
-    >>> import jax
-    >>> order: Order = pool_order(
-    ...   jax.random.key(0), 6, pool_size=2, max_updates=2
-    ... )
-    >>> order.places.tolist(), order.generations.tolist()
-    ([1, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1])
   """
 
   places: np.ndarray
@@ -76,14 +63,6 @@ def pool_order(
 
   Returns:
     The order.
-
-  Example:
-    >>> import jax
-    >>> order = pool_order(
-    ...   jax.random.key(0), 4, pool_size=1, max_updates=4, most_a_step=3
-    ... )
-    >>> order.updates.tolist(), order.ages.tolist()
-    ([3, 2, 2, 1], [0, 3, 0, 2])
   """
   places = np.asarray(
     jax.random.randint(key, (num_steps,), 0, pool_size, jnp.int32)
@@ -114,11 +93,6 @@ def label_margin(labels: jax.Array, limit: float | None = None) -> jax.Array:
 
   Returns:
     `[]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> label_margin(jnp.array([[0.75, 0.0], [0.5, 0.25]])).item()
-    0.375
   """
   if limit is None:
     limit = 1.0 / labels.shape[1]
@@ -127,16 +101,7 @@ def label_margin(labels: jax.Array, limit: float | None = None) -> jax.Array:
 
 
 def with_mirror_images(labeled: LabeledSet) -> LabeledSet:
-  """A set and its images flipped left to right, `[2 n, ...]`.
-
-  Example:
-    >>> from fsdd_jax import types
-    >>> import jax.numpy as jnp
-    >>> images = jnp.arange(2.0).reshape(1, 1, 2, 1)
-    >>> x = types.labeled_set(images, jnp.ones((1, 1)))
-    >>> with_mirror_images(x).images.ravel().tolist()
-    [0.0, 1.0, 1.0, 0.0]
-  """
+  """A set and its images flipped left to right, `[2 n, ...]`."""
   flipped = dataclasses.replace(labeled, images=labeled.images[:, :, ::-1])
   return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), labeled, flipped)
 
@@ -153,18 +118,6 @@ def training_step(
   Returns:
     `train(online, labeled, step)`: half the squared error of the logits, on a
     thousand images at most, drawn by the number of the step.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import optax
-    >>> import toy
-    >>> from fsdd_jax import types
-    >>> train = training_step(toy.problem()[0], optax.sgd(0.1))
-    >>> online = OnlineNetwork(toy.theta(0), optax.sgd(0.1).init(()))
-    >>> labeled = types.labeled_set(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 3)))
-    >>> trained = train(online, labeled, jnp.zeros((), int))
-    >>> trained.variables['params']['classifier']['bias'].shape
-    (3,)
   """
 
   def loss_fn(params: Any, variables: Any, batch: LabeledSet) -> jax.Array:

@@ -21,12 +21,7 @@ _PLATT_RATE = (
 
 @dataclasses.dataclass(frozen=True)
 class FrepoConfig(Config):
-  """FRePo: a pool of networks that are trained on X_S between its steps.
-
-  Example:
-    >>> FrepoConfig(pool_size=3).pool_size
-    3
-  """
+  """FRePo: a pool of networks that are trained on X_S between its steps."""
 
   pool_size: int = option(10, _POOL_SIZE, least=1)
   max_online_updates: int = option(100, _UPDATES, least=1)
@@ -37,12 +32,7 @@ class FrepoConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class RfadConfig(Config):
-  """RFAD: several fresh networks a step make one kernel.
-
-  Example:
-    >>> RfadConfig(networks_per_step=2).networks_per_step
-    2
-  """
+  """RFAD: several fresh networks a step make one kernel."""
 
   networks_per_step: int = option(
     8, 'Fresh networks a step, N (RFAD: 8).', least=1
@@ -62,12 +52,7 @@ class RfadConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class RcigConfig(Config):
-  """RCIG: implicit gradients of a convex problem, in a pool that learns.
-
-  Example:
-    >>> RcigConfig(pool_size=3).num_inner_steps
-    20
-  """
+  """RCIG: implicit gradients of a convex problem, in a pool that learns."""
 
   pool_size: int = option(30, _POOL_SIZE, least=1)
   max_online_updates: int = option(100, _UPDATES, least=1)
@@ -119,11 +104,6 @@ class RcigConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class KipConfig(Config):
-  """KIP: the closed form in one infinitely wide network.
-
-  Example:
-    >>> KipConfig().kernel
-    'ntk'
-  """
+  """KIP: the closed form in one infinitely wide network."""
 
   kernel: str = option('ntk', 'nngp or ntk (KIP).', choices=('nngp', 'ntk'))

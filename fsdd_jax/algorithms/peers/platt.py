@@ -25,12 +25,6 @@ def scaled_cross_entropy(
 
   Returns:
     `[]` mean over images.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> labels = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-    >>> round(scaled_cross_entropy(0.0, labels, labels).item(), 3)
-    0.313
   """
   mask = jnp.ones(len(labels)) if mask is None else mask
   classes = jnp.argmax(labels, axis=1)
@@ -56,14 +50,6 @@ def least_cross_entropy(
 
   Returns:
     `[]` mean over images.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> labels = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    >>> guesses = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    >>> error = lambda scale: least_cross_entropy(scale * guesses, labels)
-    >>> round(error(1.0).item(), 3), round(error(5.0).item(), 3)
-    (0.637, 0.637)
   """
 
   def cross_entropy(log_scale: jax.Array, predictions: jax.Array) -> jax.Array:
@@ -99,10 +85,5 @@ def platt_error(
 
   Returns:
     `[]` mean over images.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> platt_error(jnp.eye(2), jnp.eye(2), jnp.eye(2)) < 1e-3
-    Array(True, dtype=bool)
   """
   return least_cross_entropy(krr.predict(features, weights), labels, mask)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fsdd_jax.algorithms import distill_loop
+from fsdd_jax.algorithms import distillation
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
 from fsdd_jax.algorithms.peers.peer_configs import RfadConfig
@@ -35,13 +35,6 @@ def random_features(features_of: losses.FeatureFn) -> losses.FeatureFn:
 
   Returns:
     A function of a tuple of N networks' variables and images; `[n, N d + 1]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> features_of = random_features(lambda scale, x: scale * x)
-    >>> features = features_of((1.0, 2.0), jnp.ones((1, 3)))
-    >>> round(float((features @ features.T).item()), 3)
-    5.01
   """
 
   def extract(networks: tuple[Any, ...], images: jax.Array) -> jax.Array:
@@ -63,13 +56,6 @@ class RfadState:
     learned: `images`, `labels`; where they are learned, `log_scale` `[]` of
       predictions, and `linear_map` `[h w c, h w c]` of images.
     opt_state: the optimiser's state.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> learned = {'images': jnp.ones((1, 2, 2, 1)), 'labels': jnp.ones((1, 1))}
-    >>> state: RfadState = RfadState(jnp.zeros((), int), learned, ())
-    >>> state.synthetic.images.shape
-    (1, 2, 2, 1)
   """
 
   step: jax.Array  # []
@@ -83,18 +69,7 @@ class RfadState:
 
 
 def mapped_set(learned: Learned) -> LabeledSet:
-  """The distilled set that learned values make: images times the linear map.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> learned = {
-    ...   'images': jnp.ones((1, 1, 2, 1)),
-    ...   'labels': jnp.ones((1, 1)),
-    ...   'linear_map': jnp.array([[1.0, 2.0], [0.0, 1.0]]),
-    ... }
-    >>> mapped_set(learned).images.ravel().tolist()
-    [1.0, 3.0]
-  """
+  """The distilled set that learned values make: images times the linear map."""
   images = learned['images']
   if 'linear_map' in learned:
     flat = images.reshape(len(images), -1)
@@ -114,16 +89,6 @@ def init_state(
 
   Returns:
     Both; the images are copied, as the first step donates them.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> from fsdd_jax.algorithms import configs
-    >>> start = types.labeled_set(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1)))
-    >>> config = configs.DistillationConfig()
-    >>> state, _ = init_state(start, config, RfadConfig(map_learning_rate=1e-5))
-    >>> sorted(state.learned), state.learned['linear_map'].shape
-    (['images', 'labels', 'linear_map', 'log_scale'], (4, 4))
   """
   further: dict[str, optax.GradientTransformation] = {}
   learned = {
@@ -136,7 +101,7 @@ def init_state(
   if own.map_learning_rate:
     learned['linear_map'] = jnp.eye(start.images[0].size)
     further['linear_map'] = optax.adabelief(own.map_learning_rate)
-  tx = distill_loop.optimizer(config, config.num_steps, **further)
+  tx = distillation.optimizer(config, config.num_steps, **further)
   return RfadState(jnp.zeros((), jnp.int32), learned, tx.init(learned)), tx
 
 
@@ -161,22 +126,6 @@ def loss_of(
 
   Returns:
     `[]`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from fsdd_jax import types
-    >>> from fsdd_jax.algorithms import configs
-    >>> x = types.labeled_set(jnp.eye(4)[:2].reshape(2, 2, 2, 1), jnp.eye(2))
-    >>> learned = {'images': x.images, 'labels': x.labels}
-    >>> loss_of(
-    ...   learned,
-    ...   (),
-    ...   x,
-    ...   features_of=lambda variables, images: images.reshape(len(images), -1),
-    ...   config=configs.DistillationConfig(),
-    ...   own=RfadConfig(),
-    ... ) < 0.01
-    Array(True, dtype=bool)
   """
   error_fn = krr_errors.ERRORS[config.loss].on_images
   if 'log_scale' in learned:
@@ -207,16 +156,6 @@ def plan(setup: Setup) -> Plan:
 
   Returns:
     The plan; the networks seen are those of the last step.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.algorithms import configs
-    >>> from fsdd_jax.algorithms.peers import frame
-    >>> config = configs.DistillationConfig(ipc=1, num_steps=2, real_batch=6)
-    >>> own, problem = RfadConfig(networks_per_step=2), toy.problem()
-    >>> result = frame.distill_by(RFAD, *problem, config=config, own=own)
-    >>> result.synthetic.images.shape, len(result.seen)
-    ((3, 8, 8, 3), 2)
   """
   config, own = setup.config, setup.own
 
@@ -229,7 +168,6 @@ def plan(setup: Setup) -> Plan:
       for key in keys
     )
 
-  inputs_of = setup.batches(draw)
   features_of = random_features(losses.feature_fn(setup.network))
   loss_fn = functools.partial(
     loss_of, features_of=features_of, config=config, own=own
@@ -248,14 +186,14 @@ def plan(setup: Setup) -> Plan:
     )
     return RfadState(state.step + 1, learned, opt_state), values
 
-  diagnose = distill_loop.in_features(features_of, ridge=config.ridge)
+  diagnose = distillation.in_features(features_of, ridge=config.ridge)
   return Plan(
     step,
     state,
-    lambda index: inputs_of(index, index),
+    lambda index: (draw(index), setup.batch(index)),
     lambda index, state: diagnose(draw(index), state.synthetic),
     lambda state: list(draw(config.num_steps - 1)),
   )
 
 
-RFAD = Peer('RFAD', plan)
+RFAD = Peer('RFAD', plan, RfadConfig)

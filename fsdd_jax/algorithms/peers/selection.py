@@ -1,6 +1,6 @@
 """Real images as a distilled set: the rows that each paper shows first.
 
-Random real images are `baselines.random_real`; herding and k-centre choose by
+Random real images are `TargetSet.random_real`; herding and k-centre choose by
 features, here those of a random network.
 """
 
@@ -8,17 +8,15 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax.core import losses
 from fsdd_jax.data import passes
-from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.inputs import coded_labels
-from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.data.normalization import normalize
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import random_networks
 from fsdd_jax.runtime import finite
-from fsdd_jax.types import LabeledSet, labeled_set
+from fsdd_jax.types import LabeledSet
 
 # Maps features [n, d] of a class and a number to rows.
 SelectFn = Callable[[np.ndarray, int], np.ndarray]
@@ -33,11 +31,6 @@ def herding(features: np.ndarray, count: int) -> np.ndarray:
 
   Returns:
     `[count]` rows, each once.
-
-  Example:
-    >>> import numpy as np
-    >>> herding(np.array([[0.0], [4.0], [5.0], [6.0]]), 2).tolist()
-    [1, 2]
   """
   mean, total = features.mean(axis=0), np.zeros(features.shape[1])
   chosen = np.zeros(len(features), bool)
@@ -63,11 +56,6 @@ def k_centre(features: np.ndarray, count: int) -> np.ndarray:
 
   Returns:
     `[count]` rows, each once where that many differ.
-
-  Example:
-    >>> import numpy as np
-    >>> k_centre(np.array([[0.0], [4.0], [5.0], [7.0]]), 3).tolist()
-    [1, 0, 3]
   """
   rows = [int(np.argmin(np.sum((features - features.mean(axis=0)) ** 2, 1)))]
   nearest = np.full(len(features), np.inf)
@@ -82,39 +70,27 @@ def k_centre(features: np.ndarray, count: int) -> np.ndarray:
 def select(
   key: jax.Array,
   network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  target: TargetSet,
   *,
   select_fn: SelectFn,
   ipc: int,
-  label_coding: str = 'centered',
 ) -> LabeledSet:
   """Real images of each class, chosen by the features of a random network.
 
   Args:
     key: consumed; draws the network.
     network: the feature extractor f.
-    dataset: the target set.
-    normalization: how its images become network inputs.
+    target: the target set.
     select_fn: such as `herding`.
     ipc: images per class, I.
-    label_coding: a name in `LABEL_CODINGS`.
 
   Returns:
     `ipc * k` images, class by class.
 
   Raises:
     ValueError: if a class has fewer than `ipc` images.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> chosen = select(
-    ...   jax.random.key(0), *toy.problem(), select_fn=herding, ipc=2
-    ... )
-    >>> chosen.images.shape, chosen.labels.argmax(axis=1).tolist()
-    ((6, 8, 8, 3), [0, 0, 1, 1, 2, 2])
   """
+  dataset, normalization = target.dataset, target.normalization
   counts = np.bincount(dataset.labels, minlength=dataset.num_classes)
   if counts.min() < ipc:
     name = dataset.class_names[int(counts.argmin())]
@@ -138,7 +114,4 @@ def select(
       'Choose another network.',
     )
     rows.append(own[select_fn(features, ipc)])
-  chosen = np.concatenate(rows)
-  labels = coded_labels(dataset, label_coding)[chosen]
-  images = normalize(dataset.images[chosen], normalization)
-  return labeled_set(images, jnp.asarray(labels))
+  return target.inputs(np.concatenate(rows))

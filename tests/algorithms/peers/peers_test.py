@@ -11,7 +11,6 @@ import optax
 import pytest
 
 import toy
-from fsdd_jax.algorithms import baselines
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import (
   frepo,
@@ -29,8 +28,9 @@ from fsdd_jax.algorithms.peers.peer_configs import (
 )
 from fsdd_jax.core import distill_step, krr, losses
 from fsdd_jax.data import datasets, normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
 from workbench import methods
 
@@ -67,7 +67,7 @@ def _run(method, config=_CONFIG, options=None, problem=None, **changes):
   return (
     methods.METHODS[method]
     .run(
-      *(network, dataset, transform),
+      *(network, TargetSet(dataset, transform)),
       config=config,
       own=dataclasses.replace(_OWN[method], **changes),
       options=options or LoopOptions(),
@@ -137,9 +137,9 @@ def test_steps_lower_the_loss(method, changes):
 
 
 def test_frepo_updates_images_and_network_as_by_hand():
-  network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
-  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+  network = toy.problem()[0]
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
+  target = toy.target().random_real(jax.random.key(1), ipc=4)
   theta, online_tx = toy.theta(0), optax.adam(1e-2)
   own = FrepoConfig(margin=0.5)
   loss_fn = frepo.loss_function(
@@ -227,12 +227,12 @@ def test_rfads_kernel_is_that_of_its_formula():
 
 
 def _rfad_state(**changes):
-  network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=1)
+  network = toy.problem()[0]
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
   config = DistillationConfig(optimizer='sgd', learning_rate=0.1)
   own = RfadConfig(networks_per_step=1, **changes)
   state, tx = rfad.init_state(real, config, own)
-  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+  target = toy.target().random_real(jax.random.key(1), ipc=4)
 
   def loss_at(**learned):
     return rfad.loss_of(
@@ -313,7 +313,7 @@ def test_frepos_networks_are_returned_as_they_are_trained():
   )
   network, dataset, transform = toy.problem()
   result = methods.METHODS['frepo'].run(
-    *(network, dataset, transform),
+    *(network, TargetSet(dataset, transform)),
     config=_CONFIG,
     own=_OWN['frepo'],
     options=options,
@@ -356,9 +356,9 @@ def test_platt_error_is_the_least_over_scales():
 
 
 def test_kips_loss_is_that_of_features_with_the_same_kernel():
-  network, dataset, transform = toy.problem()
-  real = baselines.random_real(jax.random.key(0), dataset, transform, ipc=2)
-  target = baselines.random_real(jax.random.key(1), dataset, transform, ipc=4)
+  network = toy.problem()[0]
+  real = toy.target().random_real(jax.random.key(0), ipc=2)
+  target = toy.target().random_real(jax.random.key(1), ipc=4)
   features_of, theta = losses.feature_fn(network), toy.theta(0)
 
   def kernel(x, y):
@@ -395,7 +395,7 @@ def test_chosen_images_are_those_of_the_class():
   network, dataset, transform = toy.problem()
   chosen = selection.select(
     jax.random.key(0),
-    *(network, dataset, transform),
+    *(network, TargetSet(dataset, transform)),
     select_fn=selection.k_centre,
     ipc=3,
   )
@@ -404,7 +404,7 @@ def test_chosen_images_are_those_of_the_class():
   with pytest.raises(ValueError, match=r"'1' has 1 images, fewer than ipc = 2"):
     selection.select(
       jax.random.key(0),
-      *(network, few, transform),
+      *(network, TargetSet(few, transform)),
       select_fn=selection.herding,
       ipc=2,
     )
@@ -415,7 +415,7 @@ def test_real_images_cannot_start_from_a_set():
   start = labeled_set(jnp.ones((3, 8, 8, 3)), jnp.eye(3))
   with pytest.raises(ValueError, match='leave start out'):
     methods.METHODS['herding'].run(
-      *(network, dataset, transform),
+      *(network, TargetSet(dataset, transform)),
       config=_CONFIG,
       own=None,
       options=LoopOptions(),

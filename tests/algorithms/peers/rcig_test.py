@@ -16,14 +16,13 @@ from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import (
   frame,
   implicit,
-  implicit_gradient,
   rcig,
-  rcig_step,
 )
 from fsdd_jax.algorithms.peers.peer_configs import RcigConfig
 from fsdd_jax.core import solvers
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, layers
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
 
 _LEVEL = 0.05
@@ -120,7 +119,7 @@ def test_implicit_gradient_is_that_of_the_exact_solution(problem):
     return outer_loss(learned, t, variables, target)
 
   learned = (images, labels)
-  gradients = implicit_gradient.gradient_fn(
+  gradients = implicit.gradient_fn(
     Smooth(),
     outer_loss,
     fitted_fn=lambda learned: labeled_set(*learned),
@@ -149,7 +148,7 @@ def test_implicit_gradient_is_that_of_unrolled_descent(problem):
     x, _ = jax.lax.scan(descend, jnp.zeros(size), length=3000)
     return outer_loss(learned, tree(x), variables, target)
 
-  gradients = implicit_gradient.gradient_fn(
+  gradients = implicit.gradient_fn(
     Smooth(),
     outer_loss,
     fitted_fn=lambda learned: labeled_set(*learned),
@@ -257,7 +256,7 @@ def test_rates_follow_every_fifty_steps():
 
 
 def test_a_gradient_is_clipped_leaf_by_leaf():
-  found = implicit_gradient.clipped(
+  found = implicit.clipped(
     {'x': jnp.array([3.0, 4.0]), 'y': jnp.array([0.5]), 'z': jnp.zeros(2)},
     {'x': jnp.array([0.0, 1.0]), 'y': jnp.array([2.0]), 'z': jnp.ones(2)},
   )
@@ -274,7 +273,7 @@ def test_the_average_is_that_of_its_formula():
   for step, images in enumerate(sets, 1):
     hidden = 0.9 * hidden + 0.1 * images
     learned = {'images': jnp.asarray(images), 'labels': jnp.ones((2, 2))}
-    average = rcig_step.averaged(average, learned, step, 0.9)
+    average = rcig.averaged(average, learned, step, 0.9)
     np.testing.assert_allclose(
       average.images, hidden / (1 - 0.9**step), rtol=1e-4
     )
@@ -296,7 +295,7 @@ def _run(own=_OWN, config=_CONFIG, network=None, **options):
   _, dataset, transform = toy.problem()
   network = network or extractors.Mlp(num_classes=3, depth=1, width=8)
   return frame.distill_by(
-    *(rcig.RCIG, network, dataset, transform),
+    *(rcig.RCIG, network, TargetSet(dataset, transform)),
     config=config,
     own=own,
     options=LoopOptions(log_every=1, **options),
@@ -362,7 +361,7 @@ def test_the_margin_changes_labels():
   config = dataclasses.replace(_CONFIG, num_steps=2, optimizer='sgd')
   found = [
     frame.distill_by(
-      *(rcig.RCIG, network, dataset, transform),
+      *(rcig.RCIG, network, TargetSet(dataset, transform)),
       config=config,
       own=settings,
       start=start,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import toy
-from fsdd_jax.algorithms import adaptation, baselines
+from fsdd_jax.algorithms import adaptation, baseline, in_theta
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.networks import translator
@@ -26,8 +26,8 @@ def test_the_last_snapshot_is_the_result_of_the_method():
 
   def method(options):
     results.append(
-      baselines.distill_over_networks(
-        *toy.problem(), config=_POOL, options=options
+      baseline.distill_over_networks(
+        toy.problem()[0], toy.target(), config=_POOL, options=options
       )
     )
 
@@ -47,22 +47,26 @@ def _translated(params, labeled):
 
 
 def test_adaptation_is_followed_through_the_translator():
-  network, *data = toy.problem()
+  network = toy.problem()[0]
   results = []
 
   def method(options):
     results.append(
       adaptation.adapt(
-        network, toy.translator(), *data, config=_ADAPTATION, options=options
+        network,
+        toy.translator(),
+        toy.target(),
+        config=_ADAPTATION,
+        options=options,
       )
     )
 
   snapshots = curves.record(method, every=1, translate_fn=_translated)
   # Two steps in theta, then three of the translator.
   assert [snapshot.step for snapshot in snapshots] == [1, 2, 1, 2, 3]
-  expected = adaptation.distill_dataset(
-    results[0].pretrained,
-    *data,
+  expected = in_theta.distill_dataset(
+    results[0].translator,
+    toy.target(),
     ipc=1,
     config=_ADAPTATION,
     in_theta=results[0].distilled_in_theta[1],
@@ -73,11 +77,15 @@ def test_adaptation_is_followed_through_the_translator():
 
 
 def test_a_method_with_a_translator_needs_one():
-  network, *data = toy.problem()
+  network = toy.problem()[0]
   with pytest.raises(ValueError, match='pass translate_fn'):
     curves.record(
       lambda options: adaptation.adapt(
-        network, toy.translator(), *data, config=_ADAPTATION, options=options
+        network,
+        toy.translator(),
+        toy.target(),
+        config=_ADAPTATION,
+        options=options,
       ),
       every=1,
     )
@@ -86,8 +94,8 @@ def test_a_method_with_a_translator_needs_one():
 def test_scores_are_in_the_same_networks():
   network, dataset, transform = toy.problem()
   snapshots = curves.record(
-    lambda options: baselines.distill_over_networks(
-      *toy.problem(), config=_POOL, options=options
+    lambda options: baseline.distill_over_networks(
+      toy.problem()[0], toy.target(), config=_POOL, options=options
     ),
     every=4,
   )

@@ -1,4 +1,4 @@
-"""Optimises one distilled set, watched: what all methods share."""
+"""Steps on one distilled set against a loss: Alg. 4, and Alg. 3 in theta."""
 
 import functools
 from collections.abc import Callable
@@ -10,9 +10,8 @@ import optax
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step, krr, losses
 from fsdd_jax.runtime.loop import Loop, LoopOptions
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.types import LabeledSet, LossFn
 
-LossFn = Callable[..., jax.Array]
 # Says what a set looks like in the network of a step, for an error message.
 DiagnoseFn = Callable[[Any, LabeledSet], str]
 
@@ -28,12 +27,6 @@ def optimizer(
     config: names it, and its rates.
     num_steps: steps of its schedule.
     **further: optimisers of what else a method learns.
-
-  Example:
-    >>> from fsdd_jax.algorithms import configs
-    >>> tx = optimizer(configs.DistillationConfig(), num_steps=100)
-    >>> tx.update.__name__
-    'update_fn'
   """
   return distill_step.make_optimizer(
     config.optimizer,
@@ -66,39 +59,15 @@ def distill_from(
     num_steps: steps in total.
     config: optimiser and learning rates.
     options: progress, logs, checkpoints.
-    diagnose: as of `in_features`.
+    diagnose: such as `in_features` makes.
     description: what the progress bar calls it.
 
   Returns:
-    The set after the last step.
+    The set after the last step, on the first device.
 
   Raises:
     FloatingPointError: when a loss is not finite; it names the step, and what
       `diagnose` says.
-
-  Example:
-    >>> import functools
-    >>> import jax
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines, configs
-    >>> from fsdd_jax.core import losses
-    >>> from fsdd_jax.runtime import loop
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> features_of = losses.feature_fn(network)
-    >>> distilled = distill_from(
-    ...   real,
-    ...   functools.partial(losses.krr_loss, features_of, ridge=1e-6),
-    ...   lambda step: (toy.theta(0), real),
-    ...   num_steps=1,
-    ...   config=configs.DistillationConfig(ipc=1),
-    ...   options=loop.LoopOptions(),
-    ...   diagnose=in_features(features_of, ridge=1e-6),
-    ... )
-    >>> distilled.images.shape
-    (3, 8, 8, 3)
   """
   tx = optimizer(config, num_steps)
 
@@ -108,7 +77,7 @@ def distill_from(
   def describe(step: int, state: distill_step.DistillState) -> str:
     return diagnose(inputs_at(step)[0], state.synthetic)
 
-  step_fn = distill_step.make_step(loss, tx)
+  update = distill_step.make_step(loss, tx)
   loop = Loop(
     description,
     distill_step.init_state(start, tx),
@@ -118,25 +87,12 @@ def distill_from(
   )
   with loop:
     for step in loop:
-      loop.state, loop.metrics = step_fn(loop.state, *inputs_at(step))
+      loop.state, loop.metrics = update(loop.state, *inputs_at(step))
     return loop.on_first_device().synthetic
 
 
 def in_features(features_of: losses.FeatureFn, *, ridge: float) -> DiagnoseFn:
-  """Norms of a set, and the condition number of its kernel in a network.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baselines
-    >>> from fsdd_jax.core import losses
-    >>> network, dataset, transform = toy.problem()
-    >>> real = baselines.random_real(
-    ...   jax.random.key(0), dataset, transform, ipc=1
-    ... )
-    >>> says = in_features(losses.feature_fn(network), ridge=1e-6)
-    >>> 'condition number of the kernel' in says(toy.theta(0), real)
-    True
-  """
+  """Norms of a set, and the condition number of its kernel in a network."""
   return functools.partial(_diagnosis, features_of, ridge=ridge)
 
 

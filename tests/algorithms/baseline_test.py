@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax.algorithms import baselines
+from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import losses
 from fsdd_jax.data import passes
-from fsdd_jax.runtime.stage_loop import LoopOptions
+from fsdd_jax.data.target import TargetSet
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import centered_one_hot
 
 _CONFIG = DistillationConfig(
@@ -24,22 +25,21 @@ _CONFIG = DistillationConfig(
 
 
 def _distill(dataset, normalization, network, *, options=None, **changes):
-  return baselines.distill_over_networks(
+  return baseline.distill_over_networks(
     network,
-    dataset,
-    normalization,
+    TargetSet(dataset, normalization),
     config=dataclasses.replace(_CONFIG, **changes),
     options=options,
   )
 
 
 def test_sequence_takes_equal_turns_and_drops_the_rest():
-  order = baselines.network_order(jax.random.key(0), 3, 8, revisit=False)
+  order = baseline.network_order(jax.random.key(0), 3, 8, revisit=False)
   assert order.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_pool_visits_every_network_each_round_in_changing_order():
-  order = baselines.network_order(jax.random.key(0), 5, 23, revisit=True)
+  order = baseline.network_order(jax.random.key(0), 5, 23, revisit=True)
   assert len(order) == 23
   rounds = order[:20].reshape(4, 5)
   assert (np.sort(rounds, axis=1) == np.arange(5)).all()
@@ -57,7 +57,7 @@ def test_pool_visits_every_network_each_round_in_changing_order():
 )
 def test_method_names(changes, name):
   config = dataclasses.replace(_CONFIG, **changes)
-  assert baselines.method_name(config) == name
+  assert baseline.method_name(config) == name
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,11 @@ def test_distillation_lowers_the_loss_in_its_networks(
     learning_rate=0.05,
     **changes,
   )
-  start = baselines.random_real(
-    jax.random.split(jax.random.key(0), 4)[0],
+  start = TargetSet(
     tiny_dataset,
     tiny_normalization,
-    ipc=2,
-    label_coding=changes.get('label_coding', 'centered'),
-  )
+    changes.get('label_coding', 'centered'),
+  ).random_real(jax.random.split(jax.random.key(0), 4)[0], ipc=2)
   stats = [
     passes.target_statistics(
       losses.feature_fn(tiny_network),
@@ -211,22 +209,22 @@ def test_killed_and_resumed_gives_the_bytes_of_the_straight_run(tmp_path):
 def test_a_start_takes_the_place_of_random_real_images(
   tiny_network, tiny_dataset, tiny_normalization, tmp_path
 ):
-  problem = tiny_network, tiny_dataset, tiny_normalization
+  problem = tiny_network, TargetSet(tiny_dataset, tiny_normalization)
   config = DistillationConfig(ipc=2, num_steps=2)
   key = jax.random.split(jax.random.key(config.seed), 4)[0]
-  same = baselines.random_real(key, *problem[1:], ipc=2)
-  plain = baselines.distill_over_networks(*problem, config=config)
-  given = baselines.distill_over_networks(*problem, config=config, start=same)
+  same = problem[1].random_real(key, ipc=2)
+  plain = baseline.distill_over_networks(*problem, config=config)
+  given = baseline.distill_over_networks(*problem, config=config, start=same)
   np.testing.assert_array_equal(plain.synthetic.images, given.synthetic.images)
   np.testing.assert_array_equal(plain.synthetic.labels, given.synthetic.labels)
   with pytest.raises(ValueError, match='ipc = 1 of 3 classes'):
-    baselines.distill_over_networks(
+    baseline.distill_over_networks(
       *problem, config=DistillationConfig(ipc=1), start=same
     )
   # A work directory is of one start.
   options = LoopOptions(tmp_path)
-  baselines.distill_over_networks(*problem, config=config, options=options)
+  baseline.distill_over_networks(*problem, config=config, options=options)
   with pytest.raises(ValueError, match='start_sha256'):
-    baselines.distill_over_networks(
+    baseline.distill_over_networks(
       *problem, config=config, options=options, start=same
     )

@@ -1,0 +1,280 @@
+"""Alg. 3, lines 2-16: sets distilled in theta, the network of the cache.
+
+`distill_dataset` then translates such a set, which serves any IPC.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+
+from fsdd_jax.algorithms.distillation import distill_from, in_features
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.core import losses
+from fsdd_jax.data import resolution
+from fsdd_jax.data.target import NetworksFn, TargetSet
+from fsdd_jax.networks.fixed import FixedNetwork
+from fsdd_jax.runtime import finite, metrics
+from fsdd_jax.runtime.loop import (
+  LoopOptions,
+  ProgressFn,
+  with_clock,
+  with_progress,
+)
+from fsdd_jax.runtime.workdir import claim_workdir, options_within
+from fsdd_jax.storage.translators import ThetaTranslator, stage_keys
+from fsdd_jax.types import LabeledSet
+
+SetName = tuple[int, int]  # Images a class, and number of the start.
+
+
+def theta_networks(
+  theta: FixedNetwork,
+  target: TargetSet,
+  clock: metrics.StageClock | None = None,
+) -> NetworksFn:
+  """The fixed network and its statistics, as the one network of Alg. 4.
+
+  Args:
+    theta: the fixed network.
+    target: the target set (X_T, Y_T), with the channels of theta.
+    clock: gets the seconds of `statistics`.
+
+  Returns:
+    A function whose number plays no part; `baseline.distill_over_networks`
+    takes it as `networks`.
+  """
+  return target.networks(
+    losses.feature_fn(theta.network),
+    lambda index: theta.sample(target.image_shape),
+    clock=clock,
+  )
+
+
+def distill_in_theta(
+  theta: FixedNetwork,
+  target: TargetSet,
+  *,
+  ipcs: Sequence[int],
+  config: AdaptationConfig,
+  options: LoopOptions | None = None,
+  clock: metrics.StageClock | None = None,
+) -> dict[int, LabeledSet]:
+  """Distils a target set in theta for some IPCs (Alg. 3, lines 2-16).
+
+  A set does not depend on which other IPCs are asked for.
+
+  Args:
+    theta: the fixed network.
+    target: the target set (X_T, Y_T), with the channels of theta.
+    ipcs: numbers of images per class.
+    config: T, alpha and the rest of the distillation.
+    options: progress, logs, checkpoints; each IPC has a folder
+      `in_theta/ipc_<I>` in the work directory.
+    clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
+
+  Returns:
+    The distilled set of each IPC, with its start, at the resolution of theta.
+
+  Raises:
+    ValueError: if channels or normalisation do not fit theta, a class has
+      fewer images than an IPC, or the work directory is another run's.
+    FloatingPointError: when a loss is not finite.
+  """
+  found = distill_sets(
+    theta,
+    target,
+    names=[(ipc, 0) for ipc in ipcs],
+    config=config,
+    options=options,
+    clock=clock,
+  )
+  return {ipc: labeled for (ipc, _), labeled in found.items()}
+
+
+def distill_sets(
+  theta: FixedNetwork,
+  target: TargetSet,
+  *,
+  names: Sequence[SetName],
+  config: AdaptationConfig,
+  options: LoopOptions | None = None,
+  clock: metrics.StageClock | None = None,
+) -> dict[SetName, LabeledSet]:
+  """Distils several sets of an IPC in theta, from different real images.
+
+  The statistics of all target images are summed once for all sets. Images
+  above the resolution of theta are scaled down to it.
+
+  Args:
+    theta: like what is not named here, as for `distill_in_theta`.
+    target: the target set (X_T, Y_T).
+    names: IPC and number of the start of each set; 0 is the set that
+      `distill_in_theta` gives.
+    config: T, alpha and the rest of the distillation.
+    options: progress, logs, checkpoints; each set has a folder
+      `in_theta/ipc_<I>`, or `in_theta/ipc_<I>_start_<number>` above 0. Curves
+      (`state_fn`) follow the starts of number 0 alone.
+    clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
+
+  Returns:
+    The sets by name, with their starts, at the resolution of theta.
+
+  Raises:
+    ValueError: as `distill_in_theta`.
+    FloatingPointError: when a loss is not finite.
+  """
+  options, clock = with_clock(options or LoopOptions(), clock)
+  _check_target(theta, target)
+  target = target.coded(config.label_coding).at_most(theta.image_shape)
+  features_of = losses.feature_fn(theta.network)
+  loss_fn = losses.LOSSES[config.loss].on_statistics
+  network = theta_networks(theta, target, clock)  # Line 9.
+  starts = {name: _start_of(target, name, config) for name in names}
+  found = {}
+  for (ipc, number), start in starts.items():  # Lines 2-3.
+    own = config.distillation(ipc)
+    folder = _folder(options, ipc, number)
+    claim_workdir(folder, own, theta=repr(theta), **target.facts)
+    with clock.part(f'distillation, IPC {ipc}'):
+      distilled = distill_from(  # Lines 10-14.
+        start,
+        functools.partial(loss_fn, features_of, ridge=config.ridge),
+        lambda step: network(0),
+        num_steps=own.num_steps,
+        config=own,
+        options=folder,
+        diagnose=in_features(features_of, ridge=config.ridge),
+        description=f'distil in theta, IPC {ipc}',
+      )
+    found[ipc, number] = dataclasses.replace(distilled, start=start.images)
+  return found
+
+
+def start_of(
+  theta: FixedNetwork,
+  target: TargetSet,
+  *,
+  name: SetName,
+  config: AdaptationConfig,
+) -> LabeledSet:
+  """The real images that `distill_sets` begins a set with (lines 4-8).
+
+  Args:
+    theta: the fixed network.
+    target: the target set (X_T, Y_T).
+    name: IPC and number of the start.
+    config: the seed and the coding of labels.
+
+  Returns:
+    The set before the first step, at the resolution of theta.
+
+  Raises:
+    ValueError: if a class has fewer images than the IPC.
+  """
+  target = target.coded(config.label_coding).at_most(theta.image_shape)
+  return _start_of(target, name, config)
+
+
+def distill_dataset(
+  start: ThetaTranslator,
+  target: TargetSet,
+  *,
+  ipc: int,
+  config: AdaptationConfig,
+  options: LoopOptions | None = None,
+  progress_fn: ProgressFn | None = None,
+  in_theta: LabeledSet | None = None,
+  clock: metrics.StageClock | None = None,
+) -> LabeledSet:
+  """Distils a target set in theta and translates it, for any IPC.
+
+  Args:
+    start: the translator with its theta, adapted or not.
+    target: the target set (X_T, Y_T).
+    ipc: images per class, among those adapted on or not.
+    config: as for `adapt`; only the distillation's part matters.
+    options: progress, logs, checkpoints.
+    progress_fn: replaces that of the options.
+    in_theta: the set distilled in theta before, instead of anew.
+    clock: gets the seconds of each part, `translation` being the last.
+
+  Returns:
+    The distilled set at the target set's resolution; its labels are those
+    learned in theta (Alg. 2, line 4).
+
+  Raises:
+    ValueError: as for `distill_in_theta`.
+
+  Example:
+    >>> import toy
+    >>> distilled = distill_dataset(
+    ...   toy.translator(),
+    ...   toy.target(),
+    ...   ipc=1,
+    ...   config=AdaptationConfig(num_steps=1),
+    ... )
+    >>> distilled.images.shape
+    (3, 8, 8, 3)
+  """
+  options, clock = with_clock(with_progress(options, progress_fn), clock)
+  if in_theta is None:
+    in_theta = distill_in_theta(
+      start.theta,
+      target,
+      ipcs=(ipc,),
+      config=config,
+      options=options,
+      clock=clock,
+    )[ipc]
+  with clock.part('translation'):
+    translated = start.translate(
+      resolution.upsample(in_theta, target.image_shape)
+    )
+    finite.check(
+      translated,
+      'The translated set',
+      'Adapt with a smaller adaptation_learning_rate.',
+    )
+    return translated
+
+
+def _start_of(
+  target: TargetSet, name: SetName, config: AdaptationConfig
+) -> LabeledSet:
+  ipc, number = name
+  key = jax.random.fold_in(stage_keys(config.seed)[0], ipc)
+  return target.random_real(
+    jax.random.fold_in(key, number) if number else key,
+    ipc=ipc,
+    short_classes=config.short_classes,
+  )
+
+
+def _folder(options: LoopOptions, ipc: int, number: int) -> LoopOptions:
+  """The options of one set."""
+  if not number:
+    return options_within(options, 'in_theta', f'ipc_{ipc}')
+  options = dataclasses.replace(options, state_fn=None)
+  return options_within(options, 'in_theta', f'ipc_{ipc}_start_{number}')
+
+
+def _check_target(theta: FixedNetwork, target: TargetSet) -> None:
+  """Raises a ValueError unless theta can see the images of a target set."""
+  shape = target.image_shape
+  if shape[2] != theta.image_shape[2]:
+    raise ValueError(
+      f'The images have {shape[2]} channels, theta and its translator '
+      f'{theta.image_shape[2]}. Pass grey images through '
+      'resolution.repeat_channels, or take another translator.'
+    )
+  if target.normalization.zca is not None and resolution.is_above(
+    shape, theta.image_shape
+  ):
+    raise ValueError(
+      f'Images of {shape[0]} x {shape[1]} are whitened (ZCA) at that '
+      f'resolution and cannot be scaled to the {theta.image_shape[0]} x '
+      f'{theta.image_shape[1]} of theta. Take a standardised translator, or '
+      f'load the data set with image_size {theta.image_shape[0]}.'
+    )
