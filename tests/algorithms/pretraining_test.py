@@ -349,18 +349,18 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
 _KILLED = """
 import os, signal, sys
 from workbench import cli
-from fsdd_jax.runtime.stage_loop import StageLoop
+from fsdd_jax.runtime.loop import Loop
 from experiments import pretrain
 
 kill_at = int(sys.argv.pop())
-on_step = StageLoop.on_step
+on_step = Loop.on_step
 
 def killing(self, done, state, metrics):
   on_step(self, done, state, metrics)
   if done == kill_at:
     os.kill(os.getpid(), signal.SIGKILL)
 
-StageLoop.on_step = killing
+Loop.on_step = killing
 cli.define_flags(*pretrain.CONFIGS, **pretrain.DEFAULTS)
 cli.run(pretrain.main)
 """
