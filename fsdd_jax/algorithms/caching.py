@@ -68,12 +68,12 @@ def build_cache(
     normalization: how its images become network inputs.
     config: N, C_min, C_max, M, I_max, T, alpha and the rest.
     folder: made if missing.
-    dataset_name: the name of Z that the manifest tells.
+    dataset_name: the name of Z in the manifest.
     process_index: number of this process; each writes its own files.
     process_count: number of processes that share the folder.
     progress_fn: called after each file with the number of subsets done by this
       process, and the mean `first_loss` and `last_loss` over its subsets.
-    bank_root: folder of feature banks; None: as of `array_store.default_root`.
+    bank_root: folder of feature banks; None: `array_store.default_root`.
 
   Returns:
     The manifest; `shards.open_cache` reads the folder once all files are there.

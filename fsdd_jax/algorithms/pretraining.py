@@ -74,12 +74,12 @@ def pretrain(
   Args:
     network: f; its initialisers are Theta, and theta was drawn from them.
     translator: the module G.
-    source: D, as of `shards.open_cache`.
+    source: D, from `shards.open_cache`.
     dataset: the large set Z that the cache was made of.
     normalization: how its images become network inputs.
     config: B, eta, the objective and the rest.
     options: progress, logs, checkpoints; by default only a progress bar.
-    progress_fn: in place of that of the options.
+    progress_fn: instead of that of the options.
     start: variables of the translator to go on from, `{'params': omega}`, such
       as those learned from fewer subsets; by default random ones.
 

@@ -79,7 +79,7 @@ class NetworkBanks:
     Args:
       problem: network, data set and config; a bank has `bank_images` of each
         class, or as many as the smallest class has.
-      root: folder of the banks; None: as of `array_store.default_root`.
+      root: folder of the banks; None: `array_store.default_root`.
     """
     config, dataset = problem.config, problem.dataset
     self._problem, self._root = problem, root

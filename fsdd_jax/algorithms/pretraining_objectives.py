@@ -143,7 +143,7 @@ def translation_in_banks(
 
   Args:
     problem: what is minimised; `bank_networks` of its config is at least 1.
-    root: folder of the banks; None: as of `array_store.default_root`.
+    root: folder of the banks; None: `array_store.default_root`.
 
   Returns:
     The objective.

@@ -146,7 +146,7 @@ def translator_metadata(
 
   Args:
     translator: the module G.
-    manifest: of the cache it was pre-trained on; tells theta's seed and
+    manifest: of the cache it was pre-trained on; it has theta's seed and
       network, the normalisation and the resolution.
     record: of `pretrain`.
 

@@ -98,9 +98,9 @@ def step(
     targets: what each of the sets is scored against (line 16).
     rows: of `packed_rows`.
     features_of: the feature map f.
-    tx: as of `init_state`.
+    tx: see `init_state`.
     loss: a name in `krr_errors.ERRORS`.
-    ridge: as of `krr.solve`.
+    ridge: see `krr.solve`.
 
   Returns:
     The state, and the losses `[b]` before the update.

@@ -224,7 +224,7 @@ def augment(
   Args:
     key: typed PRNG key; consumed.
     images: `[n, h, w, c]` normalized float images.
-    operations: as of `select`; without any, images are returned as they are.
+    operations: see `select`; without any, images are returned as they are.
     compose: `one_of`, `in_turn`, or a function of the same form.
     siamese: one parameter for the entire batch rather than one an image.
 
@@ -261,8 +261,8 @@ def dsa(
     images: `[n, h, w, c]` normalized float images.
     strategy: a name of `STRATEGIES`.
     without: names of operations to leave out, such as 'flip' for digits.
-    compose: as of `augment`.
-    siamese: as of `augment`.
+    compose: see `augment`.
+    siamese: see `augment`.
 
   Returns:
     `[n, h, w, c]` images.

@@ -124,7 +124,7 @@ def update(
 ) -> tuple[Tree, optax.OptState, Metrics]:
   """One update of an optimiser, or none where loss or gradient are not finite.
 
-  So the state still tells what went wrong; the caller sees it in the metrics
+  So the state still shows what went wrong; the caller sees it in the metrics
   and stops.
 
   Args:
@@ -157,7 +157,7 @@ def make_step(loss_fn: SetLossFn, tx: optax.GradientTransformation) -> StepFn:
 
   Args:
     loss_fn: `loss_fn(synthetic, *inputs) -> []`.
-    tx: an optimiser over `{'images', 'labels'}`, as of `make_optimizer`.
+    tx: an optimiser over `{'images', 'labels'}`, from `make_optimizer`.
 
   Returns:
     `step(state, *inputs) -> (state, metrics)`; the state is donated, and the

@@ -29,7 +29,7 @@ def solve(
   requested ridge (duplicate images without a ridge, say), the ridge is raised
   to the level of rounding, 2^-23 times the trace, instead of returning NaN;
   for n images that is a relative ridge of 1.2e-7 n. Features that are all zero,
-  as those of constant or diverged images under some norms, tell nothing: the
+  as those of constant or diverged images under some norms, say nothing: the
   weights are NaN, at which each stage stops.
 
   Args:
@@ -78,12 +78,12 @@ def solve_kernel(
 
   What `solve` does for images that only their kernel is known of, as in an
   infinitely wide network; `predict` and the errors take rows of the kernel
-  against these images in the place of features.
+  against these images instead of features.
 
   Args:
     kernel: `[n, n]` of the images with each other.
     labels: `[n, k]`.
-    ridge: as of `solve`.
+    ridge: see `solve`.
     mask: `[n]`, 1 for an image and 0 for padding, whose rows and columns of the
       kernel must be zero; all ones by default.
 

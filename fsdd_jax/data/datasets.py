@@ -225,7 +225,7 @@ def _check_labels(
 
 
 def _check_several(num_classes: int, name: str) -> None:
-  """One class has nothing to be told from: its centred labels are all 0."""
+  """One class has nothing to differ from: its centred labels are all 0."""
   if num_classes < 2:
     raise ValueError(
       f'{name} has {num_classes} class; at least 2 are needed. Add images of '

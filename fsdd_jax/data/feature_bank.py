@@ -58,7 +58,7 @@ class BankSource(NamedTuple):
     variables: its weights.
     dataset: the large set Z.
     normalization: how its images become network inputs.
-    facts: what tells these weights from others, JSON values.
+    facts: what sets these weights apart, JSON values.
     augmentation: `strategy`, `seed` and `copy`; by default none.
     root: folder of all banks; None: that of `array_store.default_root`.
   """
@@ -204,7 +204,7 @@ def folder_of(
   Args:
     source: what the bank is made of.
     kind: 'rows' or 'classes'.
-    rows: as of `feature_rows`.
+    rows: see `feature_rows`.
   """
   root = source.root or array_store.default_root() / 'banks'
   return array_store.folder_for(root, _facts(source, kind, rows))

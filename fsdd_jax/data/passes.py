@@ -41,7 +41,7 @@ def batches(
     images: `[n, h, w, c]`.
     labels: `[n, ...]`.
     batch_size: rows a batch; a smaller set makes one batch of its own size.
-      By default as of `default_batch_size`.
+      By default `default_batch_size`.
     multiple_of: rows a batch are rounded up to a multiple of this.
 
   Yields:
@@ -126,7 +126,7 @@ def target_statistics(
     labels: `[n, k]` float32.
     normalization: how uint8 images become network inputs; None if the images
       are network inputs, float32.
-    batch_size: images on a device at once; by default as of
+    batch_size: images on a device at once; by default
       `default_batch_size`.
     on_batch: called with the number of images added, for a progress bar.
     devices: what shares the images; all their processes call this together.

@@ -142,7 +142,7 @@ def sample_subset(
       0: all images of the classes, which no row lists.
     max_synthetic: largest number of synthetic images I_max, the rows of the
       synthetic set.
-    coding: label coding, one of `types.LABEL_CODINGS`, as of `class_labels`.
+    coding: label coding, one of `types.LABEL_CODINGS`; see `class_labels`.
     allowed: `[k]` bool, the classes to draw from, at least `min_classes`; all
       by default. C is at most their number.
 

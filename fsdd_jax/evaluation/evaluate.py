@@ -176,7 +176,7 @@ class Protocol(NamedTuple):
     accuracy_in: accuracy in one network, of a key, the network, the set, the
       images to measure on and their normalisation, and by name `settings`.
     is_random: whether that depends on the key.
-    network_of: the network that it takes in the place of a given one.
+    network_of: the network that it takes instead of a given one.
   """
 
   accuracy_in: Callable[..., float]

@@ -188,7 +188,7 @@ class Settings(NamedTuple):
   """What a protocol leaves open.
 
   Attributes:
-    without: augmentations to leave out, as of `unsuitable_augmentation`.
+    without: augmentations to leave out, from `unsuitable_augmentation`.
     learning_rate: of training; None: the protocol's own.
     float64: whether kernels are computed in double precision.
   """

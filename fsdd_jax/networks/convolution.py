@@ -3,7 +3,7 @@
 XLA's CPU back end computes the gradient of a kernel as a convolution with a
 window of the whole image, 2 to 9 times slower than the sum of one matrix
 product an offset of the kernel that stands here; and a map smaller than the
-kernel, as of the last layers of VGG11, up to 100 times slower than the product
+kernel, as in the last layers of VGG11, up to 100 times slower than the product
 of patches. Elsewhere XLA's own is taken.
 """
 

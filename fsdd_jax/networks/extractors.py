@@ -203,8 +203,8 @@ def describe(network: nn.Module) -> str:
   parts = []
   for field in dataclasses.fields(network):  # type: ignore[arg-type]
     value = getattr(network, field.name)
-    told = field.name in ('norm', 'width', 'depth') or value != field.default
-    if told and field.name not in ('parent', 'name', 'num_classes'):
+    shown = field.name in ('norm', 'width', 'depth') or value != field.default
+    if shown and field.name not in ('parent', 'name', 'num_classes'):
       parts.append(f'{field.name}={value}')
   return f'{type(network).__name__}({", ".join(parts)})'
 

@@ -206,7 +206,7 @@ def _soft_class(kind: Any, beta: float) -> type[Network]:
 
 
 def with_softplus(network: nn.Module, beta: float) -> nn.Module:
-  """The same network with a smooth activation in the place of ReLU.
+  """The same network with a smooth activation instead of ReLU.
 
   Args:
     network: one built on `layers.Network`, whose weights fit both.

@@ -3,8 +3,7 @@
 A fully convolutional residual network, G(x) = x + Delta(x) (supplement, A.1
 "Translator"): it learns the difference between desired output and input, and
 runs at any resolution. The supplement shows no layer sizes; those here are this
-library's. There is no batch normalisation: translated images must not depend on
-which others are in the batch.
+library's. No batch normalisation: an image must not depend on its batch.
 
 The paper's translator sees the images alone. Here it may also see what
 distillation added to its start, x - x_0, and the feature maps of theta, for
@@ -221,7 +220,7 @@ def translate(
       `[..., n, h, w, c]`, labels `[..., n, k]`, mask `[..., n]`, and start as
       images where the translator sees it.
     maps_of: theta's feature maps of images `[n, h, w, c]`, for a translator
-      that sees them; as of `FixedNetwork.maps_of`.
+      that sees them; see `FixedNetwork.maps_of`.
 
   Returns:
     The set with translated images and without start; labels and mask as
@@ -274,7 +273,7 @@ def init(
     key: random key, consumed.
     translator: the module G.
     image_shape: `(h, w, c)` of images; only c shapes the parameters.
-    maps_of: as of `translate`.
+    maps_of: see `translate`.
 
   Returns:
     Its variables, `{'params': omega}`.

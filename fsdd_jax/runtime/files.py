@@ -86,7 +86,7 @@ def read_json(path: str | os.PathLike[str], kind: type = dict) -> Any:
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: as of `parse_json`.
+    ValueError: see `parse_json`.
   """
   return parse_json(resolve(path).read_bytes(), path, kind)
 
@@ -115,7 +115,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def fingerprint(paths: Iterable[str | os.PathLike[str]]) -> str:
   """SHA-256 of names, sizes, and the first and last MiB of files.
 
-  It tells files of other content apart in a moment, however large they are;
+  It differs for files of other content, however large they are, in a moment;
   damage amid a large one is for its reader to notice.
 
   Args:

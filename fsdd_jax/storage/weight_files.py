@@ -76,7 +76,7 @@ def load_network(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def network_of(
   path: Path, metadata: Mapping[str, Any], num_classes: int
 ) -> tuple[tuple[int, ...], nn.Module]:
-  """The image shape `(h, w, c)` and the network that a file tells of.
+  """The image shape `(h, w, c)` and the network that a file names.
 
   Args:
     path: of the file, for messages.
@@ -84,7 +84,7 @@ def network_of(
     num_classes: logits of the network.
 
   Raises:
-    ValueError: if they tell of none, or of one that is not registered here.
+    ValueError: if they name none, or one that is not registered here.
   """
   shape = metadata.get('image_shape')
   if not (

@@ -138,7 +138,7 @@ def random_batches(
   its step and stores nothing. Reading runs ahead in threads.
 
   Args:
-    source: entries by number, as of `shards.open_cache`.
+    source: entries by number, from `shards.open_cache`.
     dataset: the large set Z.
     read_fn: makes a sample of an entry.
     seed: of the order.

@@ -252,7 +252,7 @@ def open_cache(
 
 
 def _check_shard(path: pathlib.Path, count: int) -> None:
-  """Makes sure that a shard is there and whole as far as its index tells."""
+  """Makes sure that a shard is there and whole as far as its index says."""
   if not path.exists():
     raise FileNotFoundError(
       f'{path}: this shard is missing. Run the caching stage again, which '

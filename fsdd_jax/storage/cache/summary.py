@@ -131,7 +131,7 @@ def intact_entries(
 
 
 def to_text(summary: CacheSummary) -> str:
-  """Lines that tell a summary: counts, losses, histogram of (C, I), damage."""
+  """Lines of a summary: counts, losses, histogram of (C, I), damage."""
   manifest = summary.manifest
   lines = [
     f'{len(summary.subsets)} of {manifest.num_subsets} subsets of '
