@@ -34,6 +34,9 @@ class InstanceNorm(nn.Module):
   within a ConvNet are as fast as those of nn.InstanceNorm, or faster.
   """
 
+  # nn.InstanceNorm(use_fast_variance=False) has the same values, but gradients
+  # of other bytes, which would change every distilled set.
+
   epsilon: float = 1e-5
 
   @nn.compact
