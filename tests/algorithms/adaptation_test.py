@@ -2,15 +2,12 @@
 
 import dataclasses
 import functools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
+import binaries
 from fsdd_jax.algorithms import adaptation, adaptation_samples, baselines
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.algorithms.one_network import distill_sets
@@ -458,22 +455,12 @@ def test_a_missing_set_in_theta_is_named(tiny_network, start, target, in_theta):
     _adapt(tiny_network, start, target, in_theta, adapt_ipcs=(1, 4))
 
 
-def _run(binary, *arguments):
-  path = pathlib.Path(__file__).parents[2] / 'experiments' / binary
-  return subprocess.run(
-    [sys.executable, str(path), *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    env={**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
-  )
-
-
 def test_the_binary_takes_grey_images_above_its_resolution(
   start, target, tmp_path
 ):
   file = tmp_path / 'translator.safetensors'
   pretrained.save_adapted(file, start, start.variables, target[1], record={})
-  result = _run(
+  result = binaries.run(
     'adapt.py',
     *(f'--translator={file}', '--dataset=digits', '--limit=100'),
     *('--image_size=16', '--adapt_ipcs=1', '--ipcs=2', '--num_steps=2'),
@@ -490,7 +477,7 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   adapted = pretrained.load_pretrained(path.parent / 'translator.safetensors')
   assert adapted.is_adapted
   assert _bytes(adapted.variables) != _bytes(start.variables)
-  scored = _run('evaluate.py', path, '--repeats=1')
+  scored = binaries.run('evaluate.py', path, '--repeats=1')
   assert scored.returncode == 0, scored.stderr
   assert 'random real' in scored.stdout
 
@@ -498,7 +485,7 @@ def test_the_binary_takes_grey_images_above_its_resolution(
 def test_flags_against_the_file_end_in_one_line(start, target, tmp_path):
   file = tmp_path / 'translator.safetensors'
   pretrained.save_adapted(file, start, start.variables, target[1], record={})
-  result = _run(
+  result = binaries.run(
     'adapt.py',
     *(f'--translator={file}', '--dataset=digits', '--width=8'),
     f'--workdir={tmp_path}',

@@ -4,23 +4,11 @@ import importlib.util
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
+from binaries import EXPERIMENTS, run
 from fsdd_jax.storage import artifacts
-
-_ROOT = pathlib.Path(__file__).parents[2]
-
-
-def run(binary, *arguments):
-  """Runs a binary in a process of its own; returns its result."""
-  return subprocess.run(
-    [sys.executable, str(_ROOT / 'experiments' / binary), *map(str, arguments)],
-    capture_output=True,
-    text=True,
-  )
 
 
 @pytest.fixture(scope='module')
@@ -315,7 +303,7 @@ def test_benchmark_kernel():
 
 @pytest.mark.parametrize('method', ['rfad', 'rcig', 'k_centre'])
 def test_distill_by_a_peers_method_from_its_flagfile(method, tmp_path):
-  flagfile = _ROOT / 'experiments' / 'recipes' / f'cpu_{method}.flags'
+  flagfile = EXPERIMENTS / 'recipes' / f'cpu_{method}.flags'
   given = [f'--flagfile={flagfile}'] if flagfile.exists() else []
   result = run(
     'distill.py',
