@@ -335,6 +335,7 @@ def told(tmp_path_factory):
   return path.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CHECKS)
 def test_on_eight_devices(name, told):
   assert f'passed {name}\n' in told, told

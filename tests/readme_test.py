@@ -18,6 +18,7 @@ def _compile_quickly():
   jax.clear_caches()  # Else later tests would run what was compiled so.
 
 
+@pytest.mark.slow
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   blocks = re.findall(

@@ -40,6 +40,7 @@ def _scores(path):
 _QUICK = ('--repeats=2', '--norandom_real')
 
 
+@pytest.mark.slow
 def test_scores_are_kept_when_nobody_reads_them(distilled, tmp_path):
   path = tmp_path / 'set.safetensors'
   shutil.copy(distilled / 'distilled.safetensors', path)
@@ -55,6 +56,7 @@ def test_scores_are_kept_when_nobody_reads_them(distilled, tmp_path):
   assert 'Error' not in (tmp_path / 'err').read_text()
 
 
+@pytest.mark.slow
 def test_scores_are_kept_and_shown_on_a_terminal_of_ascii(distilled, tmp_path):
   path = tmp_path / 'set.safetensors'
   shutil.copy(distilled / 'distilled.safetensors', path)
@@ -144,6 +146,7 @@ def _started(folder, *further):
   raise AssertionError('It did not begin.')
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_saves_as_sigterm_does(tmp_path):
   process = _started(tmp_path)
   process.send_signal(signal.SIGINT)
@@ -163,6 +166,7 @@ def test_ctrl_c_twice_saves_as_sigterm_does(tmp_path):
   assert seconds['distillation'] > 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
   def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

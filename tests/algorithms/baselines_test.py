@@ -184,6 +184,7 @@ cli.run(distill.main)
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_bytes_of_the_straight_run(tmp_path):
   arguments = [
     *('--dataset=digits', '--limit=100', '--ipc=1', '--width=4'),

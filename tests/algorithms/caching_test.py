@@ -386,6 +386,7 @@ cli.run(binary.main)
 """
 
 
+@pytest.mark.slow
 def test_the_binary_killed_and_restarted_gives_the_bytes_of_a_straight_run(
   tmp_path, capsys
 ):

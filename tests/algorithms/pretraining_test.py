@@ -370,6 +370,7 @@ cli.run(pretrain.main)
 """
 
 
+@pytest.mark.slow
 def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
   dataset = datasets.load('fractals:3', image_size=8, limit=60, progress=False)
   transform = normalization.standardization(dataset.images)

@@ -70,6 +70,7 @@ def test_distill_goes_on_from_a_set(workdir, tmp_path):
   assert 'was normalised by' in other.stderr
 
 
+@pytest.mark.slow
 def test_compare(tmp_path):
   network = '--num_steps=3\n--real_batch=20\n'
   flagfiles = {
@@ -101,6 +102,7 @@ def test_compare(tmp_path):
   assert len(lines) == 1 + len(found)
 
 
+@pytest.mark.slow
 def test_compare_of_all_methods_by_one_flag(tmp_path):
   steps = '--num_steps=2\n--real_batch=20\n'
   flagfiles = {
@@ -163,6 +165,7 @@ def test_compare_tells_a_missing_flagfile_before_it_runs(tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
   result = run(
     'quickstart.py', f'--workdir={tmp_path}', '--num_steps=2', '--repeats=1'
@@ -197,6 +200,7 @@ def test_benchmark_adapt():
   assert '10 images of 8 x 8 a set' in result.stdout
 
 
+@pytest.mark.slow
 def test_accelerator():
   tiny = ('--image_size=8', '--width=4', '--ipc=1', '--translator_width=4')
   tiny = (*tiny, '--translator_blocks=0')
@@ -229,6 +233,7 @@ _SUBSETS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['cache', 'pretrain'])
 def test_benchmark_of_feature_banks(name):
   result = run(
@@ -242,6 +247,7 @@ def test_benchmark_of_feature_banks(name):
   ]
 
 
+@pytest.mark.slow
 def test_benchmark_side_by_side():
   result = run(
     'benchmark.py', *('side_by_side', *_SUBSETS, '--subsets_per_batch=2')
@@ -253,6 +259,7 @@ def test_benchmark_side_by_side():
   assert float(difference[1]) < 1e-3
 
 
+@pytest.mark.slow
 def test_benchmark_bilevel():
   result = run(
     'benchmark.py',
@@ -263,6 +270,7 @@ def test_benchmark_bilevel():
   assert re.findall(r'\| +20 \| +(\d) \|', result.stdout) == ['2']
 
 
+@pytest.mark.slow
 def test_benchmark_frepo():
   result = run(
     'benchmark.py',
@@ -273,6 +281,7 @@ def test_benchmark_frepo():
   assert re.search(r'\| +20 and mirror images \|', result.stdout)
 
 
+@pytest.mark.slow
 def test_benchmark_torch():
   result = run(
     'benchmark.py',
@@ -287,6 +296,7 @@ def test_benchmark_torch():
   assert re.search(r'\| training step of frepo, IPC 1 +\|', result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec('neural_tangents') is None,
   reason='needs the extra: pip install -e .[kernels]',

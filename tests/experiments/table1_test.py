@@ -63,6 +63,7 @@ def _figure(binary, recipes, workdir, *arguments):
   return json.loads((workdir / f'{name}.json').read_text())['records']
 
 
+@pytest.mark.slow
 def test_a_table_and_figures_share_tasks_and_redo_what_changed(
   recipes, tmp_path
 ):

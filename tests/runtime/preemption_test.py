@@ -102,6 +102,7 @@ def test_without_a_workdir_it_says_that_nothing_is_saved(capsys):
   assert 'Step 2 of "count" is not saved' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_list_of_tasks_tells_the_running_one(tmp_path):
   binary = tmp_path / 'binary.py'
   binary.write_text(

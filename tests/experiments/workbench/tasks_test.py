@@ -88,6 +88,7 @@ def test_a_failure_names_the_command_and_is_tried_again(binary, tmp_path):
   assert len(_runs(bad, tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_kill_loses_the_task_in_flight_alone(tmp_path):
   slow = tmp_path / 'slow.py'
   slow.write_text(
