@@ -22,6 +22,7 @@ from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.storage import artifacts, pretrained
 
 _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
+pytestmark = pytest.mark.usefixtures('compile_quickly')
 _CONFIG = AdaptationConfig(
   adapt_ipcs=(1, 2),
   num_steps=4,
@@ -33,14 +34,6 @@ _CONFIG = AdaptationConfig(
   log_every=1,
   checkpoint_every=2,
 )
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compile_quickly():
-  """Compiling is most of the time here, running almost none of it."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')
@@ -161,6 +154,22 @@ def test_statistics_of_theta_are_summed_once(start, target, monkeypatch):
     'distillation, IPC 2',
     'statistics',
   }
+
+
+def test_the_schedule_of_adaptation_reaches_its_steps(
+  tiny_network, start, target, in_theta
+):
+  found = [
+    _bytes(
+      _adapt(
+        *(tiny_network, start, target, in_theta),
+        num_adaptation_steps=2,
+        adaptation_schedule=name,
+      ).variables
+    )
+    for name in ('cosine', 'constant')
+  ]
+  assert found[0] != found[1]
 
 
 def test_without_adaptation_a_set_is_translated_once(

@@ -316,6 +316,23 @@ def test_another_network_data_or_theta_is_named_and_refused(
     _pretrain(network, source, data, theta_seed=7)
 
 
+def test_a_large_gradient_is_clipped():
+  gradient = {'weights': np.array([3.0, 4.0], np.float32)}
+
+  def moved(clip_norm):
+    config = PretrainingConfig(
+      optimizer='sgd',
+      schedule='constant',
+      learning_rate=1.0,
+      clip_norm=clip_norm,
+    )
+    tx = pretraining._optimizer(config)
+    return tx.update(gradient, tx.init(gradient), gradient)[0]['weights']
+
+  np.testing.assert_allclose(moved(0.0), [-3, -4])
+  np.testing.assert_allclose(moved(1.0), [-0.6, -0.8], rtol=1e-6)
+
+
 def test_too_few_subsets_are_refused(data, network, source):
   with pytest.raises(ValueError, match='6 to learn from beside 1 held-out'):
     _pretrain(network, source, data, num_subsets=7)

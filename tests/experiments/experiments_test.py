@@ -10,6 +10,8 @@ import pytest
 from binaries import EXPERIMENTS, run
 from fsdd_jax.storage import artifacts
 
+pytestmark = pytest.mark.usefixtures('compile_quickly')
+
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
