@@ -31,9 +31,9 @@ class Reason(NamedTuple):
 
 
 _SUBSETS = (
-  *('--dataset=fractals:3', '--limit=60', '--image_size=8', '--width=4'),
-  *('--norm=none', '--min_classes=2', '--max_classes=3', '--max_images=12'),
-  *('--max_synthetic=6', '--num_steps=2'),
+  *('--dataset=fractals:6', '--limit=120', '--image_size=8', '--width=4'),
+  *('--norm=none', '--min_classes=2', '--max_classes=6', '--max_images=24'),
+  *('--max_synthetic=12', '--num_steps=2'),
 )
 # A binary, and the flags of its tiny run.
 _DISTILL = (
@@ -41,7 +41,7 @@ _DISTILL = (
   *('--norm=none', '--num_steps=2'),
 )
 _CACHE = ('cache.py', *_SUBSETS, '--num_subsets=2', '--augmentation=none')
-_BILEVEL = ('bilevel.py', *_SUBSETS, '--num_updates=1')
+_BILEVEL = ('bilevel.py', *_SUBSETS, '--num_updates=2', '--batch_size=2')
 
 _RESUME = 'test_resume_goes_on_and_its_log_has_each_step_once'
 _STAGE = {'checkpoint_every': Seen(_RESUME), 'log_every': Seen(_RESUME)}
@@ -56,10 +56,10 @@ _STEPS = {
   'loss': Changes('squared'),
 }
 _DRAWN = {
-  'min_classes': Changes(3),
+  'min_classes': Changes(6),
   'max_classes': Changes(2),
-  'max_images': Changes(9),
-  'max_synthetic': Changes(3),
+  'max_images': Changes(18),
+  'max_synthetic': Changes(6),
   'seed': Changes(1),
   'theta_seed': Changes(1),
 }
@@ -137,7 +137,7 @@ CASES = {
     'heldout_subsets': Seen(
       'test_pretraining_learns_from_the_others_and_returns_the_best'
     ),
-    'heldout_classes': Changes(2, ('--max_classes=2',)),
+    'heldout_classes': Changes(3, ('--max_classes=3',)),
     'augmentation': Seen('test_each_step_of_caching_is_augmented_anew'),
     'augmented_copies': Seen('test_each_step_of_caching_is_augmented_anew'),
     'subsets_per_batch': _SPEED,
@@ -151,8 +151,8 @@ CASES = {
     'num_steps': Changes(3),
     'truncation': Changes(1),
     'remat': _SPEED,
-    'num_updates': Changes(2),
-    'batch_size': Changes(2),
+    'num_updates': Changes(3),
+    'batch_size': Changes(3),
     'update_rate': Changes(0.1),
   },
   'PretrainingConfig': {
