@@ -11,7 +11,7 @@ class Changes(NamedTuple):
 
   Attributes:
     value: for its flag, after those of the tiny run.
-    *others: flags that both runs have besides.
+    others: flags that both runs have besides.
   """
 
   value: object
