@@ -6,7 +6,6 @@ import importlib
 import pathlib
 import tempfile
 
-import jax
 import pytest
 
 import fsdd_jax
@@ -38,17 +37,13 @@ def test_public_functions_are_documented_and_typed(name):
 
 
 @pytest.fixture(scope='module')
-def _quick_examples(tmp_path_factory):
-  """Compiling is most of the time here; files go to the test's own folder."""
+def _own_temporary_folder(tmp_path_factory):
   before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp('x'))
-  jax.config.update('jax_disable_most_optimizations', True)
   yield
   tempfile.tempdir = before
-  jax.config.update('jax_disable_most_optimizations', False)
-  jax.clear_caches()  # Else later tests would run what was compiled so.
 
 
-@pytest.mark.usefixtures('_quick_examples')
+@pytest.mark.usefixtures('compile_quickly', '_own_temporary_folder')
 @pytest.mark.parametrize('name', sorted(_MODULES))
 def test_examples_in_docstrings_run(name):
   module = importlib.import_module(name)

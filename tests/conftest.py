@@ -22,11 +22,21 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
   ]
 )
 
+import jax
 import numpy as np
 import pytest
 
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors
+
+
+@pytest.fixture(scope='module')
+def compile_quickly():
+  """For a module whose tests compile most of the time, and hardly run."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.clear_caches()  # Else later tests would run what was compiled so.
 
 
 @pytest.fixture(scope='session')

@@ -42,7 +42,7 @@ def start(call, num_devices):
 
 def finish(process):
   try:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
   finally:
     process.kill()
   return output

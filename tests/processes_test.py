@@ -5,13 +5,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
+import pytest
 import safetensors.numpy
 
+import binaries
 import device_processes
 import toy
 from fsdd_jax.algorithms import adaptation, caching, pretraining
@@ -25,7 +26,6 @@ from fsdd_jax.runtime import processes
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.cache import shards
 
-_EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
 # Many quick steps, so that a signal falls among them.
 _DISTILL = (
   *('--dataset=fractals:3', '--limit=60', '--image_size=8', '--width=4'),
@@ -34,20 +34,22 @@ _DISTILL = (
 )
 
 
-def run(binary, *arguments, count=2, num_devices=1):
-  """Starts a binary in some processes, which are returned."""
-  together = (
+def together(count):
+  """Flags of processes that share a run; each has a number besides."""
+  return (
     f'--coordinator_address={device_processes.free_address()}',
     f'--num_processes={count}',
     '--heartbeat_seconds=10',
   )
+
+
+def run(binary, *arguments, count=2):
+  """Starts a binary in some processes, which are returned."""
+  shared = together(count)
   return [
     subprocess.Popen(
-      [
-        *(sys.executable, str(_EXPERIMENTS / binary), *arguments, *together),
-        f'--process_id={i}',
-      ],
-      env=device_processes.environment(num_devices),
+      [*binaries.command(binary, *arguments, *shared), f'--process_id={i}'],
+      env=device_processes.environment(1),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -146,6 +148,7 @@ def write_pipeline(folder, *process):
   print('passed')
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
   address = device_processes.free_address()
   calls = [f'"two", {address!r}, 2, {i}' for i in range(2)] + ['"one"']
@@ -169,10 +172,11 @@ def test_two_processes_give_what_one_gives(tmp_path):
     assert len(two.files) == len(one.files) > 10
 
 
-def distill(workdir, count=2):
-  return run('distill.py', *_DISTILL, f'--workdir={workdir}', count=count)
+def distill(workdir):
+  return run('distill.py', *_DISTILL, f'--workdir={workdir}')
 
 
+@pytest.mark.slow
 def test_stopped_killed_and_resumed_by_as_many_or_fewer(tmp_path):
   assert_ends(distill(tmp_path / 'straight'))
   workdir = tmp_path / 'stopped'
@@ -204,10 +208,15 @@ def test_stopped_killed_and_resumed_by_as_many_or_fewer(tmp_path):
     for name in ('straight', 'stopped', 'alone')
   ]
   assert files[0].read_bytes() == files[1].read_bytes()
-  assert_ends(distill(tmp_path / 'alone', count=1))
+  alone = binaries.run(
+    *('distill.py', *_DISTILL, f'--workdir={tmp_path / "alone"}'),
+    *(*together(1), '--process_id=0'),
+  )
+  assert alone.returncode == 0, alone.stderr
   assert_files_close(files[2], files[0])
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_the_other(tmp_path):
   (tmp_path / 'config.json').write_text('{"seed": 3}')  # Another run's.
   statuses, outputs = end(distill(tmp_path))

@@ -3,21 +3,13 @@
 import pathlib
 import re
 
-import jax
 import pytest
 
 _README = pathlib.Path(__file__).parents[1] / 'README.md'
 
 
-@pytest.fixture(autouse=True)
-def _compile_quickly():
-  """Compiling is most of the time here, running almost none of it."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-  jax.clear_caches()  # Else later tests would run what was compiled so.
-
-
+@pytest.mark.slow
+@pytest.mark.usefixtures('compile_quickly')
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   blocks = re.findall(

@@ -11,6 +11,7 @@ import pytest
 import soak
 
 
+@pytest.mark.slow
 def test_a_stage_survives_a_kill():
   # One stage, for the time it takes; the others' resume has tests of its own.
   path = pathlib.Path(__file__).with_name('soak.py')

@@ -8,34 +8,20 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
+import binaries
 import toy
+from binaries import EXPERIMENTS, command, run
 from fsdd_jax.runtime import files, metrics
 from fsdd_jax.storage import distilled_set
 from fsdd_jax.storage.cache import shards
 from workbench import tasks
 
-_EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
 _DISTILL = ('distill.py', '--dataset=digits', '--limit=50', '--ipc=1')
 _SMALL = ('--width=4', '--checkpoint_every=10', '--log_every=1')
-
-
-def command(binary, *arguments):
-  return [sys.executable, str(_EXPERIMENTS / binary), *map(str, arguments)]
-
-
-def run(binary, *arguments, **environment):
-  """A binary in a process of its own, with further environment variables."""
-  return subprocess.run(
-    command(binary, *arguments),
-    capture_output=True,
-    text=True,
-    env=os.environ | environment,
-  )
 
 
 @pytest.fixture(scope='module')
@@ -54,6 +40,7 @@ def _scores(path):
 _QUICK = ('--repeats=2', '--norandom_real')
 
 
+@pytest.mark.slow
 def test_scores_are_kept_when_nobody_reads_them(distilled, tmp_path):
   path = tmp_path / 'set.safetensors'
   shutil.copy(distilled / 'distilled.safetensors', path)
@@ -69,27 +56,27 @@ def test_scores_are_kept_when_nobody_reads_them(distilled, tmp_path):
   assert 'Error' not in (tmp_path / 'err').read_text()
 
 
+@pytest.mark.slow
 def test_scores_are_kept_and_shown_on_a_terminal_of_ascii(distilled, tmp_path):
   path = tmp_path / 'set.safetensors'
   shutil.copy(distilled / 'distilled.safetensors', path)
-  result = run('evaluate.py', path, *_QUICK, PYTHONIOENCODING='ascii')
+  result = binaries.run_alone(
+    'evaluate.py', path, *_QUICK, PYTHONIOENCODING='ascii'
+  )
   assert result.returncode == 0, result.stderr
   assert ' ? ' in result.stdout  # The sign of the deviation.
   assert _scores(path)['1 Net'][0]['n'] == 2
 
 
-def test_paths_of_a_home_and_of_a_bucket(tmp_path):
+def test_paths_of_a_home_and_of_a_bucket(tmp_path, monkeypatch):
   flags = (*_DISTILL, *_SMALL, '--num_steps=1')
   home = tmp_path / 'home'
-  result = run(*flags, '--workdir=~/runs', HOME=str(home))
+  monkeypatch.setenv('HOME', str(home))
+  monkeypatch.chdir(tmp_path)
+  result = run(*flags, '--workdir=~/runs')
   assert result.returncode == 0, result.stderr
   assert (home / 'runs' / 'distilled.safetensors').exists()
-  remote = subprocess.run(
-    command(*flags, '--workdir=gs://bucket/run'),
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
-  )
+  remote = run(*flags, '--workdir=gs://bucket/run')
   assert remote.returncode == 1
   assert "error: 'gs://bucket/run' is no local path" in remote.stderr
   assert 'Traceback' not in remote.stderr
@@ -159,6 +146,7 @@ def _started(folder, *further):
   raise AssertionError('It did not begin.')
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_saves_as_sigterm_does(tmp_path):
   process = _started(tmp_path)
   process.send_signal(signal.SIGINT)
@@ -178,6 +166,7 @@ def test_ctrl_c_twice_saves_as_sigterm_does(tmp_path):
   assert seconds['distillation'] > 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
   def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -216,11 +205,14 @@ def test_two_programs_that_make_one_shard_are_told_of_each_other(tmp_path):
   shards.open_cache(tmp_path / 'cache').verify()
 
 
-def test_a_table_keeps_the_seconds_of_a_run_that_was_stopped(tmp_path):
+def test_a_table_keeps_the_seconds_of_a_run_that_was_stopped(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(tasks, '_run', binaries.run_task)
   out = tmp_path / 'tasks'
   task = tasks.Task(
     'one',
-    str(_EXPERIMENTS / 'distill.py'),
+    str(EXPERIMENTS / 'distill.py'),
     (*_DISTILL[1:], *_SMALL, '--num_steps=60', '--workdir={out}'),
   )
   folder = task.folder(out)

@@ -2,15 +2,12 @@
 
 import dataclasses
 import functools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
+import binaries
 from fsdd_jax.algorithms import adaptation, adaptation_samples, baseline
 from fsdd_jax.algorithms import in_theta as in_theta_stage
 from fsdd_jax.algorithms.in_theta import distill_sets
@@ -26,6 +23,7 @@ from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import distilled_set, translators
 
 _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
+pytestmark = pytest.mark.usefixtures('compile_quickly')
 _CONFIG = AdaptationConfig(
   adapt_ipcs=(1, 2),
   num_steps=4,
@@ -37,14 +35,6 @@ _CONFIG = AdaptationConfig(
   log_every=1,
   checkpoint_every=2,
 )
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compile_quickly():
-  """Compiling is most of the time here, running almost none of it."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')
@@ -163,6 +153,22 @@ def test_statistics_of_theta_are_summed_once(start, target, monkeypatch):
     'distillation, IPC 2',
     'statistics',
   }
+
+
+def test_the_schedule_of_adaptation_reaches_its_steps(
+  tiny_network, start, target, in_theta
+):
+  found = [
+    _bytes(
+      _adapt(
+        *(tiny_network, start, target, in_theta),
+        num_adaptation_steps=2,
+        adaptation_schedule=name,
+      ).variables
+    )
+    for name in ('cosine', 'constant')
+  ]
+  assert found[0] != found[1]
 
 
 def test_without_adaptation_a_set_is_translated_once(
@@ -469,16 +475,6 @@ def test_a_missing_set_in_theta_is_named(tiny_network, start, target, in_theta):
     _adapt(tiny_network, start, target, in_theta, adapt_ipcs=(1, 4))
 
 
-def _run(binary, *arguments):
-  path = pathlib.Path(__file__).parents[2] / 'experiments' / binary
-  return subprocess.run(
-    [sys.executable, str(path), *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    env={**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
-  )
-
-
 def test_the_binary_takes_grey_images_above_its_resolution(
   start, target, tmp_path
 ):
@@ -487,7 +483,7 @@ def test_the_binary_takes_grey_images_above_its_resolution(
     file,
     start.adapted(start.variables['params'], target.normalization, record={}),
   )
-  result = _run(
+  result = binaries.run(
     'adapt.py',
     *(f'--translator={file}', '--dataset=digits', '--limit=100'),
     *('--image_size=16', '--adapt_ipcs=1', '--ipcs=2', '--num_steps=2'),
@@ -504,7 +500,7 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   adapted = translators.read_translator(path.parent / 'translator.safetensors')
   assert adapted.is_adapted
   assert _bytes(adapted.variables) != _bytes(start.variables)
-  scored = _run('evaluate.py', path, '--repeats=1')
+  scored = binaries.run('evaluate.py', path, '--repeats=1')
   assert scored.returncode == 0, scored.stderr
   assert 'random real' in scored.stdout
 
@@ -515,7 +511,7 @@ def test_flags_against_the_file_end_in_one_line(start, target, tmp_path):
     file,
     start.adapted(start.variables['params'], target.normalization, record={}),
   )
-  result = _run(
+  result = binaries.run(
     'adapt.py',
     *(f'--translator={file}', '--dataset=digits', '--width=8'),
     f'--workdir={tmp_path}',

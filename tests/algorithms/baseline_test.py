@@ -1,16 +1,15 @@
 """Alg. 4: order of networks, descent, resume, NaN."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
-import textwrap
 
 import jax
 import numpy as np
 import pytest
 
+import binaries
 from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import losses
@@ -183,22 +182,28 @@ cli.run(distill.main)
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_bytes_of_the_straight_run(tmp_path):
-  def run(folder, kill_at):
-    command = [
-      *(sys.executable, '-c', textwrap.dedent(_SCRIPT)),
-      *('--dataset=digits', '--limit=100', '--ipc=1', '--width=4'),
-      *('--num_networks=4', '--revisit', '--num_steps=12'),
-      *('--checkpoint_every=3', f'--workdir={tmp_path / folder}'),
-      str(kill_at),
-    ]
-    done = subprocess.run(command, capture_output=True, env=os.environ)
-    return done.returncode
+  arguments = [
+    *('--dataset=digits', '--limit=100', '--ipc=1', '--width=4'),
+    *('--num_networks=4', '--revisit', '--num_steps=12'),
+    '--checkpoint_every=3',
+  ]
 
-  assert run('straight', 0) == 0
-  assert run('killed', 5) == -signal.SIGKILL
-  assert run('killed', 10) == -signal.SIGKILL
-  assert run('killed', 0) == 0
+  def killed(kill_at):
+    command = [sys.executable, '-c', _SCRIPT, *arguments]
+    command += [f'--workdir={tmp_path / "killed"}', str(kill_at)]
+    return subprocess.run(command, capture_output=True).returncode
+
+  def run(folder):
+    return binaries.run(
+      'distill.py', *arguments, f'--workdir={tmp_path / folder}'
+    ).returncode
+
+  assert run('straight') == 0
+  assert killed(5) == -signal.SIGKILL
+  assert killed(10) == -signal.SIGKILL
+  assert run('killed') == 0
   straight, killed = (
     (tmp_path / folder / 'distilled.safetensors').read_bytes()
     for folder in ('straight', 'killed')

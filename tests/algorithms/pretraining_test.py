@@ -1,7 +1,6 @@
 """Alg. 2: descent, objectives, plateau, resume, order of samples, refusals."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import binaries
 from fsdd_jax.algorithms import caching, pretraining, pretraining_state
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.algorithms.pretraining_banks import Problem
@@ -312,6 +312,23 @@ def test_another_network_data_or_theta_is_named_and_refused(
     _pretrain(network, source, data, theta_seed=7)
 
 
+def test_a_large_gradient_is_clipped():
+  gradient = {'weights': np.array([3.0, 4.0], np.float32)}
+
+  def moved(clip_norm):
+    config = PretrainingConfig(
+      optimizer='sgd',
+      schedule='constant',
+      learning_rate=1.0,
+      clip_norm=clip_norm,
+    )
+    tx = pretraining._optimizer(config)
+    return tx.update(gradient, tx.init(gradient), gradient)[0]['weights']
+
+  np.testing.assert_allclose(moved(0.0), [-3, -4])
+  np.testing.assert_allclose(moved(1.0), [-0.6, -0.8], rtol=1e-6)
+
+
 def test_too_few_subsets_are_refused(data, network, source):
   with pytest.raises(ValueError, match='6 to learn from beside 1 held-out'):
     _pretrain(network, source, data, num_subsets=7)
@@ -366,6 +383,7 @@ cli.run(pretrain.main)
 """
 
 
+@pytest.mark.slow
 def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
   dataset = datasets.load('fractals:3', image_size=8, limit=60, progress=False)
   transform = normalization.standardization(dataset.images)
@@ -385,41 +403,32 @@ def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
     folder=tmp_path / 'cache',
     dataset_name='fractals:3',
   )
-  command = [
-    *(sys.executable, '-c', _KILLED, '--dataset=fractals:3', '--limit=60'),
-    *(
-      '--image_size=8',
-      '--width=4',
-      '--norm=none',
-      f'--cache={tmp_path / "cache"}',
-    ),
+  arguments = [
+    *('--dataset=fractals:3', '--limit=60', '--image_size=8', '--width=4'),
+    *('--norm=none', f'--cache={tmp_path / "cache"}'),
     *('--translator_width=4', '--translator_blocks=0', '--head_scale=1'),
-    *(
-      '--num_steps=5',
-      '--batch_size=1',
-      '--eval_every=2',
-      '--checkpoint_every=1',
-    ),
-    f'--workdir={tmp_path}',
+    *('--num_steps=5', '--batch_size=1', '--eval_every=2'),
+    '--checkpoint_every=1',
   ]
-  env = os.environ | {
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',  # Compiles faster.
-  }
-  for folder, kill_at, code in (
-    ('straight', 0, 0),
-    ('killed', 3, -signal.SIGKILL),
-    ('killed', 0, 0),
-  ):
-    done = subprocess.run(
-      [*command, f'--workdir={tmp_path / folder}', str(kill_at)],
-      capture_output=True,
-      env=env,
-      check=False,
-      text=True,
+
+  def run(folder):
+    done = binaries.run(
+      'pretrain.py', *arguments, f'--workdir={tmp_path / folder}'
     )
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 0, done.stderr
+    return done
+
+  run('straight')
+  done = subprocess.run(
+    [
+      *(sys.executable, '-c', _KILLED, *arguments),
+      *(f'--workdir={tmp_path / "killed"}', '3'),
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == -signal.SIGKILL, done.stderr
+  done = run('killed')
   assert 'Held-out loss: ' in done.stdout
   rows = metrics.read_metrics(tmp_path / 'killed' / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [1, 2, 3, 4, 5]

@@ -254,6 +254,7 @@ def test_folder_errors(tmp_path):
     _load(f'folder:{tmp_path}')
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_imported(tmp_path):
   folder = _write_tfds(tmp_path, 'bugs', {'train': _examples(6)})
   code = (

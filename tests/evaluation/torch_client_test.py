@@ -68,6 +68,7 @@ def _torch_accuracy(folder, test, seed):
   return 100 * float(np.mean(found == test.labels))
 
 
+@pytest.mark.slow
 def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
   data = DataConfig(dataset='cifar10', limit=500)
   train = datasets.load('cifar10', limit=500)

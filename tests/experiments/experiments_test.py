@@ -4,23 +4,13 @@ import importlib.util
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
+from binaries import EXPERIMENTS, run
 from fsdd_jax.storage import distilled_set
 
-_ROOT = pathlib.Path(__file__).parents[2]
-
-
-def run(binary, *arguments):
-  """Runs a binary in a process of its own; returns its result."""
-  return subprocess.run(
-    [sys.executable, str(_ROOT / 'experiments' / binary), *map(str, arguments)],
-    capture_output=True,
-    text=True,
-  )
+pytestmark = pytest.mark.usefixtures('compile_quickly')
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +74,7 @@ def test_distill_goes_on_from_a_set(workdir, tmp_path):
   assert 'was normalised by' in other.stderr
 
 
+@pytest.mark.slow
 def test_compare(tmp_path):
   network = '--num_steps=3\n--real_batch=20\n'
   flagfiles = {
@@ -115,6 +106,7 @@ def test_compare(tmp_path):
   assert len(lines) == 1 + len(found)
 
 
+@pytest.mark.slow
 def test_compare_of_all_methods_by_one_flag(tmp_path):
   steps = '--num_steps=2\n--real_batch=20\n'
   flagfiles = {
@@ -177,6 +169,7 @@ def test_compare_tells_a_missing_flagfile_before_it_runs(tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
   result = run(
     'quickstart.py', f'--workdir={tmp_path}', '--num_steps=2', '--repeats=1'
@@ -211,6 +204,7 @@ def test_benchmark_adapt():
   assert '10 images of 8 x 8 a set' in result.stdout
 
 
+@pytest.mark.slow
 def test_accelerator():
   tiny = ('--image_size=8', '--width=4', '--ipc=1', '--translator_width=4')
   tiny = (*tiny, '--translator_blocks=0')
@@ -243,6 +237,7 @@ _SUBSETS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['cache', 'pretrain'])
 def test_benchmark_of_feature_banks(name):
   result = run(
@@ -256,6 +251,7 @@ def test_benchmark_of_feature_banks(name):
   ]
 
 
+@pytest.mark.slow
 def test_benchmark_side_by_side():
   result = run(
     'benchmark.py', *('side_by_side', *_SUBSETS, '--subsets_per_batch=2')
@@ -267,6 +263,7 @@ def test_benchmark_side_by_side():
   assert float(difference[1]) < 1e-3
 
 
+@pytest.mark.slow
 def test_benchmark_bilevel():
   result = run(
     'benchmark.py',
@@ -277,6 +274,7 @@ def test_benchmark_bilevel():
   assert re.findall(r'\| +20 \| +(\d) \|', result.stdout) == ['2']
 
 
+@pytest.mark.slow
 def test_benchmark_frepo():
   result = run(
     'benchmark.py',
@@ -287,6 +285,7 @@ def test_benchmark_frepo():
   assert re.search(r'\| +20 and mirror images \|', result.stdout)
 
 
+@pytest.mark.slow
 def test_benchmark_torch():
   result = run(
     'benchmark.py',
@@ -301,6 +300,7 @@ def test_benchmark_torch():
   assert re.search(r'\| training step of frepo, IPC 1 +\|', result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec('neural_tangents') is None,
   reason='needs the extra: pip install -e .[kernels]',
@@ -317,7 +317,7 @@ def test_benchmark_kernel():
 
 @pytest.mark.parametrize('method', ['rfad', 'rcig', 'k_centre'])
 def test_distill_by_a_peers_method_from_its_flagfile(method, tmp_path):
-  flagfile = _ROOT / 'experiments' / 'recipes' / f'cpu_{method}.flags'
+  flagfile = EXPERIMENTS / 'recipes' / f'cpu_{method}.flags'
   given = [f'--flagfile={flagfile}'] if flagfile.exists() else []
   result = run(
     'distill.py',

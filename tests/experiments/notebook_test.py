@@ -52,6 +52,7 @@ def test_the_notebook_is_valid(notebook):
   nbformat.validate(notebook)
 
 
+@pytest.mark.slow
 def test_every_cell_runs(notebook, tmp_path):
   (sizes,) = [
     cell

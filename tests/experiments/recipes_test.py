@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-import pathlib
 import subprocess
 
 import pytest
 
+from binaries import EXPERIMENTS
 from fsdd_jax.algorithms import configs, method_configs
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -15,8 +15,7 @@ from fsdd_jax.algorithms.configs import (
 )
 from workbench import cli, methods
 
-_EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
-_FLAGFILES = sorted((_EXPERIMENTS / 'recipes').glob('*.flags'))
+_FLAGFILES = sorted((EXPERIMENTS / 'recipes').glob('*.flags'))
 _CONFIGS = {
   'adapt': (method_configs.AdaptationConfig,),
   'bilevel': (method_configs.BilevelConfig,),
@@ -61,7 +60,7 @@ def _study(tmp_path, seconds, *archives, stub_seconds=0):
   path = f'{stub.parent}{os.pathsep}{os.environ["PATH"]}'
   return subprocess.run(
     [
-      *('bash', str(_EXPERIMENTS / 'accelerator.sh')),
+      *('bash', str(EXPERIMENTS / 'accelerator.sh')),
       *(str(tmp_path / 'out'), str(seconds), *map(str, archives)),
     ],
     env={
@@ -77,6 +76,7 @@ def _study(tmp_path, seconds, *archives, stub_seconds=0):
   )
 
 
+@pytest.mark.slow
 def test_the_study_stops_what_lasts_too_long_and_tells_what_failed(tmp_path):
   (tmp_path / 'image').write_text('an image')
   archive = tmp_path / 'data.tar'

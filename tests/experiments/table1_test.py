@@ -3,16 +3,15 @@
 import csv
 import json
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
+import binaries
+from binaries import EXPERIMENTS
 from workbench import columns, tasks
 from workbench.columns import COLUMNS, Recipe
 
-_ROOT = pathlib.Path(__file__).parents[2]
-_EXPERIMENTS = _ROOT / 'experiments'
+pytestmark = pytest.mark.usefixtures('compile_quickly')
 _NETWORK = '--image_size=8\n--width=4\n'
 _LARGE = f'--dataset=fractals:4\n--limit=80\n{_NETWORK}'
 _SUBSETS = '--min_classes=2\n--max_classes=3\n--max_images=12\n'
@@ -41,33 +40,31 @@ def recipes(tmp_path):
   return folder
 
 
+@pytest.fixture(autouse=True)
+def _tasks_run_here(monkeypatch):
+  monkeypatch.setattr(tasks, '_run', binaries.run_task)
+
+
 def _run(recipes, workdir, *arguments):
-  return subprocess.run(
-    [
-      *(sys.executable, str(_EXPERIMENTS / 'table1.py'), '--scale=tiny'),
-      *(f'--recipes={recipes}', f'--workdir={workdir}', '--rows=digits'),
-      *('--columns=random real,1 Net,w/o Ada', '--repeats=2', *arguments),
-    ],
-    capture_output=True,
-    text=True,
+  return binaries.run(
+    *('table1.py', '--scale=tiny'),
+    *(f'--recipes={recipes}', f'--workdir={workdir}', '--rows=digits'),
+    *('--columns=random real,1 Net,w/o Ada', '--repeats=2', *arguments),
   )
 
 
 def _figure(binary, recipes, workdir, *arguments):
-  result = subprocess.run(
-    [
-      *(sys.executable, str(_EXPERIMENTS / binary), '--scale=tiny'),
-      *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
-      *('--repeats=2', *arguments),
-    ],
-    capture_output=True,
-    text=True,
+  result = binaries.run(
+    *(binary, '--scale=tiny'),
+    *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
+    *('--repeats=2', *arguments),
   )
   assert result.returncode == 0, result.stderr
   name = binary.removesuffix('.py')
   return json.loads((workdir / f'{name}.json').read_text())['records']
 
 
+@pytest.mark.slow
 def test_a_table_and_figures_share_tasks_and_redo_what_changed(
   recipes, tmp_path
 ):
@@ -105,15 +102,11 @@ def test_a_table_and_figures_share_tasks_and_redo_what_changed(
 
 def _check_few_networks(recipes, workdir):
   (translator,) = (workdir / 'tasks').glob('pretrain*/translator.safetensors')
-  result = subprocess.run(
-    [
-      *(sys.executable, str(_EXPERIMENTS / 'few_networks.py'), '--scale=tiny'),
-      *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
-      *('--repeats=2', '--ipcs=1', '--networks=1,2', '--steps=2,2'),
-      f'--translator={translator}',
-    ],
-    capture_output=True,
-    text=True,
+  result = binaries.run(
+    *('few_networks.py', '--scale=tiny'),
+    *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
+    *('--repeats=2', '--ipcs=1', '--networks=1,2', '--steps=2,2'),
+    f'--translator={translator}',
   )
   assert result.returncode == 0, result.stderr
   path = workdir / 'few_networks_ipc1.json'
@@ -166,7 +159,7 @@ def test_unknown_columns_are_named(recipes, tmp_path):
 @pytest.mark.parametrize('scale', ['cpu', 'paper'])
 def test_each_column_has_its_flagfiles(scale):
   recipe = Recipe(
-    str(_EXPERIMENTS), str(_EXPERIMENTS / 'recipes'), scale, ipcs=(1, 10)
+    str(EXPERIMENTS), str(EXPERIMENTS / 'recipes'), scale, ipcs=(1, 10)
   )
   rows = {'cpu': ['cifar10', 'imagenette_128'], 'paper': ['imagenet']}[scale]
   wanted = [

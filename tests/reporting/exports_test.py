@@ -3,8 +3,6 @@ import importlib.util
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +10,7 @@ import PIL.Image
 import pytest
 import safetensors.numpy
 
+import binaries
 from fsdd_jax.data import normalization
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import distilled_set
@@ -195,26 +194,20 @@ def test_code_of_the_readme_runs_in_torch(tmp_path, monkeypatch, zca):
 
 
 def test_binary_exports_and_reports_clipping(tmp_path):
-  binary = pathlib.Path(__file__).parents[2] / 'experiments' / 'export.py'
   distilled_set.save_distilled(
     tmp_path / 'set.safetensors', make_distilled()[0]
   )
 
-  def run(*arguments):
-    return subprocess.run(
-      [sys.executable, str(binary), *map(str, arguments)],
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-
-  good = run(
-    tmp_path / 'set.safetensors', f'--output={tmp_path}', '--formats=npz,png'
+  good = binaries.run(
+    *('export.py', tmp_path / 'set.safetensors', f'--output={tmp_path}'),
+    '--formats=npz,png',
   )
   assert good.returncode == 0, good.stderr
   assert '6 images of shapes exported as npz, png' in good.stdout
   assert '0.00% of the pixel values' in good.stdout
   assert (tmp_path / 'distilled.npz').exists()
-  bad = run(tmp_path / 'none.safetensors', f'--output={tmp_path}')
+  bad = binaries.run(
+    'export.py', tmp_path / 'none.safetensors', f'--output={tmp_path}'
+  )
   assert bad.returncode == 1
   assert bad.stderr.strip().endswith('(distilled_set).')
