@@ -22,7 +22,7 @@ from benchmarks.programs import Problem
 from fsdd_jax.algorithms.configs import NetworkConfig
 from fsdd_jax.algorithms.method_configs import TranslatorConfig
 from fsdd_jax.reporting import tables
-from workbench import cli
+from workbench import config_flags, launching, problems
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
@@ -47,8 +47,8 @@ CONFIGS = (NetworkConfig, TranslatorConfig)
 
 def _problem() -> tuple[Problem, nn.Module]:
   shape = _IMAGE_SIZE.value, _IMAGE_SIZE.value, 3
-  network = cli.make_network(cli.from_flags(NetworkConfig), shape, 10)
-  translator = cli.make_translator(cli.from_flags(TranslatorConfig))
+  network = problems.make_network(config_flags.read(NetworkConfig), shape, 10)
+  translator = problems.make_translator(config_flags.read(TranslatorConfig))
   return Problem(network, shape, 10, num_real=1000), translator
 
 
@@ -85,7 +85,7 @@ def choices() -> list[tables.Table]:
         translator,
         num_synthetic=count,
         batch_size=_BATCH_SIZE.value,
-        per_call=cli.integers('networks_per_call'),
+        per_call=config_flags.integers('networks_per_call'),
         repeats=_REPEATS.value,
       ),
     ),
@@ -115,7 +115,7 @@ def roofline() -> list[tables.Table]:
     num_bytes=_COPIED.value * 10**6,
     repeats=_REPEATS.value,
   )
-  synthetic, target = cli.integers('subset')
+  synthetic, target = config_flags.integers('subset')
   stages = roofline_lib.of_stages(
     problem,
     translator,
@@ -146,10 +146,10 @@ PARTS = {'choices': choices, 'roofline': roofline}
 
 def main(arguments: list[str]) -> None:
   """Runs the part that the first argument names."""
-  for table in cli.chosen(arguments, PARTS)():
+  for table in launching.chosen(arguments, PARTS)():
     print(tables.to_markdown(table))
 
 
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS)
-  cli.run(main)
+  config_flags.define(*CONFIGS)
+  launching.run(main)

@@ -52,7 +52,7 @@ from fsdd_jax.networks import extractors, infinite
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import parallel
 from fsdd_jax.runtime.devices import Devices
-from workbench import cli
+from workbench import config_flags, launching, problems
 
 _IPC = flags.DEFINE_integer('ipc', 10, 'Images per class, of 10 classes.')
 _IPCS = flags.DEFINE_list('ipcs', ['1', '10', '50'], 'The same (torch).')
@@ -100,9 +100,11 @@ def _size() -> tuple[int, int]:
 def step() -> tables.Table:
   """A step by statistics against the forward and backward of X_S alone."""
   size, repeats = _size()
-  network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), (size, size, 3), 10
+  )
   rows = []
-  for num_real in cli.integers('num_real'):
+  for num_real in config_flags.integers('num_real'):
     pairs = yardsticks.distillation_step(
       network,
       num_real=num_real,
@@ -123,11 +125,13 @@ def step() -> tables.Table:
 def adapt() -> tables.Table:
   """A step of adaptation against passes of translator and networks."""
   size, repeats = _size()
-  network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
-  fields = cli.from_flags(TranslatorConfig)
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), (size, size, 3), 10
+  )
+  fields = config_flags.read(TranslatorConfig)
   pairs = yardsticks.adaptation_step(
     network,
-    cli.make_translator(fields),
+    problems.make_translator(fields),
     batch_size=_BATCH_SIZE.value,
     ipc=_IPC.value,
     image_size=size,
@@ -145,9 +149,11 @@ def adapt() -> tables.Table:
 def frepo() -> tables.Table:
   """A step of FRePo against the passes that it cannot do without."""
   size, repeats = _size()
-  network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), (size, size, 3), 10
+  )
   rows = []
-  for real_batch in cli.integers('num_real'):
+  for real_batch in config_flags.integers('num_real'):
     for mirror in (False, True):
       pairs = yardsticks.frepo_step(
         network,
@@ -171,16 +177,16 @@ def frepo() -> tables.Table:
 def against_torch() -> tables.Table:
   """Ours over plain PyTorch, at each IPC of --ipcs."""
   size, repeats = _size()
-  config = cli.from_flags(NetworkConfig)
-  network = cli.make_network(config, (size, size, 3), 10)
+  config = config_flags.read(NetworkConfig)
+  network = problems.make_network(config, (size, size, 3), 10)
   if not isinstance(network, extractors.ConvNet):
     raise ValueError(
       f'--network={config.network}: only convnet is written twice.'
     )
   found = torch_benchmark.compare(
     network,
-    ipcs=cli.integers('ipcs'),
-    num_real=cli.integers('num_real')[0],
+    ipcs=config_flags.integers('ipcs'),
+    num_real=config_flags.integers('num_real')[0],
     image_size=size,
     repeats=repeats,
   )
@@ -198,9 +204,9 @@ def against_torch() -> tables.Table:
 def kernel() -> tables.Table:
   """Pairs of images a second of each kernel."""
   size, repeats = _size()
-  config = dataclasses.replace(cli.from_flags(NetworkConfig), norm='none')
-  network = cli.make_network(config, (size, size, 3), 10)
-  count = cli.integers('num_real')[-1]
+  config = dataclasses.replace(config_flags.read(NetworkConfig), norm='none')
+  network = problems.make_network(config, (size, size, 3), 10)
+  count = config_flags.integers('num_real')[-1]
   rng = np.random.default_rng(0)
   x = rng.normal(size=(count, size, size, 3)).astype(np.float32)
   rows = []
@@ -228,14 +234,16 @@ def side_by_side() -> tables.Table:
   """Subsets a second side by side, against one after another unpadded."""
   # What both sides compile is measured, so nothing may come from disk.
   jax.config.update('jax_enable_compilation_cache', False)
-  data, config = cli.from_flags(DataConfig), cli.from_flags(CachingConfig)
-  train = cli.load_dataset(data, 'train')
+  data, config = config_flags.read(DataConfig), config_flags.read(CachingConfig)
+  train = problems.load_dataset(data, 'train')
   result = caching_benchmark.compare(
-    cli.make_network(
-      cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+    problems.make_network(
+      config_flags.read(NetworkConfig),
+      train.images.shape[1:],
+      train.num_classes,
     ),
     train,
-    cli.fit_normalization(data, train),
+    problems.fit_normalization(data, train),
     config=config,
     repeats=_REPEATS.value or 1,
   )
@@ -272,7 +280,7 @@ def cache() -> tables.Table:
 
 def pretrain() -> tables.Table:
   """An update of pre-training by banks, against X_T passing networks."""
-  translator = cli.make_translator(cli.from_flags(TranslatorConfig))
+  translator = problems.make_translator(config_flags.read(TranslatorConfig))
 
   def pairs(problem: tuple, config: CachingConfig, folder: pathlib.Path) -> Any:
     network, *data = problem
@@ -294,12 +302,12 @@ def pretrain() -> tables.Table:
 
 def _banks(title: str, pairs_of: Callable[..., Any]) -> tables.Table:
   """A row for the M of the flags, and one for all images of the classes."""
-  data, config = cli.from_flags(DataConfig), cli.from_flags(CachingConfig)
-  train = cli.load_dataset(data, 'train')
-  network = cli.make_network(
-    cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+  data, config = config_flags.read(DataConfig), config_flags.read(CachingConfig)
+  train = problems.load_dataset(data, 'train')
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), train.images.shape[1:], train.num_classes
   )
-  problem = network, train, cli.fit_normalization(data, train)
+  problem = network, train, problems.fit_normalization(data, train)
   rows = []
   for max_images in (config.max_images, 0):
     own = dataclasses.replace(
@@ -321,10 +329,12 @@ def _banks(title: str, pairs_of: Callable[..., Any]) -> tables.Table:
 def bilevel() -> tables.Table:
   """Peak memory of temporaries with steps kept, or computed again."""
   size = flags.FLAGS.image_size
-  network = cli.make_network(cli.from_flags(NetworkConfig), (size, size, 3), 10)
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), (size, size, 3), 10
+  )
   rows = []
-  for num_real in cli.integers('num_real'):
-    for num_steps in cli.integers('unrolled'):
+  for num_real in config_flags.integers('num_real'):
+    for num_steps in config_flags.integers('unrolled'):
       kept, again = (
         yardsticks.unrolled_memory(
           network,
@@ -351,20 +361,20 @@ def scaling() -> tables.Table:
   """Operations and communication of each of 1, 2, 4, ... devices."""
   size, sets = flags.FLAGS.image_size, _BATCH_SIZE.value * jax.device_count()
   config, fields = (
-    cli.from_flags(CachingConfig),
-    cli.from_flags(TranslatorConfig),
+    config_flags.read(CachingConfig),
+    config_flags.read(TranslatorConfig),
   )
-  num_real, classes = cli.integers('num_real')[-1], _CLASSES.value
+  num_real, classes = config_flags.integers('num_real')[-1], _CLASSES.value
   num_distilled = classes * _IPC.value
-  network = cli.make_network(
-    cli.from_flags(NetworkConfig), (size, size, 3), classes
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), (size, size, 3), classes
   )
   rows = []
   for power in range(jax.device_count().bit_length()):
     devices = Devices(parallel.data_mesh(2**power) if power else None)
     steps = scaling_lib.steps(
       Problem(network, (size, size, 3), classes, num_real),
-      cli.make_translator(fields),
+      problems.make_translator(fields),
       devices,
       batch_size=sets,
       num_distilled=num_distilled,
@@ -406,9 +416,9 @@ BENCHMARKS = {
 
 def main(arguments: list[str]) -> None:
   """Runs the benchmark that the first argument names."""
-  print(tables.to_markdown(cli.chosen(arguments, BENCHMARKS)()))
+  print(tables.to_markdown(launching.chosen(arguments, BENCHMARKS)()))
 
 
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS, **DEFAULTS)
-  cli.run(main)
+  config_flags.define(*CONFIGS, **DEFAULTS)
+  launching.run(main)

@@ -32,7 +32,7 @@ from fsdd_jax.algorithms.peers.peer_configs import (
 from fsdd_jax.data import resolution
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.stage_loop import LoopOptions
-from workbench import cli
+from workbench import config_flags, launching, problems, results
 from workbench.methods import METHODS
 
 _WORKDIR = flags.DEFINE_string(
@@ -71,14 +71,14 @@ CONFIGS = (
 
 def main(_: list[str]) -> None:
   """Parses flags, distils and writes the distilled set and its picture."""
-  data = cli.from_flags(DataConfig)
-  network_config = cli.from_flags(NetworkConfig)
-  config = cli.from_flags(DistillationConfig)
+  data = config_flags.read(DataConfig)
+  network_config = config_flags.read(NetworkConfig)
+  config = config_flags.read(DistillationConfig)
   workdir = files.resolve(_WORKDIR.value)
-  cli.warn_without_test(data)
-  train = target = cli.load_dataset(data, 'train')
-  transform = cli.fit_normalization(data, train)
-  network = cli.make_network(
+  problems.warn_without_test(data)
+  train = target = problems.load_dataset(data, 'train')
+  transform = problems.fit_normalization(data, train)
+  network = problems.make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
   method = METHODS[_METHOD.value]
@@ -88,11 +88,11 @@ def main(_: list[str]) -> None:
   own = None
   further: dict[str, Any] = {}
   if method.config_class is not None:
-    own = cli.from_flags(method.config_class)
+    own = config_flags.read(method.config_class)
     further[_METHOD.value] = dataclasses.asdict(own)
   run = functools.partial(method.run, own=own)
   if _START.value:
-    start = cli.start_from_file(_START.value, transform)
+    start = problems.start_from_file(_START.value, transform)
     further['start'] = _START.value
   if _THETA.value:
     if config.num_networks > 1 or _METHOD.value != 'networks':
@@ -100,7 +100,9 @@ def main(_: list[str]) -> None:
         f'num_networks = {config.num_networks}, method = {_METHOD.value}, but '
         '--theta is one network: leave both at their defaults.'
       )
-    theta = cli.theta_from_file(_THETA.value, network_config, train.num_classes)
+    theta = problems.theta_from_file(
+      _THETA.value, network_config, train.num_classes
+    )
     # At the resolution that theta was learned at, as the supplement's times
     # of Bi-Level tell.
     target = resolution.reduce_resolution(train, theta.image_shape)
@@ -122,7 +124,7 @@ def main(_: list[str]) -> None:
   )
   if not processes.is_first_process():
     return
-  distilled = cli.describe_result(
+  distilled = results.describe_result(
     resolution.upsample(result.synthetic, train.images.shape[1:]),
     transform,
     train,
@@ -133,7 +135,7 @@ def main(_: list[str]) -> None:
     further=further or None,
   )
   path = workdir / 'distilled.safetensors'
-  cli.write_result(path, distilled)
+  results.write_result(path, distilled)
   saved = result.seen if _SAVE_NETWORKS.value else []
   for number, variables in enumerate(saved):
     theta = bilevel.learned_network(
@@ -143,10 +145,10 @@ def main(_: list[str]) -> None:
     file.parent.mkdir(exist_ok=True)
     record = distilled.metadata.recipe
     bilevel.save_learned(file, theta, transform, record=record)
-  cli.report_seconds(title, result.seconds)
+  results.report_seconds(title, result.seconds)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 
 
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS)
-  cli.run_in_processes(main)
+  config_flags.define(*CONFIGS)
+  launching.run_in_processes(main)

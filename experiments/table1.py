@@ -21,7 +21,7 @@ from absl import flags
 from benchmarks import costs
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files
-from workbench import cli, columns, estimates, recipe_cli, tasks
+from workbench import columns, estimates, launching, recipes, results, tasks
 from workbench.columns import RANDOM_REAL, Cell, Recipe
 
 _PUBLISHED = pathlib.Path(__file__).parent / 'recipes' / 'paper_table1.json'
@@ -59,7 +59,7 @@ def _places() -> list[Place]:
       f'Unknown columns {sorted(unknown)}; choose among '
       f'{", ".join(columns.COLUMNS)}.'
     )
-  shared = recipe_cli.recipe_from_flags(__file__)
+  shared = recipes.from_flags(__file__)
   found = []
   for text in _ROWS.value:
     row, _, own = text.partition(':')
@@ -103,7 +103,9 @@ def main(_: list[str]) -> None:
     for cell in cells
   ]
   recipe = places[0].recipe
-  recipe_cli.write(workdir, 'table1', to_table(cells, recipe), records, recipe)
+  results.write_table(
+    workdir, 'table1', to_table(cells, recipe), records, recipe
+  )
 
 
 def estimate(places: Sequence[Place], root: pathlib.Path) -> tables.Table:
@@ -210,5 +212,5 @@ def _texts(names: Sequence[str], values: Mapping[str, str]) -> list[str]:
 
 
 if __name__ == '__main__':
-  recipe_cli.define_flags(ipcs=(1, 10))
-  cli.run(main)
+  recipes.define_flags(ipcs=(1, 10))
+  launching.run(main)

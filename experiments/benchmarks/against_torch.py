@@ -31,13 +31,6 @@ def import_torch() -> Any:
 
   Raises:
     ImportError: where it is not installed; the message says how to get it.
-
-  Example:
-    >>> try:
-    ...   print(import_torch().get_num_threads() > 0)
-    ... except ImportError as error:
-    ...   print('pip install torch' in str(error))
-    True
   """
   try:
     import torch
@@ -50,12 +43,7 @@ def import_torch() -> Any:
 
 
 def images_of(num_images: int, image_size: int) -> LabeledSet:
-  """Noise of ten classes in turn, with centred labels.
-
-  Example:
-    >>> images_of(3, 8).labels.shape
-    (3, 10)
-  """
+  """Noise of ten classes in turn, with centred labels."""
   classes = jnp.arange(num_images) % _NUM_CLASSES
   shape = (num_images, image_size, image_size, 3)
   images = jax.random.normal(jax.random.key(0), shape)

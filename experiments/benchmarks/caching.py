@@ -24,13 +24,6 @@ class Pass:
     batched_compilation: those of them that it compiled.
     loop: all seconds of the loop.
     loop_compilation: those of them that it compiled.
-
-  Example:
-    >>> found = Pass(
-    ...   batched=4.0, batched_compilation=1.0, loop=9.0, loop_compilation=6.0
-    ... )
-    >>> found.loop / found.batched
-    2.25
   """
 
   batched: float
@@ -50,14 +43,6 @@ class CachingComparison:
       were padding, or in a subset that fills the last batch.
     difference: the largest difference of a loss between both, relative to the
       loss of the loop.
-
-  Example:
-    >>> import toy
-    >>> found: CachingComparison = compare(
-    ...   *toy.problem(), config=toy.CACHING, repeats=0
-    ... )
-    >>> len(found.passes)
-    1
   """
 
   passes: tuple[Pass, ...]
@@ -89,12 +74,6 @@ def compare(
 
   Returns:
     Seconds of each pass, padding, and how far the losses differ.
-
-  Example:
-    >>> import toy
-    >>> found = compare(*toy.problem(), config=toy.CACHING, repeats=0)
-    >>> found.difference < 1e-3
-    True
   """
   distiller = SubsetDistiller(network, dataset, normalization, config=config)
   passes = []

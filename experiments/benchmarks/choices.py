@@ -36,10 +36,6 @@ class Choice(NamedTuple):
     seconds: of each call.
     error: how far its results are from those of the first way, relative to
       their norm.
-
-  Example:
-    >>> Choice(seconds=[2.0, 1.0, 3.0], error=0.0).error
-    0.0
   """
 
   seconds: Sequence[float]
@@ -67,22 +63,6 @@ def networks_side_by_side(
 
   Returns:
     Each way by a name for tables.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> found = networks_side_by_side(
-    ...   problem,
-    ...   toy.translator().translator,
-    ...   num_synthetic=3,
-    ...   batch_size=2,
-    ...   per_call=[2],
-    ...   repeats=3,
-    ... )
-    >>> list(found), len(found['patches, 2 at once'].seconds)
-    (['convolution, 2 at once', 'patches, 2 at once'], 3)
-    >>> max(choice.error for choice in found.values()) < 1e-3
-    True
   """
   ways = {}
   for name, network in (
@@ -117,12 +97,6 @@ def precisions(
 
   Returns:
     The precisions of `PRECISIONS`.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> list(precisions(problem, num_synthetic=3, repeats=1))
-    ['float32', 'TF32', 'bfloat16']
   """
   ways = {}
   for name, (precision, dtype) in PRECISIONS.items():
@@ -156,15 +130,6 @@ def steps_together(
 
   Returns:
     Both ways, with the seconds of all steps.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> found = steps_together(
-    ...   problem, num_synthetic=3, num_steps=2, repeats=1
-    ... )
-    >>> list(found)
-    ['2 calls of a step', 'a call of 2 steps']
   """
   loss_fn = programs.loss_in(problem, 'squared', ridge=1e-6, on_images=False)
   tx = distill_step.make_optimizer('adam', 1e-3)

@@ -21,10 +21,6 @@ class Ceilings(NamedTuple):
   Attributes:
     flops: operations a second, of matrix products by their precision.
     num_bytes: a second, read and written.
-
-  Example:
-    >>> Ceilings({'float32': 1e12}, 1e11).num_bytes
-    100000000000.0
   """
 
   flops: dict[str, float]
@@ -38,11 +34,6 @@ class Reached(NamedTuple):
     seconds: of a call, the median.
     flops: operations, by the program before the compiler.
     num_bytes: read and written, by the compiled program.
-
-  Example:
-    >>> reached = Reached(seconds=4.0, flops=2e12, num_bytes=1e11)
-    >>> reached.shares(Ceilings({'float32': 1e12}, 1e11))
-    {'float32': 0.5, 'memory': 0.25}
   """
 
   seconds: float
@@ -75,14 +66,6 @@ def of_stages(
     batch_size: sets of an update of the translator.
     num_distilled: images of a distilled set of the target set.
     cached: distilled and real images of a subset of the large set.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> g, sizes = toy.translator().translator, {'cached': (6, 12)}
-    >>> found = of_stages(problem, g, batch_size=1, num_distilled=3, **sizes)
-    >>> list(found)[:3]
-    ['caching', 'pre-training', 'statistics, a batch']
   """
   synthetic, target = cached
   loss: dict[str, Any] = {'loss': 'squared', 'ridge': 1e-6}
@@ -119,11 +102,6 @@ def ceilings(*, size: int, num_bytes: int, repeats: int) -> Ceilings:
 
   Returns:
     The ceilings of the default device.
-
-  Example:
-    >>> found = ceilings(size=64, num_bytes=2**12, repeats=1)
-    >>> sorted(found.flops), found.num_bytes > 0
-    (['TF32', 'bfloat16', 'float32'], True)
   """
   a = jax.random.normal(jax.random.key(0), (size, size))
   x = jnp.ones(num_bytes // 4)
@@ -152,12 +130,6 @@ def reached(program: Program, *, repeats: int) -> Reached:
   Args:
     program: as of `programs`.
     repeats: timed calls; the median counts.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> product = Program(lambda x: x @ x, lambda: (jnp.ones((64, 64)),))
-    >>> reached(product, repeats=1).flops == 2 * 64**3
-    True
   """
   compiled, arguments = program.compiled(), program.make_arguments()
   seconds = timing.in_turn(
@@ -171,13 +143,7 @@ def reached(program: Program, *, repeats: int) -> Reached:
 
 
 def flops_of(program: Program) -> float:
-  """Operations of a program, as accelerators would do them.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> flops_of(Program(lambda x: x @ x, lambda: (jnp.ones((8, 8)),)))
-    1024.0
-  """
+  """Operations of a program, as accelerators would do them."""
   traced = jax.jit(program.work).trace(*jax.eval_shape(program.make_arguments))
   lowered = traced.lower(lowering_platforms=('tpu',))
   return (lowered.cost_analysis() or {}).get('flops', float('nan'))

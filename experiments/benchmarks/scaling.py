@@ -37,10 +37,6 @@ class Cost(NamedTuple):
     held: bytes held at once: arguments, results and temporaries.
     communicated: bytes of the results of all collectives.
     collectives: how many there are.
-
-  Example:
-    >>> Cost(2e9, 1e8, 5e7, 4e6, 1).flops / 1e9
-    2.0
   """
 
   flops: float
@@ -51,16 +47,7 @@ class Cost(NamedTuple):
 
 
 def cost(compiled: Any) -> Cost:
-  """The cost of a compiled program, as of `jax.jit(...).lower(...).compile()`.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> program = jax.jit(jnp.dot).lower(jnp.ones((8, 8)), jnp.ones((8, 8)))
-    >>> found = cost(program.compile())
-    >>> found.flops >= 2 * 8**3, found.collectives
-    (True, 0)
-  """
+  """The cost of what `jax.jit(...).lower(...).compile()` returns."""
   told, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
   held = math.nan
   if memory is not None:  # Which not every platform tells.
@@ -100,13 +87,6 @@ def statistics(problem: Problem, devices: Devices) -> Cost:
 
   Returns:
     Its cost, as if all images of a device were one batch.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.runtime import devices
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> statistics(problem, devices.ALONE).communicated
-    0
   """
   size = problem.num_real + -problem.num_real % devices.count
   program = programs.real_batch(problem, size)
@@ -139,14 +119,6 @@ def update(
     batch_size: B, over all devices.
     num_synthetic: distilled images a sample.
     num_target: real images a sample; 0: the statistics of all.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.runtime import devices
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> g, sizes = toy.translator().translator, {'batch_size': 1}
-    >>> update(problem, g, devices.ALONE, num_synthetic=3, **sizes).collectives
-    0
   """
   loss_fn = programs.loss_in(
     problem, 'squared', ridge=1e-6, on_images=bool(num_target)
@@ -193,20 +165,6 @@ def steps(
 
   Returns:
     Costs by the name of the step.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.runtime import devices
-    >>> found = steps(
-    ...   Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24),
-    ...   toy.translator().translator,
-    ...   devices.ALONE,
-    ...   batch_size=1,
-    ...   num_distilled=3,
-    ...   cached=(6, 12),
-    ... )
-    >>> max(found, key=lambda name: found[name].flops)
-    'pre-training'
   """
   synthetic, target = cached
 

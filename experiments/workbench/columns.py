@@ -27,11 +27,6 @@ class Recipe:
     protocols: of the scores.
     repeats: fresh networks a score.
     flags: further flags of all that loads the target set.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1, 10))
-    >>> recipe.flagfile('cache')
-    '--flagfile=recipes/cpu_cache.flags'
   """
 
   binaries: str
@@ -56,13 +51,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-  """A distilled set: the task that writes it, and the file in its folder.
-
-  Example:
-    >>> from workbench import tasks
-    >>> Made(tasks.Task('1 Net', 'distill.py', ())).file
-    'distilled.safetensors'
-  """
+  """A distilled set: the task that writes it, and the file in its folder."""
 
   task: Task
   file: str = 'distilled.safetensors'
@@ -134,14 +123,6 @@ def adapted(
 
   Returns:
     A task that writes `distilled_ipc<I>.safetensors`.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1, 10, 50))
-    >>> task = adapted(
-    ...   recipe, 'cifar10', 'ada', adapt_ipcs=(1, 50), pretrained=None
-    ... )
-    >>> task.arguments[-3:]
-    ('--adapt_ipcs=1,50', '--ipcs=1,10,50', '--workdir={out}')
   """
   needs, start = {}, ['--translator=none', recipe.flagfile('no_pretrain')]
   if pretrained:
@@ -211,12 +192,6 @@ def score_task(recipe: Recipe, row: str, column: str, ipc: int) -> Task:
 
   Returns:
     A task that writes `scores.json`.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1, 10))
-    >>> task = score_task(recipe, 'cifar10', '1 Net', 10)
-    >>> [needed.name for needed in task.needs.values()]
-    ['cifar10-one_net-ipc10']
   """
   is_one_net = column in (RANDOM_REAL, '1 Net')
   name = '1 Net' if is_one_net else column
@@ -241,12 +216,6 @@ def score_of(
 
   Returns:
     A task that writes `scores.json`.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1,), repeats=5)
-    >>> made = Made(Task('cifar10-1 Net', 'distill.py', ()))
-    >>> score_of(recipe, made, 'score').arguments[-2:]
-    ('--repeats=5', '--norandom_real')
   """
   return recipe.task(
     name,
@@ -271,11 +240,6 @@ class Cell:
     scores: of `evaluate.Score.as_dict`, one a protocol.
     seconds: of each part of making the set, `compilation` apart; none for
       random real images.
-
-  Example:
-    >>> cell = Cell('cifar10', 1, '1 Net', (), {'statistics': 2.0, 'x': 1.0})
-    >>> cell.total_seconds
-    3.0
   """
 
   row: str
@@ -307,14 +271,6 @@ def read_cell(
 
   Raises:
     FileNotFoundError: if its tasks did not run.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1,))
-    >>> try:
-    ...   read_cell(recipe, 'cifar10', '1 Net', 1, '/no/such/folder')
-    ... except FileNotFoundError:
-    ...   print('It did not run.')
-    It did not run.
   """
   task = score_task(recipe, row, column, ipc)
   scores = read_scores(task, root)
@@ -331,16 +287,7 @@ def read_cell(
 def read_scores(
   task: Task, root: str | pathlib.Path
 ) -> dict[str, list[dict[str, Any]]]:
-  """What a task of `score_of` wrote: scores by the name of the set.
-
-  Example:
-    >>> import tempfile
-    >>> task, root = Task('score', 'evaluate.py', ()), tempfile.mkdtemp()
-    >>> task.folder(root).mkdir()
-    >>> _ = (task.folder(root) / 'scores.json').write_text('{"scores": {}}')
-    >>> read_scores(task, root)
-    {}
-  """
+  """What a task of `score_of` wrote: scores by the name of the set."""
   path = task.folder(root) / 'scores.json'
   scores = files.read_json(path).get('scores')
   if not isinstance(scores, dict):

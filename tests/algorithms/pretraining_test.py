@@ -352,7 +352,7 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
 
 _KILLED = """
 import os, signal, sys
-from workbench import cli
+from workbench import config_flags, launching
 from fsdd_jax.runtime.stage_loop import StageLoop
 from experiments import pretrain
 
@@ -365,8 +365,8 @@ def killing(self, done, state, metrics):
     os.kill(os.getpid(), signal.SIGKILL)
 
 StageLoop.on_step = killing
-cli.define_flags(*pretrain.CONFIGS, **pretrain.DEFAULTS)
-cli.run(pretrain.main)
+config_flags.define(*pretrain.CONFIGS, **pretrain.DEFAULTS)
+launching.run(pretrain.main)
 """
 
 

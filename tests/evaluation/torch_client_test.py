@@ -20,7 +20,7 @@ from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import artifacts
-from workbench import cli
+from workbench import results
 
 pytestmark = [
   pytest.mark.skipif(
@@ -80,7 +80,7 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
   synthetic = baselines.distill_over_networks(
     network, train, transform, config=config
   ).synthetic
-  distilled = cli.describe_result(
+  distilled = results.describe_result(
     synthetic, transform, train, data, fields, config
   )
   artifacts.save_distilled(tmp_path / 'distilled.safetensors', distilled)

@@ -1,0 +1,116 @@
+"""How a binary starts and ends: one process or several, one line an error."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import jax
+from absl import app, flags, logging
+
+from fsdd_jax.runtime import preemption, processes, terminal
+
+# Errors that a user may meet, whose messages say what to do.
+_KNOWN = (ArithmeticError, ImportError, OSError, ValueError)
+# How messages of JAX's runtime start where a process does not answer; some of
+# them are of a ValueError.
+_LOST = re.compile(
+  r'(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): '
+)
+
+
+def chosen(arguments: Sequence[str], parts: Mapping[str, Any]) -> Any:
+  """The part of a binary that its one argument names.
+
+  Raises:
+    ValueError: for another number of arguments or name; it lists the names.
+  """
+  if len(arguments) != 2 or arguments[1] not in parts:
+    raise ValueError(
+      f'Name one among {", ".join(parts)}; got '
+      f'{" ".join(arguments[1:]) or "none"}.'
+    )
+  return parts[arguments[1]]
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+  """Runs a binary; a known error ends it with one line and status 1.
+
+  SIGTERM and Ctrl-C end it with a word and status 0, see `preemption`. Output
+  that cannot be written or encoded does not end it, see `terminal`.
+  """
+
+  def guarded(arguments: list[str]) -> None:
+    if not flags.FLAGS['verbosity'].present:
+      logging.set_verbosity(logging.WARNING)
+    preemption.install()
+    terminal.protect()
+    try:
+      main(arguments)
+    except _KNOWN as error:
+      if flags.FLAGS.traceback:
+        raise
+      sys.exit(f'error: {error}')
+    finally:
+      terminal.flush()
+
+  flags.DEFINE_bool('traceback', False, 'Show where an error arose.')
+  app.run(guarded)
+
+
+def _leave(error: Exception) -> NoReturn:
+  """Ends this process of several with a word.
+
+  At once, for leaving in order would wait for the others, which are lost or
+  wait for this one.
+  """
+  if isinstance(error, jax.errors.JaxRuntimeError) or _LOST.match(str(error)):
+    message = (
+      f'the others are lost ({str(error).splitlines()[0][:200]}). Start all '
+      'processes again with the same command; they go on from what is saved.'
+    )
+  else:
+    message = str(error)
+  if flags.FLAGS.traceback or not isinstance(error, (*_KNOWN, RuntimeError)):
+    traceback.print_exception(error)
+  number, count = jax.process_index(), jax.process_count()
+  print(f'error: process {number} of {count}: {message}', file=sys.stderr)
+  sys.stderr.flush()
+  os._exit(1)
+
+
+def run_in_processes(main: Callable[[list[str]], None]) -> None:
+  """As `run`, for a binary that several processes may share.
+
+  They find each other by the flags that this defines or, without these, as
+  `processes.initialize` says. Where one ends by an error or is killed, the
+  others end as well, with a word, at the latest after the heartbeat.
+  """
+
+  def joined(arguments: list[str]) -> None:
+    values = flags.FLAGS
+    processes.initialize(
+      values.coordinator_address,
+      values.num_processes,
+      values.process_id,
+      heartbeat_seconds=values.heartbeat_seconds,
+    )
+    preemption.install()  # In the place of JAX's own handler.
+    try:
+      main(arguments)
+    except Exception as error:
+      if jax.process_count() == 1:
+        raise
+      _leave(error)
+
+  flags.DEFINE_string(
+    'coordinator_address', None, 'host:port of process 0, for all processes.'
+  )
+  flags.DEFINE_integer('num_processes', None, 'Processes of this run.')
+  flags.DEFINE_integer('process_id', None, 'Number of this one, from 0.')
+  flags.DEFINE_integer(
+    'heartbeat_seconds', 100, 'Silence after which a process counts as lost.'
+  )
+  run(joined)
