@@ -9,6 +9,17 @@ from absl import flags
 
 Config = TypeVar('Config')
 
+# The group of each flag in --help.
+GROUPS: dict[str, str] = {}
+_TITLES = {
+  'BilevelConfig': 'Bi-Level',
+  'FrepoConfig': 'FRePo',
+  'KipConfig': 'KIP',
+  'PretrainingConfig': 'pre-training',
+  'RcigConfig': 'RCIG',
+  'RfadConfig': 'RFAD',
+}
+
 _DEFINE: dict[Any, Callable[..., Any]] = {
   bool: flags.DEFINE_bool,
   int: flags.DEFINE_integer,
@@ -27,8 +38,13 @@ def define(*config_classes: type, **defaults: Any) -> None:
     **defaults: values that replace the dataclass's own default.
   """
   for name in _define(flags.FLAGS, config_classes, defaults):
-    # So that --help of the binary lists the flag.
+    # So that --helpshort of the binary lists the flag.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  for config_class in reversed(config_classes):
+    title = config_class.__name__
+    title = _TITLES.get(title, title.removesuffix('Config').lower())
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+      GROUPS[field.name] = title
 
 
 def _define(

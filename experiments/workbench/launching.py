@@ -1,6 +1,8 @@
 """How a binary starts and ends: one process or several, one line an error."""
 
+import importlib
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -11,6 +13,10 @@ import jax
 from absl import app, flags, logging
 
 from fsdd_jax.runtime import preemption, processes, terminal
+from workbench import help_text
+
+_HELP = {'-h', '-help', '--help', '-?'}
+_RECIPES = pathlib.Path(__file__).parents[1] / 'recipes'
 
 # Errors that a user may meet, whose messages say what to do.
 _KNOWN = (ArithmeticError, ImportError, OSError, ValueError)
@@ -38,6 +44,9 @@ def chosen(arguments: Sequence[str], parts: Mapping[str, Any]) -> Any:
 def run(main: Callable[[list[str]], None]) -> None:
   """Runs a binary; a known error ends it with one line and status 1.
 
+  --help lists all its flags; --import names modules that are imported before,
+  so that networks and data sets that these register have names.
+
   SIGTERM and Ctrl-C end it with a word and status 0, see `preemption`. Output
   that cannot be written or encoded does not end it, see `terminal`.
   """
@@ -48,6 +57,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     preemption.install()
     terminal.protect()
     try:
+      _import(flags.FLAGS['import'].value)
       main(arguments)
     except _KNOWN as error:
       if flags.FLAGS.traceback:
@@ -57,7 +67,33 @@ def run(main: Callable[[list[str]], None]) -> None:
       terminal.flush()
 
   flags.DEFINE_bool('traceback', False, 'Show where an error arose.')
-  app.run(guarded)
+  flags.DEFINE_list(
+    'import', [], 'Modules to import first, of this folder or installed.'
+  )
+  if _HELP.intersection(sys.argv[1:]):
+    print(help_text.text(sys.modules['__main__'].__doc__ or ''))
+    return
+  app.run(guarded, argv=[sys.argv[0], *_with_recipes(sys.argv[1:])])
+
+
+def _import(names: Sequence[str]) -> None:
+  if names:
+    sys.path.append(os.getcwd())
+  for name in names:
+    importlib.import_module(name)
+
+
+def _with_recipes(arguments: Sequence[str]) -> list[str]:
+  """Arguments, with the paths of flagfiles that are shipped and not here."""
+  found = []
+  for argument in arguments:
+    flag, _, name = argument.partition('=')
+    shipped = _RECIPES / name
+    is_flagfile = flag in ('-flagfile', '--flagfile') and bool(name)
+    if is_flagfile and not os.path.exists(name) and shipped.is_file():
+      argument = f'--flagfile={shipped}'
+    found.append(argument)
+  return found
 
 
 def _leave(error: Exception) -> NoReturn:
@@ -97,7 +133,7 @@ def run_in_processes(main: Callable[[list[str]], None]) -> None:
       values.process_id,
       heartbeat_seconds=values.heartbeat_seconds,
     )
-    preemption.install()  # In the place of JAX's own handler.
+    preemption.install()  # JAX has set a handler of its own.
     try:
       main(arguments)
     except Exception as error:
