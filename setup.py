@@ -9,6 +9,7 @@ setuptools.setup(
     *setuptools.find_packages(include=['fsdd_jax', 'fsdd_jax.*']),
     'fsdd_experiments',
     'fsdd_experiments.benchmarks',
+    'fsdd_experiments.measures',
     'fsdd_experiments.workbench',
   ],
   package_dir={'fsdd_experiments': 'experiments'},

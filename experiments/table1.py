@@ -18,9 +18,9 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from benchmarks import costs
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files
+from measures import costs
 from workbench import columns, estimates, launching, recipes, results, tasks
 from workbench.columns import RANDOM_REAL, Cell, Recipe
 

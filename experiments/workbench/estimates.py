@@ -12,9 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks import costs, programs
-from benchmarks.costs import NOTHING, Estimate, real_pass
-from benchmarks.programs import Problem, Program
 from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -32,6 +29,9 @@ from fsdd_jax.algorithms.method_configs import (
 from fsdd_jax.data import sources
 from fsdd_jax.evaluation import protocols
 from fsdd_jax.types import LabeledSet
+from measures import costs, programs
+from measures.costs import NOTHING, Estimate, real_pass
+from measures.programs import Problem, Program
 from workbench import config_flags, problems
 from workbench.tasks import Task
 

@@ -6,8 +6,8 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -27,20 +27,6 @@ _LOST = re.compile(
 )
 
 
-def chosen(arguments: Sequence[str], parts: Mapping[str, Any]) -> Any:
-  """The part of a binary that its one argument names.
-
-  Raises:
-    ValueError: for another number of arguments or name; it lists the names.
-  """
-  if len(arguments) != 2 or arguments[1] not in parts:
-    raise ValueError(
-      f'Name one among {", ".join(parts)}; got '
-      f'{" ".join(arguments[1:]) or "none"}.'
-    )
-  return parts[arguments[1]]
-
-
 def run(main: Callable[[list[str]], None]) -> None:
   """Runs a binary; a known error ends it with one line and status 1.
 
@@ -57,7 +43,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     preemption.install()
     terminal.protect()
     try:
-      _import(flags.FLAGS['import'].value)
+      _import(flags.FLAGS['import'].value or ())
       main(arguments)
     except _KNOWN as error:
       if flags.FLAGS.traceback:

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.yardsticks import Pairs, time_pairs
 from fsdd_jax.algorithms import (
   caching,
   pretraining_banks,
@@ -41,6 +40,7 @@ from fsdd_jax.storage.cache import shards
 from fsdd_jax.storage.cache.batches import Sample
 from fsdd_jax.storage.pretrained import Pretrained
 from fsdd_jax.types import LABEL_CODINGS, Subset
+from measures.yardsticks import Pairs, time_pairs
 
 _IMAGES_A_CALL = 1000
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import programs
-from benchmarks.programs import Problem, Program
 from fsdd_jax.data import passes
+from measures import programs
+from measures.programs import Problem, Program
 
 _TIMED_CALLS = 4
 _SECONDS = 2.0  # After which no further call is timed.

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import timing
 from fsdd_jax.algorithms import adaptation_samples, bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
@@ -32,6 +31,7 @@ from fsdd_jax.networks.translator import MapsFn, translate
 from fsdd_jax.runtime import metrics
 from fsdd_jax.storage.pretrained import Pretrained
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
+from measures import timing
 
 _NUM_CLASSES = 10
 _POOL = 4  # Networks; their number does not change the cost of a step.
