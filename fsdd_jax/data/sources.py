@@ -17,11 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
+from etils import epy
 from PIL import Image, ImageOps
 
 from fsdd_jax.data import fractals, subsets
 from fsdd_jax.runtime import array_store, files
+
+with epy.lazy_imports():  # Slow, and some data sets come without it.
+  import tensorflow_datasets as tfds
 
 DATA_DIR_VARIABLE = 'FSDD_DATA_DIR'
 _ACCEPTED = (
