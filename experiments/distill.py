@@ -13,8 +13,11 @@ images.
 
 import dataclasses
 import functools
-from typing import Any
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 from absl import flags
 
 from fsdd_jax.algorithms import baselines, bilevel, one_network
@@ -30,6 +33,8 @@ from fsdd_jax.algorithms.peers.peer_configs import (
   RfadConfig,
 )
 from fsdd_jax.data import resolution
+from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from workbench import config_flags, launching, problems, results
@@ -69,6 +74,64 @@ CONFIGS = (
 )
 
 
+class Plan(NamedTuple):
+  """What the flags ask to run on the target set.
+
+  Attributes:
+    title: the row of a table that it is.
+    run: distils; takes network, data set and normalisation, then by name
+      `config`, `options` and `start`.
+    network: to distil in.
+    target: the images, at the resolution of the network.
+    further: what belongs to the recipe beside the configs.
+  """
+
+  title: str
+  run: Callable[..., baselines.DistillationResult]
+  network: nn.Module
+  target: Dataset
+  further: dict[str, Any]
+
+
+def _by_method(
+  config: DistillationConfig, network: nn.Module, train: Dataset
+) -> Plan:
+  """A method of `METHODS` with its own settings."""
+  method, own = METHODS[_METHOD.value], None
+  further: dict[str, Any] = {}
+  if method.config_class is not None:
+    own = config_flags.read(method.config_class)
+    further[_METHOD.value] = dataclasses.asdict(own)
+  run = functools.partial(method.run, own=own)
+  return Plan(method.title(config), run, network, train, further)
+
+
+def _in_learned_network(
+  plan: Plan,
+  config: DistillationConfig,
+  network_config: NetworkConfig,
+  transform: Normalization,
+) -> Plan:
+  """Bi-Level: the same in the network of --theta."""
+  if config.num_networks > 1 or _METHOD.value != 'networks':
+    raise ValueError(
+      f'num_networks = {config.num_networks}, method = {_METHOD.value}, but '
+      '--theta is one network: leave both at their defaults.'
+    )
+  theta = problems.theta_from_file(
+    _THETA.value, network_config, plan.target.num_classes
+  )
+  # At the resolution that theta was learned at, as the supplement's times of
+  # Bi-Level are.
+  target = resolution.reduce_resolution(plan.target, theta.image_shape)
+  inputs = one_network.inputs_in_theta(
+    theta, target, transform, label_coding=config.label_coding
+  )
+  run = functools.partial(baselines.distill_over_networks, networks=inputs)
+  further = {**plan.further, 'theta': _THETA.value}
+  return Plan('Bi-Level', run, theta.network, target, further)
+
+
 def main(_: list[str]) -> None:
   """Parses flags, distils and writes the distilled set and its picture."""
   data = config_flags.read(DataConfig)
@@ -76,47 +139,22 @@ def main(_: list[str]) -> None:
   config = config_flags.read(DistillationConfig)
   workdir = files.resolve(_WORKDIR.value)
   problems.warn_without_test(data)
-  train = target = problems.load_dataset(data, 'train')
+  train = problems.load_dataset(data, 'train')
   transform = problems.fit_normalization(data, train)
   network = problems.make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
-  method = METHODS[_METHOD.value]
-  if not method.learns:  # Its labels stay as they are coded.
+  if not METHODS[_METHOD.value].learns:  # Its labels stay as they are coded.
     config = dataclasses.replace(config, label_learning_rate=0.0)
-  title, start = method.title(config), None
-  own = None
-  further: dict[str, Any] = {}
-  if method.config_class is not None:
-    own = config_flags.read(method.config_class)
-    further[_METHOD.value] = dataclasses.asdict(own)
-  run = functools.partial(method.run, own=own)
+  plan, start = _by_method(config, network, train), None
   if _START.value:
     start = problems.start_from_file(_START.value, transform)
-    further['start'] = _START.value
+    plan.further['start'] = _START.value
   if _THETA.value:
-    if config.num_networks > 1 or _METHOD.value != 'networks':
-      raise ValueError(
-        f'num_networks = {config.num_networks}, method = {_METHOD.value}, but '
-        '--theta is one network: leave both at their defaults.'
-      )
-    theta = problems.theta_from_file(
-      _THETA.value, network_config, train.num_classes
-    )
-    # At the resolution that theta was learned at, as the supplement's times
-    # of Bi-Level tell.
-    target = resolution.reduce_resolution(train, theta.image_shape)
-    network, title = theta.network, 'Bi-Level'
-    run = functools.partial(
-      baselines.distill_over_networks,
-      networks=one_network.inputs_in_theta(
-        theta, target, transform, label_coding=config.label_coding
-      ),
-    )
-    further['theta'] = _THETA.value
-  result = run(
-    network,
-    target,
+    plan = _in_learned_network(plan, config, network_config, transform)
+  result = plan.run(
+    plan.network,
+    plan.target,
     transform,
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
@@ -131,22 +169,34 @@ def main(_: list[str]) -> None:
     data,
     network_config,
     config,
-    method=title,
-    further=further or None,
+    method=plan.title,
+    further=plan.further or None,
   )
   path = workdir / 'distilled.safetensors'
   results.write_result(path, distilled)
-  saved = result.seen if _SAVE_NETWORKS.value else []
-  for number, variables in enumerate(saved):
+  if _SAVE_NETWORKS.value:
+    record = distilled.metadata.recipe
+    _save_networks(workdir, result.seen, plan, transform, config.seed, record)
+  results.report_seconds(plan.title, result.seconds)
+  print(f'Wrote {path} and {path.with_suffix(".png")}.')
+
+
+def _save_networks(
+  workdir: pathlib.Path,
+  seen: Sequence[Any],
+  plan: Plan,
+  transform: Normalization,
+  seed: int,
+  record: Mapping[str, Any],
+) -> None:
+  """Writes the networks that the set was distilled in last."""
+  for number, variables in enumerate(seen):
     theta = bilevel.learned_network(
-      network, config.seed, target.images.shape[1:], variables
+      plan.network, seed, plan.target.images.shape[1:], variables
     )
     file = workdir / 'networks' / f'{number}.safetensors'
     file.parent.mkdir(exist_ok=True)
-    record = distilled.metadata.recipe
     bilevel.save_learned(file, theta, transform, record=record)
-  results.report_seconds(title, result.seconds)
-  print(f'Wrote {path} and {path.with_suffix(".png")}.')
 
 
 if __name__ == '__main__':

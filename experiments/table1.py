@@ -19,7 +19,7 @@ import jax
 from absl import flags
 
 from fsdd_jax.reporting import tables
-from fsdd_jax.runtime import files
+from fsdd_jax.runtime import files, progress
 from measures import costs
 from workbench import columns, estimates, launching, recipes, results, tasks
 from workbench.columns import RANDOM_REAL, Cell, Recipe
@@ -111,10 +111,12 @@ def main(_: list[str]) -> None:
 def estimate(places: Sequence[Place], root: pathlib.Path) -> tables.Table:
   """What each cell takes, and the seconds of all that is not done yet."""
   made = [place.score.needs['made'] for place in places]
-  found = {
-    task.digest: (task, estimates.of_task(task))
-    for task in tasks.in_order(made)
-  }
+  found = {}
+  different = list(tasks.in_order(made))
+  with progress.Bar(len(different), 'estimates', unit='task') as bar:
+    for task in different:
+      found[task.digest] = task, estimates.of_task(task)
+      bar.update()
   own = {task.digest for task in made}
   rows = [
     ['all', '', task.name, *_estimated(task, root, making)]

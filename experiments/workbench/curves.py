@@ -13,7 +13,7 @@ from matplotlib import figure as mpl_figure
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.evaluation import evaluate
-from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime import metrics, progress
 from fsdd_jax.runtime.stage_loop import LoopOptions
 from fsdd_jax.types import LabeledSet
 
@@ -160,7 +160,7 @@ def score(
     A point a snapshot.
   """
   points = []
-  with metrics.progress_bar(len(snapshots), 'score', unit='set') as bar:
+  with progress.Bar(len(snapshots), 'score', unit='set') as bar:
     for snapshot in snapshots:
       found = evaluate.evaluate(
         key,

@@ -21,7 +21,7 @@ from fsdd_jax.algorithms.subset_distiller import SubsetDistiller
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, describe_normalization
 from fsdd_jax.networks import extractors
-from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime import progress
 from fsdd_jax.runtime.devices import default_device, map_devices
 from fsdd_jax.runtime.stage_loop import ProgressFn
 from fsdd_jax.storage.cache.manifest import Manifest
@@ -134,7 +134,7 @@ def build_cache(
       f'process_index={process_index} must lie in [0, {process_count}), the '
       'number of processes; number them from 0.'
     )
-  bar = metrics.progress_bar(0, 'cache', unit='subset')
+  bar = progress.Bar(0, 'cache', unit='subset')
   stopping = threading.Event()
 
   def on_step(step: int, loss: float) -> None:
@@ -173,7 +173,7 @@ def build_cache(
 
   sizes = {shard: len(manifest.shard_range(shard)) for shard in ours}
   done = sum(size for shard, size in sizes.items() if shard not in missing)
-  metrics.start_at(bar, done, sum(sizes.values()))
+  bar.start_at(done, sum(sizes.values()))
   with bar:
     for losses in map_devices(make, missing, stopping=stopping):
       done += len(losses)

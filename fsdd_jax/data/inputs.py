@@ -21,7 +21,7 @@ from fsdd_jax.data.normalization import (
   normalize,
   whitened_once,
 )
-from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime import metrics, progress
 from fsdd_jax.runtime.devices import ALONE, Devices, devices_for
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
@@ -102,7 +102,7 @@ def from_statistics(
   def inputs(index: int) -> tuple[Any, krr.Statistics]:
     variables = draw(index)
     name = f'statistics of network {index + 1}/{num_networks}'
-    bar = metrics.progress_bar(len(labels), name, unit='image', leave=False)
+    bar = progress.Bar(len(labels), name, unit='image', leave=False)
     with clock.part(part), bar:
       stats = passes.target_statistics(
         features_of,
