@@ -119,7 +119,7 @@ def _in_learned_network(
       '--theta is one network: leave both at their defaults.'
     )
   theta = problems.theta_from_file(
-    _THETA.value, network_config, plan.target.num_classes
+    _THETA.value or '', network_config, plan.target.num_classes
   )
   # At the resolution that theta was learned at, as the supplement's times of
   # Bi-Level are.

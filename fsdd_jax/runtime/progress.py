@@ -39,6 +39,10 @@ class Bar(tqdm.tqdm):
   log file, all bars together write one line a minute at most.
   """
 
+  disable: bool  # tqdm has no types.
+  n: Any
+  postfix: Any
+
   def __init__(
     self,
     total: int,
@@ -79,7 +83,7 @@ class Bar(tqdm.tqdm):
     self.reset(total=total)
     self.n = self.last_print_n = done
 
-  def update(self, n: float | None = 1) -> bool | None:
+  def update(self, n: float | None = 1) -> Any:
     """Adds n; the first time, it starts the clock of the rate as well."""
     if not self._compiles or self.disable:
       return super().update(n)
