@@ -18,7 +18,15 @@ from matplotlib import figure as mpl_figure
 
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
-from workbench import columns, config_flags, launching, recipes, results, tasks
+from workbench import (
+  cells,
+  columns,
+  config_flags,
+  launching,
+  recipes,
+  results,
+  tasks,
+)
 from workbench.columns import Made, Recipe
 from workbench.tasks import Task
 
@@ -149,7 +157,7 @@ def _write(
   found: dict[str, dict[int, dict[str, Any]]] = {}
   for name, by_count in scored.items():
     for count, task in by_count.items():
-      (scores,) = columns.read_scores(task, root).values()
+      (scores,) = cells.read_scores(task, root).values()
       found.setdefault(name, {})[count] = scores[0]
   title = f'Accuracy over networks seen, {_ROW.value}, IPC {ipc}'
   protocol = recipe.protocols[0]

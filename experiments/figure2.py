@@ -15,7 +15,15 @@ from matplotlib import figure as mpl_figure
 
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
-from workbench import columns, config_flags, launching, recipes, results, tasks
+from workbench import (
+  cells,
+  columns,
+  config_flags,
+  launching,
+  recipes,
+  results,
+  tasks,
+)
 from workbench.columns import Made, Recipe
 from workbench.tasks import Task
 
@@ -60,9 +68,7 @@ def main(_: list[str]) -> None:
   tasks.run([t for curve in wanted.values() for t in curve.values()], root)
   protocol = recipe.protocols[0]
   found = {
-    name: {
-      ipc: _first(columns.read_scores(t, root)) for ipc, t in curve.items()
-    }
+    name: {ipc: _first(cells.read_scores(t, root)) for ipc, t in curve.items()}
     for name, curve in wanted.items()
   }
   title = f'Accuracy over IPC, {_ROW.value}'

@@ -19,7 +19,15 @@ from fsdd_jax.data import normalization
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.storage import artifacts
-from workbench import columns, config_flags, launching, recipes, results, tasks
+from workbench import (
+  cells,
+  columns,
+  config_flags,
+  launching,
+  recipes,
+  results,
+  tasks,
+)
 from workbench.columns import Made, Recipe
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
@@ -77,7 +85,7 @@ def main(_: list[str]) -> None:
   tasks.run(list(scored.values()), root)
   rows, records, shown, pixels = [], {}, [], {}
   for name, made in sets.items():
-    (scores,) = columns.read_scores(scored[name], root).values()
+    (scores,) = cells.read_scores(scored[name], root).values()
     score = records[name] = scores[0]
     accuracy = f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
     found = artifacts.load_distilled(made.task.folder(root) / made.file)

@@ -21,8 +21,16 @@ from absl import flags
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files, progress
 from measures import costs
-from workbench import columns, estimates, launching, recipes, results, tasks
-from workbench.columns import RANDOM_REAL, Cell, Recipe
+from workbench import (
+  columns,
+  estimates,
+  launching,
+  recipes,
+  results,
+  tasks,
+)
+from workbench.cells import Cell, read_cell
+from workbench.columns import RANDOM_REAL, Recipe
 
 _PUBLISHED = pathlib.Path(__file__).parent / 'recipes' / 'paper_table1.json'
 _ROWS = flags.DEFINE_list(
@@ -89,7 +97,7 @@ def main(_: list[str]) -> None:
   ran = tasks.run([place.score for place in places], workdir / 'tasks')
   print(f'{len(ran)} tasks ran, the others were done.')
   cells = [
-    columns.read_cell(p.recipe, p.row, p.column, p.ipc, root=workdir / 'tasks')
+    read_cell(p.recipe, p.row, p.column, p.ipc, root=workdir / 'tasks')
     for p in places
   ]
   records = [

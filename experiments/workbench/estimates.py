@@ -1,7 +1,4 @@
-"""Seconds and memory of the tasks of a table before they run.
-
-A stage is a few compiled calls (`costs`), each repeated as its flags say.
-"""
+"""Seconds and memory of the tasks of a table, by a few timed calls of each."""
 
 import dataclasses
 import pathlib
