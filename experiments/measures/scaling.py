@@ -15,8 +15,10 @@ import jax
 import optax
 
 from fsdd_jax.core import krr, translator_step
+from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.runtime import parallel
 from fsdd_jax.runtime.devices import Devices
+from fsdd_jax.storage.pretrained import Pretrained
 from fsdd_jax.types import LabeledSet
 from measures import programs
 from measures.programs import Problem
@@ -133,12 +135,16 @@ def update(
   )
   _, batch = jax.eval_shape(program.make_arguments)
   tx = optax.adam(1e-3)
+  theta = FixedNetwork(problem.network, 0, problem.image_shape)
+  maps_of = Pretrained(translator, {}, theta).maps_of
   state = jax.eval_shape(
     lambda: translator_step.init_state(
-      jax.random.key(0), translator, problem.image_shape, tx
+      jax.random.key(0), translator, problem.image_shape, tx, maps_of
     )
   )
-  step = translator_step.make_step(translator, loss_fn, tx, spread=devices.mean)
+  step = translator_step.make_step(
+    translator, loss_fn, tx, spread=devices.mean, maps_of=maps_of
+  )
   arguments = _whole(devices, state), *_split(devices, batch)
   return cost(step.lower(*arguments).compile())  # type: ignore[attr-defined]
 

@@ -53,7 +53,11 @@ def test_a_command_runs_elsewhere_with_a_flagfile_and_an_import(tmp_path):
 def test_help_lists_required_flags_first_and_marks_defaults(tmp_path):
   result = _run(tmp_path, 'distill', '--help')
   assert result.returncode == 0, result.stderr
-  groups = [line for line in result.stdout.splitlines() if line[-1:] == ':']
+  groups = [
+    line
+    for line in result.stdout.splitlines()
+    if line[:1] != ' ' and line[-1:] == ':'
+  ]
   assert groups[:5] == [
     *('required:', 'this command:', 'data:', 'network:', 'distillation:')
   ]
