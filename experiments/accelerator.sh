@@ -8,7 +8,7 @@
 # on from there. OUT/summary.txt says how each part ended, OUT/*.log why.
 #
 # SCALE (gpu) and RECIPES (experiments/recipes) choose the flagfiles, ROWS the
-# tables, BENCHMARK further flags of accelerator.py.
+# tables, BENCHMARK further flags of both benchmarks.
 set -uo pipefail
 
 if (($# < 2)); then
@@ -64,8 +64,8 @@ for archive in "$@"; do
     tar --extract --file="$archive" --directory="${FSDD_DATA_DIR:?}"
 done
 part devices 60 python -c 'import jax; print(jax.devices())'
-part choices 120 python "$here/accelerator.py" choices "${benchmark[@]}"
-part roofline 90 python "$here/accelerator.py" roofline "${benchmark[@]}"
+part choices 120 python "$here/benchmarks/choices.py" "${benchmark[@]}"
+part roofline 90 python "$here/benchmarks/roofline.py" "${benchmark[@]}"
 for row in $rows; do
   table "table_${row//[:+]/_}" 600 "$row" --columns="$columns" --repeats=5
 done

@@ -27,7 +27,7 @@ from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.runtime.workdir import options_within
 from fsdd_jax.storage import translators
 from fsdd_jax.types import LabeledSet
-from workbench import cli
+from workbench import config_flags, launching, problems, results
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -61,18 +61,18 @@ def main(_: list[str]) -> None:
   `in_theta_ipcI` is before translation, `distilled_ipcI` after it, and
   `finished_ipcI` after direct steps beyond, if they were asked for.
   """
-  data = cli.from_flags(DataConfig)
+  data = config_flags.read(DataConfig)
   workdir = files.resolve(_WORKDIR.value)
-  cli.warn_without_test(data)
-  problem = cli.adaptation_problem(
+  problems.warn_without_test(data)
+  problem = problems.adaptation_problem(
     _TRANSLATOR.value,
     theta_seed=_THETA_SEED.value,
     theta_size=_THETA_SIZE.value,
-    seed=cli.from_flags(AdaptationConfig).seed,
+    seed=config_flags.read(AdaptationConfig).seed,
   )
   start = problem.start
-  config = cli.adaptation_config(start)
-  ipcs = cli.integers('ipcs') or config.adapt_ipcs
+  config = problems.adaptation_config(start)
+  ipcs = config_flags.integers('ipcs') or config.adapt_ipcs
   options, clock = with_clock(
     LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
@@ -111,7 +111,7 @@ def main(_: list[str]) -> None:
     print(f'Wrote {path}.')
   for ipc, sets in made.items():
     for name, (method, synthetic) in sets.items():
-      distilled = cli.describe_result(
+      distilled = results.describe_result(
         synthetic,
         problem.normalization,
         problem.dataset,
@@ -122,12 +122,12 @@ def main(_: list[str]) -> None:
         further={**record, 'adapted_on': adaptation.adapted_on(ipc, config)},
         theta_seed=start.theta.seed,
       )
-      cli.write_result(workdir / f'{name}_ipc{ipc}.safetensors', distilled)
-  cli.report_seconds(adaptation.method_name(start, config), clock.seconds())
+      results.write_result(workdir / f'{name}_ipc{ipc}.safetensors', distilled)
+  results.report_seconds(adaptation.method_name(start, config), clock.seconds())
 
 
 def _sets(
-  problem: cli.AdaptationProblem,
+  problem: problems.AdaptationProblem,
   adapted: translators.ThetaTranslator,
   before: LabeledSet,
   ipc: int,
@@ -161,7 +161,7 @@ def _sets(
 
 
 def _pool(
-  problem: cli.AdaptationProblem,
+  problem: problems.AdaptationProblem,
   target: TargetSet,
   config: AdaptationConfig,
   clock: metrics.StageClock,
@@ -175,5 +175,5 @@ def _pool(
 
 
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS)
-  cli.run_in_processes(main)
+  config_flags.define(*CONFIGS)
+  launching.run_in_processes(main)

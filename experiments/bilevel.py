@@ -21,7 +21,7 @@ from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import files
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.storage import learned_network
-from workbench import cli
+from workbench import config_flags, launching, problems
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -36,12 +36,12 @@ DEFAULTS = {'dataset': 'fractals'}
 
 def main(_: list[str]) -> None:
   """Parses flags, learns and writes the network."""
-  data, config = cli.from_flags(DataConfig), cli.from_flags(BilevelConfig)
+  data, config = config_flags.read(DataConfig), config_flags.read(BilevelConfig)
   workdir = files.resolve(_WORKDIR.value)
-  train = cli.load_dataset(data, 'train')
-  transform = cli.fit_normalization(data, train)
-  network = cli.make_network(
-    cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+  train = problems.load_dataset(data, 'train')
+  transform = problems.fit_normalization(data, train)
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), train.images.shape[1:], train.num_classes
   )
   options, clock = with_clock(
     LoopOptions(workdir, config.checkpoint_every, config.log_every)
@@ -65,5 +65,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS, **DEFAULTS)
-  cli.run(main)
+  config_flags.define(*CONFIGS, **DEFAULTS)
+  launching.run(main)

@@ -25,7 +25,7 @@ from fsdd_jax.reporting import pictures
 from fsdd_jax.runtime import files
 from fsdd_jax.storage.cache import summary as cache_summary
 from fsdd_jax.storage.cache.records import CacheEntry
-from workbench import cli
+from workbench import config_flags, launching, problems
 
 _FOLDER = flags.DEFINE_string('folder', None, 'The cache.', required=True)
 _INSPECT = flags.DEFINE_bool(
@@ -50,17 +50,17 @@ def main(_: list[str]) -> None:
   """Parses flags, then builds a cache or inspects one."""
   if _INSPECT.value:
     return inspect(files.resolve(_FOLDER.value))
-  data = cli.from_flags(DataConfig)
-  config = cli.from_flags(CachingConfig)
-  train = cli.load_dataset(data, 'train')
-  network = cli.make_network(
-    cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+  data = config_flags.read(DataConfig)
+  config = config_flags.read(CachingConfig)
+  train = problems.load_dataset(data, 'train')
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), train.images.shape[1:], train.num_classes
   )
   start = time.perf_counter()
   caching.build_cache(
     network,
     train,
-    cli.fit_normalization(data, train),
+    problems.fit_normalization(data, train),
     config=config,
     folder=files.resolve(_FOLDER.value),
     dataset_name=data.dataset,
@@ -115,5 +115,5 @@ def _row(number: int, entry: CacheEntry) -> tuple[np.ndarray, list[str]]:
 
 
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS, **DEFAULTS)
-  cli.run_in_processes(main)
+  config_flags.define(*CONFIGS, **DEFAULTS)
+  launching.run_in_processes(main)

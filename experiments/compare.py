@@ -44,7 +44,14 @@ from fsdd_jax.networks.translator import translate
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.types import LabeledSet
-from workbench import cli, comparison, curves, runners
+from workbench import (
+  comparison,
+  config_flags,
+  curves,
+  launching,
+  problems,
+  runners,
+)
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the results.', required=True
@@ -135,7 +142,9 @@ def _columns(
   columns = {name: (name, network) for name in _END_PROTOCOLS.value}
   for name in _END_NETWORKS.value:
     config = NetworkConfig(network=name, width=network_config.width)
-    other = cli.make_network(config, train.images.shape[1:], train.num_classes)
+    other = problems.make_network(
+      config, train.images.shape[1:], train.num_classes
+    )
     columns[f'{name}, {_TRAINING.value}'] = _TRAINING.value, other
   return columns
 
@@ -223,8 +232,8 @@ def main(_: list[str]) -> None:
   for name, value in PEERS.items() if _PRESET.value else ():
     if not flags.FLAGS[name].present:
       flags.FLAGS[name].value = value
-  data = cli.from_flags(DataConfig)
-  found = cli.adaptation_problem(_TRANSLATOR.value, seed=_SEED.value)
+  data = config_flags.read(DataConfig)
+  found = problems.adaptation_problem(_TRANSLATOR.value, seed=_SEED.value)
   start, train = found.start, found.dataset
   problem = found.network, train, found.normalization
   settings = runners.Settings(
@@ -240,10 +249,10 @@ def main(_: list[str]) -> None:
       )
       for text in _METHODS.value
     }
-    for ipc in cli.integers('ipcs')
+    for ipc in config_flags.integers('ipcs')
   }
   held = resolution.repeat_channels(
-    cli.load_dataset(data, _SPLIT.value), train.images.shape[-1]
+    problems.load_dataset(data, _SPLIT.value), train.images.shape[-1]
   )
   columns = _columns(problem, found.network_config)
   scoring = Scoring(problem, held, data.dataset, columns)
@@ -257,7 +266,7 @@ def main(_: list[str]) -> None:
   print(f'Wrote .json, .png and .csv of each IPC to {_WORKDIR.value}.')
 
 
-def _translated(problem: cli.AdaptationProblem) -> curves.TranslateFn:
+def _translated(problem: problems.AdaptationProblem) -> curves.TranslateFn:
   """Translates a set as it was distilled in theta."""
   start, train = problem.start, problem.dataset
   target = TargetSet(train, problem.normalization)
@@ -327,5 +336,5 @@ def _table(
 
 
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS, **DEFAULTS)
-  cli.run(main)
+  config_flags.define(*CONFIGS, **DEFAULTS)
+  launching.run(main)

@@ -13,8 +13,11 @@ images.
 
 import dataclasses
 import functools
-from typing import Any
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 from absl import flags
 
 from fsdd_jax.algorithms import baseline, in_theta
@@ -34,7 +37,7 @@ from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import learned_network
-from workbench import cli
+from workbench import config_flags, launching, problems, results
 from workbench.methods import METHODS
 
 _WORKDIR = flags.DEFINE_string(
@@ -71,82 +74,129 @@ CONFIGS = (
 )
 
 
+class Plan(NamedTuple):
+  """What the flags ask to run on the target set.
+
+  Attributes:
+    title: the row of a table that it is.
+    run: distils; takes network and target set, then by name `config`,
+      `options` and `start`.
+    network: to distil in.
+    target: the images, at the resolution of the network.
+    further: what belongs to the recipe beside the configs.
+  """
+
+  title: str
+  run: Callable[..., baseline.DistillationResult]
+  network: nn.Module
+  target: TargetSet
+  further: dict[str, Any]
+
+
+def _by_method(
+  config: DistillationConfig, network: nn.Module, target: TargetSet
+) -> Plan:
+  """A method of `METHODS` with its own settings."""
+  method, own = METHODS[_METHOD.value], None
+  further: dict[str, Any] = {}
+  if method.config_class is not None:
+    own = config_flags.read(method.config_class)
+    further[_METHOD.value] = dataclasses.asdict(own)
+  run = functools.partial(method.run, own=own)
+  return Plan(method.title(config), run, network, target, further)
+
+
+def _in_learned_network(
+  plan: Plan,
+  config: DistillationConfig,
+  network_config: NetworkConfig,
+) -> Plan:
+  """Bi-Level: the same in the network of --theta."""
+  if config.num_networks > 1 or _METHOD.value != 'networks':
+    raise ValueError(
+      f'num_networks = {config.num_networks}, method = {_METHOD.value}, but '
+      '--theta is one network: leave both at their defaults.'
+    )
+  theta = problems.theta_from_file(
+    _THETA.value or '', network_config, plan.target.num_classes
+  )
+  # At the resolution that theta was learned at, as the supplement's times of
+  # Bi-Level imply.
+  target = plan.target.at_most(theta.image_shape)
+  networks = in_theta.theta_networks(theta, target)
+  run = functools.partial(baseline.distill_over_networks, networks=networks)
+  further = {**plan.further, 'theta': _THETA.value}
+  return Plan('Bi-Level', run, theta.network, target, further)
+
+
 def main(_: list[str]) -> None:
   """Parses flags, distils and writes the distilled set and its picture."""
-  data = cli.from_flags(DataConfig)
-  network_config = cli.from_flags(NetworkConfig)
-  config = cli.from_flags(DistillationConfig)
+  data = config_flags.read(DataConfig)
+  network_config = config_flags.read(NetworkConfig)
+  config = config_flags.read(DistillationConfig)
   workdir = files.resolve(_WORKDIR.value)
-  cli.warn_without_test(data)
-  train = cli.load_dataset(data, 'train')
-  transform = cli.fit_normalization(data, train)
-  network = cli.make_network(
+  problems.warn_without_test(data)
+  train = problems.load_dataset(data, 'train')
+  transform = problems.fit_normalization(data, train)
+  network = problems.make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
   target = TargetSet(train, transform, config.label_coding)
-  method = METHODS[_METHOD.value]
-  if not method.learns:  # Its labels stay as they are coded.
+  if not METHODS[_METHOD.value].learns:  # Its labels stay as they are coded.
     config = dataclasses.replace(config, label_learning_rate=0.0)
-  title, start = method.title(config), None
-  own = None
-  further: dict[str, Any] = {}
-  if method.config_class is not None:
-    own = cli.from_flags(method.config_class)
-    further[_METHOD.value] = dataclasses.asdict(own)
-  run = functools.partial(method.run, own=own)
+  plan, start = _by_method(config, network, target), None
   if _START.value:
-    start = cli.start_from_file(_START.value, transform)
-    further['start'] = _START.value
+    start = problems.start_from_file(_START.value, transform)
+    plan.further['start'] = _START.value
   if _THETA.value:
-    if config.num_networks > 1 or _METHOD.value != 'networks':
-      raise ValueError(
-        f'num_networks = {config.num_networks}, method = {_METHOD.value}, but '
-        '--theta is one network: leave both at their defaults.'
-      )
-    theta = cli.theta_from_file(_THETA.value, network_config, train.num_classes)
-    # At the resolution that theta was learned at, as the supplement's times
-    # of Bi-Level imply.
-    target = target.at_most(theta.image_shape)
-    network, title = theta.network, 'Bi-Level'
-    run = functools.partial(
-      baseline.distill_over_networks,
-      networks=in_theta.theta_networks(theta, target),
-    )
-    further['theta'] = _THETA.value
-  result = run(
-    network,
-    target,
+    plan = _in_learned_network(plan, config, network_config)
+  result = plan.run(
+    plan.network,
+    plan.target,
     config=config,
     options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
     start=start,
   )
   if not processes.is_first_process():
     return
-  distilled = cli.describe_result(
+  distilled = results.describe_result(
     resolution.upsample(result.synthetic, train.images.shape[1:]),
     transform,
     train,
     data,
     network_config,
     config,
-    method=title,
-    further=further or None,
+    method=plan.title,
+    further=plan.further or None,
   )
   path = workdir / 'distilled.safetensors'
-  cli.write_result(path, distilled)
-  saved = result.seen if _SAVE_NETWORKS.value else []
-  for number, variables in enumerate(saved):
-    theta = learned_network.learned_network(
-      network, config.seed, target.image_shape, variables
-    )
-    file = workdir / 'networks' / f'{number}.safetensors'
-    file.parent.mkdir(exist_ok=True)
+  results.write_result(path, distilled)
+  if _SAVE_NETWORKS.value:
     record = distilled.metadata.recipe
-    learned_network.save_learned(file, theta, transform, record=record)
-  cli.report_seconds(title, result.seconds)
+    _save_networks(workdir, result.seen, plan, config.seed, record)
+  results.report_seconds(plan.title, result.seconds)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 
 
+def _save_networks(
+  workdir: pathlib.Path,
+  seen: Sequence[Any],
+  plan: Plan,
+  seed: int,
+  record: Mapping[str, Any],
+) -> None:
+  """Writes the networks that the set was distilled in last."""
+  for number, variables in enumerate(seen):
+    theta = learned_network.learned_network(
+      plan.network, seed, plan.target.image_shape, variables
+    )
+    file = workdir / 'networks' / f'{number}.safetensors'
+    file.parent.mkdir(exist_ok=True)
+    learned_network.save_learned(
+      file, theta, plan.target.normalization, record=record
+    )
+
+
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS)
-  cli.run_in_processes(main)
+  config_flags.define(*CONFIGS)
+  launching.run_in_processes(main)

@@ -25,7 +25,7 @@ from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.storage import distilled_set
 from fsdd_jax.types import LabeledSet, labeled_set
-from workbench import cli
+from workbench import config_flags, launching, problems
 
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'JSON file of the scores; default: FILE.scores.json.'
@@ -79,7 +79,7 @@ def _load(
   data: DataConfig, split: str, distilled: distilled_set.DistilledSet
 ) -> datasets.Dataset:
   """A split, with grey images repeated where they were distilled as RGB."""
-  dataset = cli.load_dataset(data, split)
+  dataset = problems.load_dataset(data, split)
   names = distilled.metadata.class_names
   if dataset.class_names != names:
     raise ValueError(
@@ -118,7 +118,7 @@ def _networks(
   """Architectures by name; that of the distillation as it was there."""
   own = _config(NetworkConfig, distilled.metadata.network, path)
   return [
-    cli.make_network(
+    problems.make_network(
       own
       if name == own.network
       else NetworkConfig(network=name, width=own.width),
@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> None:
     )
   path = str(files.resolve(arguments[1]))
   output = files.resolve(_OUTPUT.value or f'{path}.scores.json')
-  config = cli.from_flags(EvaluationConfig)
+  config = config_flags.read(EvaluationConfig)
   distilled = distilled_set.load_distilled(path)
   data = _data_config(path, distilled)
   dataset = _load(data, config.split, distilled)
@@ -190,5 +190,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(EvaluationConfig)
-  cli.run_in_processes(main)
+  config_flags.define(EvaluationConfig)
+  launching.run_in_processes(main)

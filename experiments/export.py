@@ -8,7 +8,7 @@ from absl import app, flags
 
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import distilled_set
-from workbench import cli
+from workbench import launching
 
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Folder to write into.', required=True
@@ -40,4 +40,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  launching.run(main)

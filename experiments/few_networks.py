@@ -18,7 +18,15 @@ from matplotlib import figure as mpl_figure
 
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
-from workbench import cli, columns, recipe_cli, tasks
+from workbench import (
+  cells,
+  columns,
+  config_flags,
+  launching,
+  recipes,
+  results,
+  tasks,
+)
 from workbench.columns import Made, Recipe
 from workbench.tasks import Task
 
@@ -112,8 +120,11 @@ def curves(recipe: Recipe, ipc: int, plan: Mapping[int, int]) -> dict:
 
 def main(_: list[str]) -> None:
   """Runs what is missing; writes a picture and a table for each IPC."""
-  recipe = recipe_cli.recipe_from_flags(__file__)
-  counts, steps = cli.integers('networks'), cli.integers('steps')
+  recipe = recipes.from_flags(__file__)
+  counts, steps = (
+    config_flags.integers('networks'),
+    config_flags.integers('steps'),
+  )
   if len(counts) != len(steps):
     raise ValueError(
       f'--networks lists {len(counts)} numbers, --steps {len(steps)}; give one '
@@ -146,7 +157,7 @@ def _write(
   found: dict[str, dict[int, dict[str, Any]]] = {}
   for name, by_count in scored.items():
     for count, task in by_count.items():
-      (scores,) = columns.read_scores(task, root).values()
+      (scores,) = cells.read_scores(task, root).values()
       found.setdefault(name, {})[count] = scores[0]
   title = f'Accuracy over networks seen, {_ROW.value}, IPC {ipc}'
   protocol = recipe.protocols[0]
@@ -165,8 +176,8 @@ def _write(
   )
   heads = ['theta alone' if c == 0 else f'R = {c}' for c in counts]
   table = tables.Table(title, ['method', *heads], rows, caption)
-  recipe_cli.write(
-    workdir, name, table, found, recipe, pictures=[(title, picture)]
+  results.write_table(
+    workdir, name, table, found, recipe, shown=[(title, picture)]
   )
 
 
@@ -200,5 +211,5 @@ def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:
 
 
 if __name__ == '__main__':
-  recipe_cli.define_flags(ipcs=(1, 10))
-  cli.run(main)
+  recipes.define_flags(ipcs=(1, 10))
+  launching.run(main)

@@ -15,7 +15,15 @@ from matplotlib import figure as mpl_figure
 
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
-from workbench import cli, columns, recipe_cli, tasks
+from workbench import (
+  cells,
+  columns,
+  config_flags,
+  launching,
+  recipes,
+  results,
+  tasks,
+)
 from workbench.columns import Made, Recipe
 from workbench.tasks import Task
 
@@ -51,7 +59,7 @@ def _curves(recipe: Recipe, row: str, seen: Sequence[int]) -> dict[str, Any]:
 
 def main(_: list[str]) -> None:
   """Runs what is missing; writes the picture and the table."""
-  recipe, seen = recipe_cli.recipe_from_flags(__file__), cli.integers('seen')
+  recipe, seen = recipes.from_flags(__file__), config_flags.integers('seen')
   if unseen := set(seen) - set(recipe.ipcs):
     raise ValueError(f'--seen has {sorted(unseen)}, which are not in --ipcs.')
   wanted = _curves(recipe, _ROW.value, seen)
@@ -60,9 +68,7 @@ def main(_: list[str]) -> None:
   tasks.run([t for curve in wanted.values() for t in curve.values()], root)
   protocol = recipe.protocols[0]
   found = {
-    name: {
-      ipc: _first(columns.read_scores(t, root)) for ipc, t in curve.items()
-    }
+    name: {ipc: _first(cells.read_scores(t, root)) for ipc, t in curve.items()}
     for name, curve in wanted.items()
   }
   title = f'Accuracy over IPC, {_ROW.value}'
@@ -81,8 +87,8 @@ def main(_: list[str]) -> None:
     f'over n={n} fresh networks; scale {recipe.scale}.'
   )
   table = tables.Table(title, ['IPC', *found], rows, caption)
-  recipe_cli.write(
-    workdir, 'figure2', table, found, recipe, pictures=[(title, picture)]
+  results.write_table(
+    workdir, 'figure2', table, found, recipe, shown=[(title, picture)]
   )
 
 
@@ -132,5 +138,5 @@ def draw(
 
 
 if __name__ == '__main__':
-  recipe_cli.define_flags(ipcs=(1, 2, 5, 10, 20))
-  cli.run(main)
+  recipes.define_flags(ipcs=(1, 2, 5, 10, 20))
+  launching.run(main)

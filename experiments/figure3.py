@@ -19,7 +19,15 @@ from fsdd_jax.data import normalization
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.storage import distilled_set
-from workbench import cli, columns, recipe_cli, tasks
+from workbench import (
+  cells,
+  columns,
+  config_flags,
+  launching,
+  recipes,
+  results,
+  tasks,
+)
 from workbench.columns import Made, Recipe
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
@@ -31,7 +39,7 @@ _ARBITRARY = 'in an arbitrary network'
 
 def _sets(recipe: Recipe, row: str) -> dict[str, Made]:
   """What the figure shows, by the caption."""
-  seen, unseen = cli.integers('seen'), cli.integers('unseen')
+  seen, unseen = config_flags.integers('seen'), config_flags.integers('unseen')
   if _IPC.value not in seen or _IPC.value in unseen:
     raise ValueError(
       f'--ipc={_IPC.value} must be in --seen and not in --unseen.'
@@ -63,7 +71,7 @@ def _sets(recipe: Recipe, row: str) -> dict[str, Made]:
 
 def main(_: list[str]) -> None:
   """Runs what is missing; writes pictures, the table and the page."""
-  recipe, row = recipe_cli.recipe_from_flags(__file__), _ROW.value
+  recipe, row = recipes.from_flags(__file__), _ROW.value
   recipe = dataclasses.replace(recipe, ipcs=(_IPC.value,))
   sets = _sets(recipe, row)
   scored = {
@@ -77,7 +85,7 @@ def main(_: list[str]) -> None:
   tasks.run(list(scored.values()), root)
   rows, records, shown, pixels = [], {}, [], {}
   for name, made in sets.items():
-    (scores,) = columns.read_scores(scored[name], root).values()
+    (scores,) = cells.read_scores(scored[name], root).values()
     score = records[name] = scores[0]
     accuracy = f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
     found = distilled_set.load_distilled(made.task.folder(root) / made.file)
@@ -106,7 +114,7 @@ def main(_: list[str]) -> None:
     f'(ddof = 1) over n={score["n"]} fresh networks; scale {recipe.scale}. '
     'Pixels are in [0, 1].',
   )
-  recipe_cli.write(workdir, 'figure3', table, records, recipe, pictures=shown)
+  results.write_table(workdir, 'figure3', table, records, recipe, shown=shown)
 
 
 def _grid(images: np.ndarray, names: Sequence[str], title: str) -> bytes:
@@ -117,5 +125,5 @@ def _grid(images: np.ndarray, names: Sequence[str], title: str) -> bytes:
 
 
 if __name__ == '__main__':
-  recipe_cli.define_flags(ipcs=())
-  cli.run(main)
+  recipes.define_flags(ipcs=())
+  launching.run(main)

@@ -21,7 +21,7 @@ from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.storage import translators, weight_files
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
-from workbench import cli
+from workbench import config_flags, launching, problems
 
 _CACHE = flags.DEFINE_string(
   'cache', None, 'Folder of experiments/cache.py.', required=True
@@ -43,8 +43,8 @@ DEFAULTS = {'dataset': 'fractals'}
 
 def main(_: list[str]) -> None:
   """Parses flags, pre-trains and writes omega_0."""
-  data = cli.from_flags(DataConfig)
-  config = cli.from_flags(PretrainingConfig)
+  data = config_flags.read(DataConfig)
+  config = config_flags.read(PretrainingConfig)
   workdir = files.resolve(_WORKDIR.value)
   folder = files.resolve(_CACHE.value)
   held = cache_manifest.read_manifest(folder).num_heldout
@@ -52,11 +52,11 @@ def main(_: list[str]) -> None:
     folder,
     num_subsets=held + config.num_subsets if config.num_subsets else None,
   )
-  train = cli.load_dataset(data, 'train')
-  network = cli.make_network(
-    cli.from_flags(NetworkConfig), train.images.shape[1:], train.num_classes
+  train = problems.load_dataset(data, 'train')
+  network = problems.make_network(
+    config_flags.read(NetworkConfig), train.images.shape[1:], train.num_classes
   )
-  translator = cli.make_translator(cli.from_flags(TranslatorConfig))
+  translator = problems.make_translator(config_flags.read(TranslatorConfig))
   options, clock = with_clock(
     LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
@@ -66,7 +66,7 @@ def main(_: list[str]) -> None:
       translator,
       source,
       train,
-      cli.fit_normalization(data, train),
+      problems.fit_normalization(data, train),
       config=config,
       options=options,
       start=(
@@ -94,5 +94,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.define_flags(*CONFIGS, **DEFAULTS)
-  cli.run_in_processes(main)
+  config_flags.define(*CONFIGS, **DEFAULTS)
+  launching.run_in_processes(main)

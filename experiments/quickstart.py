@@ -35,7 +35,7 @@ from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.types import LabeledSet
-from workbench import cli
+from workbench import launching, problems
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/quickstart', 'Folder of the results.'
@@ -56,9 +56,9 @@ Rows = dict[str, tuple[LabeledSet, float]]
 
 def _pretrain(workdir: pathlib.Path) -> fsdd.ThetaTranslator:
   """Algs. 1 and 2 on fractals."""
-  large = cli.load_dataset(_LARGE, 'train')
-  transform = cli.fit_normalization(_LARGE, large)
-  network = cli.make_network(_NETWORK, _SHAPE, large.num_classes)
+  large = problems.load_dataset(_LARGE, 'train')
+  transform = problems.fit_normalization(_LARGE, large)
+  network = problems.make_network(_NETWORK, _SHAPE, large.num_classes)
   steps = _STEPS.value
   caching = CachingConfig(
     num_subsets=24,
@@ -137,11 +137,11 @@ def main(_: list[str]) -> None:
   """Makes, scores and reports each row."""
   workdir = files.resolve(_WORKDIR.value)
   train, test = (
-    resolution.repeat_channels(cli.load_dataset(_TARGET, split), _SHAPE[2])
+    resolution.repeat_channels(problems.load_dataset(_TARGET, split), _SHAPE[2])
     for split in ('train', 'test')
   )
-  transform = cli.fit_normalization(_TARGET, train)
-  network = cli.make_network(_NETWORK, _SHAPE, train.num_classes)
+  transform = problems.fit_normalization(_TARGET, train)
+  network = problems.make_network(_NETWORK, _SHAPE, train.num_classes)
   target = fsdd.TargetSet(train, transform)
   problem = network, target
   real = target.random_real(jax.random.key(0), ipc=1)
@@ -209,4 +209,4 @@ def _write_report(
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  launching.run(main)

@@ -18,11 +18,19 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from benchmarks import costs
 from fsdd_jax.reporting import tables
-from fsdd_jax.runtime import files
-from workbench import cli, columns, estimates, recipe_cli, tasks
-from workbench.columns import RANDOM_REAL, Cell, Recipe
+from fsdd_jax.runtime import files, progress
+from measures import costs
+from workbench import (
+  columns,
+  estimates,
+  launching,
+  recipes,
+  results,
+  tasks,
+)
+from workbench.cells import Cell, read_cell
+from workbench.columns import RANDOM_REAL, Recipe
 
 _PUBLISHED = pathlib.Path(__file__).parent / 'recipes' / 'paper_table1.json'
 _ROWS = flags.DEFINE_list(
@@ -59,7 +67,7 @@ def _places() -> list[Place]:
       f'Unknown columns {sorted(unknown)}; choose among '
       f'{", ".join(columns.COLUMNS)}.'
     )
-  shared = recipe_cli.recipe_from_flags(__file__)
+  shared = recipes.from_flags(__file__)
   found = []
   for text in _ROWS.value:
     row, _, own = text.partition(':')
@@ -89,7 +97,7 @@ def main(_: list[str]) -> None:
   ran = tasks.run([place.score for place in places], workdir / 'tasks')
   print(f'{len(ran)} tasks ran, the others were done.')
   cells = [
-    columns.read_cell(p.recipe, p.row, p.column, p.ipc, root=workdir / 'tasks')
+    read_cell(p.recipe, p.row, p.column, p.ipc, root=workdir / 'tasks')
     for p in places
   ]
   records = [
@@ -103,16 +111,20 @@ def main(_: list[str]) -> None:
     for cell in cells
   ]
   recipe = places[0].recipe
-  recipe_cli.write(workdir, 'table1', to_table(cells, recipe), records, recipe)
+  results.write_table(
+    workdir, 'table1', to_table(cells, recipe), records, recipe
+  )
 
 
 def estimate(places: Sequence[Place], root: pathlib.Path) -> tables.Table:
   """What each cell takes, and the seconds of all that is not done yet."""
   made = [place.score.needs['made'] for place in places]
-  found = {
-    task.digest: (task, estimates.of_task(task))
-    for task in tasks.in_order(made)
-  }
+  found = {}
+  different = list(tasks.in_order(made))
+  with progress.Bar(len(different), 'estimates', unit='task') as bar:
+    for task in different:
+      found[task.digest] = task, estimates.of_task(task)
+      bar.update()
   own = {task.digest for task in made}
   rows = [
     ['all', '', task.name, *_estimated(task, root, making)]
@@ -210,5 +222,5 @@ def _texts(names: Sequence[str], values: Mapping[str, str]) -> list[str]:
 
 
 if __name__ == '__main__':
-  recipe_cli.define_flags(ipcs=(1, 10))
-  cli.run(main)
+  recipes.define_flags(ipcs=(1, 10))
+  launching.run(main)

@@ -19,8 +19,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from unittest import mock
 
-import grain  # noqa: F401 - It defines flags, which `_FRESH` must hold.
+# These define flags, which `_FRESH` must hold.
+import grain  # noqa: F401
 import jax
+import orbax.checkpoint  # noqa: F401
 from absl import app, flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -30,7 +32,7 @@ _SIGNALS = signal.SIGTERM, signal.SIGINT
 Result = subprocess.CompletedProcess
 
 app.define_help_flags()
-# The flags of absl and grain, which every binary starts with.
+# The flags of absl, grain and orbax, which every binary starts with.
 _FRESH = {name: copy.deepcopy(x) for name, x in vars(flags.FLAGS).items()}
 
 

@@ -19,7 +19,7 @@ from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import distilled_set, learned_network, translators
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
-from workbench import columns, tasks
+from workbench import cells, tasks
 
 _BOUNDED = settings(
   max_examples=60,
@@ -157,7 +157,7 @@ def test_every_reader_of_json(tmp_path, data):
     'manifest.json': lambda: cache_manifest.read_manifest(folder),
     'metrics.jsonl': lambda: metrics.read_metrics(folder / 'metrics.jsonl'),
     'seconds.jsonl': lambda: metrics.StageClock(folder / 'seconds.jsonl'),
-    'scores.json': lambda: columns.read_scores(task, tmp_path),
+    'scores.json': lambda: cells.read_scores(task, tmp_path),
   }
   for name, read in readers.items():
     files.write_bytes_atomic(folder / name, data)

@@ -21,7 +21,6 @@ import pytest
 
 import device_processes
 import toy
-from benchmarks import programs, scaling
 from fsdd_jax.algorithms import (
   adaptation,
   caching,
@@ -40,6 +39,7 @@ from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import devices
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import labeled_set
+from measures import programs, scaling
 from workbench import methods
 
 # Sums in another order, over at most a hundred images.

@@ -30,7 +30,7 @@ from fsdd_jax.storage import (
   translators,
 )
 from fsdd_jax.storage.translators import stage_keys
-from workbench import cli
+from workbench import config_flags, problems
 
 
 @pytest.mark.parametrize('seed', [-1, 2**32, 1.5, True, '0'])
@@ -388,20 +388,20 @@ def test_no_test_images_are_told_before_the_work(tmp_path, capsys):
   for name in ('train/a', 'train/b'):
     (tmp_path / name).mkdir(parents=True)
   config = DataConfig(dataset=f'folder:{tmp_path}')
-  cli.warn_without_test(config)
+  problems.warn_without_test(config)
   assert 'no test images' in capsys.readouterr().err
   (tmp_path / 'val').mkdir()
   assert sources.has_test_split(config.dataset)
-  cli.warn_without_test(config)
+  problems.warn_without_test(config)
   assert capsys.readouterr().err == ''
 
 
 def test_flags_name_a_seed_that_wraps():
   values = flags.FlagValues()
-  tuple(cli._define(values, [EvaluationConfig], {}))
+  tuple(config_flags._define(values, [EvaluationConfig], {}))
   values(['', '--evaluation_seed=4294967296'])
   with pytest.raises(ValueError, match='evaluation_seed = 4294967296'):
-    cli.from_flags(EvaluationConfig, values)
+    config_flags.read(EvaluationConfig, values)
 
 
 def test_double_precision_changes_no_draw_and_no_type():

@@ -1,1 +1,1 @@
-"""What calls cost on the device at hand, and beside yardsticks."""
+"""Benchmarks, each a command."""

@@ -1,224 +1,90 @@
-"""Ways to compute the same, of which each device prefers another.
+r"""Ways to compute the same, timed in turn on the device at hand.
 
-How many networks run side by side, a convolution or a product of patches and
-weights, the precision of features, and steps compiled together: timed in turn
-on the device at hand. `docs/accelerators.md` has what was measured where.
+Networks side by side, convolutions or patches, precisions, steps compiled
+together; on noise.
+
+  python experiments/benchmarks/choices.py --ipc=10 --batch_size=16
 """
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import pathlib
+import sys
+from collections.abc import Mapping
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
 import numpy as np
 
-from benchmarks import programs, timing
-from benchmarks.programs import Problem, Program
-from fsdd_jax.core import distill_step
-from fsdd_jax.networks.layers import by_patches
-
-# What JAX calls the precision of products of float32, and the type in which
-# convolutions compute.
-PRECISIONS: dict[str, tuple[str, Any]] = {
-  'float32': ('float32', None),
-  'TF32': ('tensorfloat32', None),
-  'bfloat16': ('float32', jnp.bfloat16),
-}
+from fsdd_jax.algorithms.configs import NetworkConfig, TranslatorConfig
+from fsdd_jax.options import Config, option
+from fsdd_jax.reporting import tables
+from measures import choices, settings, timing
+from measures.programs import Problem
+from workbench import config_flags, problems
 
 
-class Choice(NamedTuple):
-  """One way, timed.
+@dataclasses.dataclass(frozen=True)
+class Settings(Config):
+  """What is timed."""
 
-  Attributes:
-    seconds: of each call.
-    error: how far its results are from those of the first way, relative to
-      their norm.
-
-  Example:
-    >>> Choice(seconds=[2.0, 1.0, 3.0], error=0.0).error
-    0.0
-  """
-
-  seconds: Sequence[float]
-  error: float
+  ipc: int = option(10, 'Images per class, of 10 classes.', least=1)
+  image_size: int = option(32, 'Height and width.', least=1)
+  batch_size: int = option(16, 'Sets of an update, B.', least=1)
+  networks_at_once: tuple[int, ...] = option(
+    (1, 4, 16), 'Networks side by side; each number divides B.'
+  )
+  steps_per_call: int = option(10, 'Steps compiled together.', least=1)
+  repeats: int = option(10, 'Timed rounds.', least=1)
 
 
-def networks_side_by_side(
-  problem: Problem,
-  translator: nn.Module,
-  *,
-  num_synthetic: int,
-  batch_size: int,
-  per_call: Sequence[int],
-  repeats: int,
-) -> dict[str, Choice]:
-  """Updates of a translator on B sets, by how networks run and convolve.
+def _table(
+  title: str, found: Mapping[str, choices.Choice], own: Settings
+) -> tables.Table:
+  """Milliseconds of each way, and how far its results are from the first's."""
+  first = np.array(next(iter(found.values())).seconds)
+  rows = []
+  for name, choice in found.items():
+    seconds = np.array(choice.seconds)
+    spread, ratio = timing.quartiles(1e3 * seconds), np.median(seconds / first)
+    rows.append([name, spread, f'{ratio:.2f}', f'{choice.error:.1e}'])
+  return tables.Table(
+    title,
+    ['way', 'ms', 'over the first', 'difference'],
+    rows,
+    f'Median [quartiles] of {own.repeats} rounds; {10 * own.ipc} images of '
+    f'{own.image_size} x {own.image_size} a set; {timing.conditions()}',
+  )
 
-  Args:
-    problem: networks and real images.
-    translator: the module G.
-    num_synthetic: distilled images a set.
-    batch_size: B.
-    per_call: networks that run at once; each divides B.
-    repeats: timed rounds.
 
-  Returns:
-    Each way by a name for tables.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> found = networks_side_by_side(
-    ...   problem,
-    ...   toy.translator().translator,
-    ...   num_synthetic=3,
-    ...   batch_size=2,
-    ...   per_call=[2],
-    ...   repeats=3,
-    ... )
-    >>> list(found), len(found['patches, 2 at once'].seconds)
-    (['convolution, 2 at once', 'patches, 2 at once'], 3)
-    >>> max(choice.error for choice in found.values()) < 1e-3
-    True
-  """
-  ways = {}
-  for name, network in (
-    ('convolution', problem.network),
-    ('patches', by_patches(problem.network)),
-  ):
-    same = dataclasses.replace(problem, network=network)
-    loss_fn = programs.loss_in(same, 'squared', ridge=1e-6, on_images=False)
-    for count in per_call:
-      ways[f'{name}, {count} at once'] = programs.update(
-        same,
-        translator,
-        loss_fn,
-        num_synthetic,
-        batch_size=batch_size,
-        networks_per_call=count,
+def measure() -> list[tables.Table]:
+  """A table for each choice."""
+  own = config_flags.read(Settings)
+  shape = own.image_size, own.image_size, 3
+  problem = Problem(settings.network(shape), shape, 10, num_real=1000)
+  count, repeats = 10 * own.ipc, own.repeats
+  found = {
+    f'An update of a translator on {own.batch_size} sets': (
+      choices.networks_side_by_side(
+        problem,
+        problems.make_translator(config_flags.read(TranslatorConfig)),
+        num_synthetic=count,
+        batch_size=own.batch_size,
+        per_call=own.networks_at_once,
+        repeats=repeats,
       )
-  return _timed(ways, repeats=repeats)
-
-
-def precisions(
-  problem: Problem, *, num_synthetic: int, repeats: int
-) -> dict[str, Choice]:
-  """Losses and gradients of X_S, by the precision of features.
-
-  The closed form stays in float32 in each.
-
-  Args:
-    problem: networks and real images.
-    num_synthetic: distilled images.
-    repeats: timed rounds.
-
-  Returns:
-    The precisions of `PRECISIONS`.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> list(precisions(problem, num_synthetic=3, repeats=1))
-    ['float32', 'TF32', 'bfloat16']
-  """
-  ways = {}
-  for name, (precision, dtype) in PRECISIONS.items():
-    same = dataclasses.replace(
-      problem, network=problem.network.clone(dtype=dtype)
-    )
-    program = programs.step(same, num_synthetic, loss='squared', ridge=1e-6)
-    ways[name] = program._replace(work=_in_precision(precision, program.work))
-  return _timed(ways, repeats=repeats)
-
-
-def _in_precision(precision: str, work: Any) -> Any:
-  @functools.wraps(work)
-  def within(*arguments: Any) -> Any:
-    with jax.default_matmul_precision(precision):
-      return work(*arguments)
-
-  return within
-
-
-def steps_together(
-  problem: Problem, *, num_synthetic: int, num_steps: int, repeats: int
-) -> dict[str, Choice]:
-  """Steps on X_S in one network, one call a step against one call for all.
-
-  Args:
-    problem: networks and real images.
-    num_synthetic: distilled images.
-    num_steps: steps of either way.
-    repeats: timed rounds.
-
-  Returns:
-    Both ways, with the seconds of all steps.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> found = steps_together(
-    ...   problem, num_synthetic=3, num_steps=2, repeats=1
-    ... )
-    >>> list(found)
-    ['2 calls of a step', 'a call of 2 steps']
-  """
-  loss_fn = programs.loss_in(problem, 'squared', ridge=1e-6, on_images=False)
-  tx = distill_step.make_optimizer('adam', 1e-3)
-  step = distill_step.make_step(lambda x, v, stats: loss_fn(v, x, stats), tx)
-  program = programs.step(problem, num_synthetic, loss='squared', ridge=1e-6)
-  start, *inputs = program.make_arguments()
-
-  def one_by_one() -> Any:
-    state = distill_step.init_state(start, tx)
-    for _ in range(num_steps):
-      state, _ = step(state, *inputs)
-    return state.synthetic
-
-  @jax.jit
-  def scanned(state: distill_step.DistillState, *inputs: Any) -> Any:
-    return jax.lax.scan(
-      lambda state, _: step(state, *inputs), state, length=num_steps
-    )[0]
-
-  calls = {
-    f'{num_steps} calls of a step': one_by_one,
-    f'a call of {num_steps} steps': lambda: (
-      scanned(distill_step.init_state(start, tx), *inputs).synthetic
+    ),
+    'Loss and gradient of a distilled set, by the type of features': (
+      choices.precisions(problem, num_synthetic=count, repeats=repeats)
+    ),
+    'Steps on a distilled set in one network': choices.steps_together(
+      problem,
+      num_synthetic=count,
+      num_steps=own.steps_per_call,
+      repeats=repeats,
     ),
   }
-  return _compared(calls, repeats=repeats)
+  return [_table(title, ways, own) for title, ways in found.items()]
 
 
-def _timed(ways: Mapping[str, Program], *, repeats: int) -> dict[str, Choice]:
-  """Compiles programs that compute the same, and times them."""
-  compiled = {name: program.compiled() for name, program in ways.items()}
-  arguments = next(iter(ways.values())).make_arguments()
-  calls = {
-    name: functools.partial(program, *arguments)
-    for name, program in compiled.items()
-  }
-  return _compared(calls, repeats=repeats)
-
-
-def _compared(
-  calls: Mapping[str, timing.Call], *, repeats: int
-) -> dict[str, Choice]:
-  results = {name: _flat(call()) for name, call in calls.items()}
-  first = next(iter(results.values()))
-  found = timing.in_turn(calls, repeats=repeats)
-  return {
-    name: Choice(
-      found[name],
-      float(np.linalg.norm(results[name] - first) / np.linalg.norm(first)),
-    )
-    for name in calls
-  }
-
-
-def _flat(tree: Any) -> np.ndarray:
-  leaves = (np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree))
-  return np.concatenate(list(leaves))
+if __name__ == '__main__':
+  settings.run(measure, NetworkConfig, TranslatorConfig, Settings)

@@ -1,183 +1,73 @@
-"""How near a program comes to what this device can do at most.
+r"""How much of what the device can do at most the stages reach.
 
-A program does operations and moves bytes. Neither can go faster than large
-matrix products and copies do on the same device: those are the ceilings.
+Operations and bytes a second of a step of each stage, over those of large
+matrix products and copies; on noise.
+
+  python experiments/benchmarks/roofline.py --ipc=10
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+import pathlib
+import sys
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import programs, timing
-from benchmarks.programs import Problem, Program
-
-
-class Ceilings(NamedTuple):
-  """What the device reaches at most.
-
-  Attributes:
-    flops: operations a second, of matrix products by their precision.
-    num_bytes: a second, read and written.
-
-  Example:
-    >>> Ceilings({'float32': 1e12}, 1e11).num_bytes
-    100000000000.0
-  """
-
-  flops: dict[str, float]
-  num_bytes: float
+from fsdd_jax.algorithms.configs import NetworkConfig, TranslatorConfig
+from fsdd_jax.options import Config, option
+from fsdd_jax.reporting import tables
+from measures import roofline, settings, timing
+from measures.programs import Problem
+from workbench import config_flags, problems
 
 
-class Reached(NamedTuple):
-  """What a program does in a call.
+@dataclasses.dataclass(frozen=True)
+class Settings(Config):
+  """What is timed."""
 
-  Attributes:
-    seconds: of a call, the median.
-    flops: operations, by the program before the compiler.
-    num_bytes: read and written, by the compiled program.
-
-  Example:
-    >>> reached = Reached(seconds=4.0, flops=2e12, num_bytes=1e11)
-    >>> reached.shares(Ceilings({'float32': 1e12}, 1e11))
-    {'float32': 0.5, 'memory': 0.25}
-  """
-
-  seconds: float
-  flops: float
-  num_bytes: float
-
-  def shares(self, ceilings: Ceilings) -> dict[str, float]:
-    """Of each ceiling; the largest one that applies is what holds a call."""
-    found = {
-      name: self.flops / self.seconds / most
-      for name, most in ceilings.flops.items()
-    }
-    memory = self.num_bytes / self.seconds / ceilings.num_bytes
-    return {**found, 'memory': memory}
-
-
-def of_stages(
-  problem: Problem,
-  translator: nn.Module,
-  *,
-  batch_size: int,
-  num_distilled: int,
-  cached: tuple[int, int],
-) -> dict[str, Program]:
-  """A step of each stage, by its name.
-
-  Args:
-    problem: networks and real images.
-    translator: the module G.
-    batch_size: sets of an update of the translator.
-    num_distilled: images of a distilled set of the target set.
-    cached: distilled and real images of a subset of the large set.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> g, sizes = toy.translator().translator, {'cached': (6, 12)}
-    >>> found = of_stages(problem, g, batch_size=1, num_distilled=3, **sizes)
-    >>> list(found)[:3]
-    ['caching', 'pre-training', 'statistics, a batch']
-  """
-  synthetic, target = cached
-  loss: dict[str, Any] = {'loss': 'squared', 'ridge': 1e-6}
-
-  def updated(num_synthetic: int, num_target: int) -> Program:
-    loss_fn = programs.loss_in(problem, **loss, on_images=bool(num_target))
-    return programs.update(
-      problem,
-      translator,
-      loss_fn,
-      num_synthetic,
-      batch_size=batch_size,
-      num_target=num_target,
-    )
-
-  return {
-    'caching': programs.step(problem, synthetic, **loss, num_target=target),
-    'pre-training': updated(synthetic, target),
-    'statistics, a batch': programs.real_batch(
-      problem, min(problem.num_real, 256)
-    ),
-    'distillation': programs.step(problem, num_distilled, **loss),
-    'adaptation': updated(num_distilled, 0),
-  }
-
-
-def ceilings(*, size: int, num_bytes: int, repeats: int) -> Ceilings:
-  """Measures large matrix products, and a scaled copy.
-
-  Args:
-    size: rows and columns of the matrices.
-    num_bytes: of the array that is copied; much more than fits any cache.
-    repeats: timed calls of each; the fastest counts.
-
-  Returns:
-    The ceilings of the default device.
-
-  Example:
-    >>> found = ceilings(size=64, num_bytes=2**12, repeats=1)
-    >>> sorted(found.flops), found.num_bytes > 0
-    (['TF32', 'bfloat16', 'float32'], True)
-  """
-  a = jax.random.normal(jax.random.key(0), (size, size))
-  x = jnp.ones(num_bytes // 4)
-  product = jax.jit(jnp.matmul, static_argnames='precision')
-  scale = jax.jit(lambda x: 2 * x)
-  half = a.astype(jnp.bfloat16)
-  calls: dict[str, timing.Call] = {
-    'float32': lambda: product(a, a, precision='float32'),
-    'TF32': lambda: product(a, a, precision='tensorfloat32'),
-    'bfloat16': lambda: product(half, half),
-    'memory': lambda: scale(x),
-  }
-  seconds = timing.in_turn(calls, repeats=repeats)
-  best = {name: min(each) for name, each in seconds.items()}
-  memory = best.pop('memory')
-  flops = {name: 2 * size**3 / least for name, least in best.items()}
-  return Ceilings(flops, 2 * x.nbytes / memory)
-
-
-def reached(program: Program, *, repeats: int) -> Reached:
-  """Runs a program, and asks the compiler what it does.
-
-  Operations are those of the program as written for accelerators: on the CPU,
-  gradients of kernels are loops, of which the compiler counts one turn.
-
-  Args:
-    program: as of `programs`.
-    repeats: timed calls; the median counts.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> product = Program(lambda x: x @ x, lambda: (jnp.ones((64, 64)),))
-    >>> reached(product, repeats=1).flops == 2 * 64**3
-    True
-  """
-  compiled, arguments = program.compiled(), program.make_arguments()
-  seconds = timing.in_turn(
-    {'call': lambda: compiled(*arguments)}, repeats=repeats
-  )['call']
-  return Reached(
-    float(np.median(seconds)),
-    flops_of(program),
-    (compiled.cost_analysis() or {}).get('bytes accessed', float('nan')),
+  ipc: int = option(10, 'Images per class, of 10 classes.', least=1)
+  image_size: int = option(32, 'Height and width.', least=1)
+  batch_size: int = option(16, 'Sets of an update, B.', least=1)
+  max_synthetic: int = option(500, 'Distilled images of a subset.', least=1)
+  max_images: int = option(2500, 'Real images of a subset.', least=1)
+  matrix: int = option(8192, 'Rows of the matrices of the ceilings.', least=1)
+  copied_mb: int = option(
+    1024, 'Megabytes that are copied for the ceiling of memory.', least=1
   )
+  repeats: int = option(10, 'Timed rounds.', least=1)
 
 
-def flops_of(program: Program) -> float:
-  """Operations of a program, as accelerators would do them.
+def measure() -> list[tables.Table]:
+  """Operations and bytes a second of each step, over the ceilings."""
+  own = config_flags.read(Settings)
+  size, shape = own.image_size, (own.image_size, own.image_size, 3)
+  ceilings = roofline.ceilings(
+    size=own.matrix, num_bytes=own.copied_mb * 10**6, repeats=own.repeats
+  )
+  stages = roofline.of_stages(
+    Problem(settings.network(shape), shape, 10, num_real=1000),
+    problems.make_translator(config_flags.read(TranslatorConfig)),
+    batch_size=own.batch_size,
+    num_distilled=10 * own.ipc,
+    cached=(own.max_synthetic, own.max_images),
+  )
+  rows = []
+  for name, program in stages.items():
+    found = roofline.reached(program, repeats=own.repeats)
+    numbers = 1e3 * found.seconds, found.flops / 1e9, found.num_bytes / 1e6
+    shares = found.shares(ceilings).values()
+    formatted = [f'{number:.4g}' for number in numbers]
+    rows.append([name, *formatted, *(f'{share:.0%}' for share in shares)])
+  most = [f'{name} {x / 1e12:.3g}' for name, x in ceilings.flops.items()]
+  caption = (
+    f'Ceilings: {", ".join(most)} TFLOP/s, {ceilings.num_bytes / 1e9:.4g} GB/s.'
+    f' {own.batch_size} sets an update; subsets of {own.max_synthetic} images '
+    f'against {own.max_images}; {10 * own.ipc} images of {size} x {size} a '
+    f'set; {timing.conditions()}'
+  )
+  columns = ['step', 'ms', 'GFLOP', 'MB']
+  columns += [f'of {name}' for name in (*ceilings.flops, 'memory')]
+  return [tables.Table('Steps under the ceilings', columns, rows, caption)]
 
-  Example:
-    >>> import jax.numpy as jnp
-    >>> flops_of(Program(lambda x: x @ x, lambda: (jnp.ones((8, 8)),)))
-    1024.0
-  """
-  traced = jax.jit(program.work).trace(*jax.eval_shape(program.make_arguments))
-  lowered = traced.lower(lowering_platforms=('tpu',))
-  return (lowered.cost_analysis() or {}).get('flops', float('nan'))
+
+if __name__ == '__main__':
+  settings.run(measure, NetworkConfig, TranslatorConfig, Settings)

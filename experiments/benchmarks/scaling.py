@@ -1,246 +1,82 @@
-"""What devices compute and tell each other, by their compiled programs.
+r"""Operations and communication of each of 1, 2, 4, ... devices.
 
-On forced host devices, seconds say nothing; the programs that XLA makes for
-them do: each device runs the same one, so its operations are those of a device,
-and its collectives are all that crosses between devices.
+By the compiled programs, so that forced host devices serve.
+
+  XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+      python experiments/benchmarks/scaling.py --width=32
 """
 
-import functools
-import math
-import re
-from typing import Any, NamedTuple
+import dataclasses
+import pathlib
+import sys
 
-import flax.linen as nn
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
 import jax
-import optax
 
-from benchmarks import programs
-from benchmarks.programs import Problem
-from fsdd_jax.core import krr_errors, translator_step
-from fsdd_jax.runtime.devices import Devices, split_sharding, whole_sharding
-from fsdd_jax.types import LabeledSet
-
-_COLLECTIVE = re.compile(
-  r' = (.*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|'
-  r'collective-permute)(?:-start)?\('
-)
-_ARRAY = re.compile(r'\b([a-z]+\d+)\[([\d,]*)\]')
+from fsdd_jax.algorithms.configs import NetworkConfig, TranslatorConfig
+from fsdd_jax.options import Config, option
+from fsdd_jax.reporting import tables
+from fsdd_jax.runtime.devices import Devices, data_mesh
+from measures import scaling, settings, timing
+from measures.programs import Problem
+from workbench import config_flags, problems
 
 
-class Cost(NamedTuple):
-  """Of one step on one device.
+@dataclasses.dataclass(frozen=True)
+class Settings(Config):
+  """What is compiled."""
 
-  Attributes:
-    flops: floating point operations.
-    accessed: bytes of memory read and written, as the compiler counts.
-    held: bytes held at once: arguments, results and temporaries.
-    communicated: bytes of the results of all collectives.
-    collectives: how many there are.
-
-  Example:
-    >>> Cost(2e9, 1e8, 5e7, 4e6, 1).flops / 1e9
-    2.0
-  """
-
-  flops: float
-  accessed: float
-  held: float
-  communicated: float
-  collectives: int
+  ipc: int = option(10, 'Images per class of a distilled set.', least=1)
+  num_classes: int = option(10, 'Classes of the target set.', least=2)
+  num_real: int = option(50000, 'Images of the target set.', least=1)
+  image_size: int = option(32, 'Height and width.', least=1)
+  batch_size: int = option(2, 'Sets a device and step.', least=1)
+  max_synthetic: int = option(100, 'Distilled images of a subset.', least=1)
+  max_images: int = option(500, 'Real images of a subset.', least=1)
 
 
-def cost(compiled: Any) -> Cost:
-  """The cost of a compiled program, as of `jax.jit(...).lower(...).compile()`.
-
-  Example:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> program = jax.jit(jnp.dot).lower(jnp.ones((8, 8)), jnp.ones((8, 8)))
-    >>> found = cost(program.compile())
-    >>> found.flops >= 2 * 8**3, found.collectives
-    (True, 0)
-  """
-  told, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
-  held = math.nan
-  if memory is not None:  # Which not every platform tells.
-    held = (
-      memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      + memory.temp_size_in_bytes
-      - memory.alias_size_in_bytes
+def measure() -> list[tables.Table]:
+  """A row for each step and number of devices."""
+  own = config_flags.read(Settings)
+  shape = own.image_size, own.image_size, 3
+  sets, num_distilled = (
+    own.batch_size * jax.device_count(),
+    own.num_classes * own.ipc,
+  )
+  network = settings.network(shape, own.num_classes)
+  translator = problems.make_translator(config_flags.read(TranslatorConfig))
+  rows = []
+  for power in range(jax.device_count().bit_length()):
+    devices = Devices(data_mesh(2**power) if power else None)
+    steps = scaling.steps(
+      Problem(network, shape, own.num_classes, own.num_real),
+      translator,
+      devices,
+      batch_size=sets,
+      num_distilled=num_distilled,
+      cached=(own.max_synthetic, own.max_images),
     )
-  shapes = _COLLECTIVE.findall(compiled.as_text())
-  return Cost(
-    told.get('flops', math.nan),
-    told.get('bytes accessed', math.nan),
-    held,
-    sum(_num_bytes(shape) for shape in shapes),
-    len(shapes),
+    for name, cost in steps.items():
+      sizes = cost.accessed, cost.held, cost.communicated
+      numbers = (cost.flops / 1e9, *(size / 1e6 for size in sizes))
+      formatted = [f'{number:.4g}' for number in numbers]
+      rows.append([name, str(devices.count), *formatted, str(cost.collectives)])
+  rows.sort(key=lambda row: row[0])
+  table = tables.Table(
+    'A step of each stage on one of several devices',
+    [
+      *('step', 'devices', 'GFLOP', 'MB accessed', 'MB held', 'MB between'),
+      'collectives',
+    ],
+    rows,
+    f'{sets} sets a step over all devices, of {own.max_synthetic} images '
+    f'against {own.max_images} (pre-training), or of {num_distilled} '
+    f'against statistics of {own.num_real} images. By the compiled program; '
+    f'{timing.conditions()}',
   )
+  return [table]
 
 
-def _num_bytes(shape: str) -> int:
-  """Bytes of an array, or a tuple of them, as HLO writes it."""
-  total = 0
-  for kind, sizes in _ARRAY.findall(shape):
-    bits = int(re.sub(r'\D', '', kind))
-    total += (
-      bits // 8 * math.prod(int(size) for size in sizes.split(',') if size)
-    )
-  return total
-
-
-def statistics(problem: Problem, devices: Devices) -> Cost:
-  """A pass over all real images in one network (Alg. 3 and 4, line 9).
-
-  Args:
-    problem: network and number of real images.
-    devices: what shares the images.
-
-  Returns:
-    Its cost, as if all images of a device were one batch.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.runtime import devices
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> statistics(problem, devices.ALONE).communicated
-    0
-  """
-  size = problem.num_real + -problem.num_real % devices.count
-  program = programs.real_batch(problem, size)
-
-  def work(variables: Any, images: LabeledSet) -> krr_errors.Statistics:
-    return devices.sum_of_each(devices.each(program.work)(variables, images))
-
-  variables, images = jax.eval_shape(program.make_arguments)
-  arguments = _whole(devices, variables), _split(devices, images)
-  return cost(jax.jit(work).lower(*arguments).compile())
-
-
-def update(
-  problem: Problem,
-  translator: nn.Module,
-  devices: Devices,
-  *,
-  batch_size: int,
-  num_synthetic: int,
-  num_target: int = 0,
-) -> Cost:
-  """A step of pre-training, or of adaptation by statistics.
-
-  Alg. 2, lines 3-11; Alg. 3, lines 19-26.
-
-  Args:
-    problem: the networks.
-    translator: the module G.
-    devices: what shares the samples.
-    batch_size: B, over all devices.
-    num_synthetic: distilled images a sample.
-    num_target: real images a sample; 0: the statistics of all.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.runtime import devices
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> g, sizes = toy.translator().translator, {'batch_size': 1}
-    >>> update(problem, g, devices.ALONE, num_synthetic=3, **sizes).collectives
-    0
-  """
-  loss_fn = programs.loss_in(
-    problem, 'squared', ridge=1e-6, on_images=bool(num_target)
-  )
-  program = programs.update(
-    problem,
-    translator,
-    loss_fn,
-    num_synthetic,
-    batch_size=batch_size,
-    num_target=num_target,
-  )
-  _, batch = jax.eval_shape(program.make_arguments)
-  tx = optax.adam(1e-3)
-  state = jax.eval_shape(
-    lambda: translator_step.init_state(
-      jax.random.key(0), translator, problem.image_shape, tx
-    )
-  )
-  step = translator_step.make_step(translator, loss_fn, tx, spread=devices.mean)
-  arguments = _whole(devices, state), *_split(devices, batch)
-  return cost(step.lower(*arguments).compile())  # type: ignore[attr-defined]
-
-
-def steps(
-  problem: Problem,
-  translator: nn.Module,
-  devices: Devices,
-  *,
-  batch_size: int,
-  num_distilled: int,
-  cached: tuple[int, int],
-) -> dict[str, Cost]:
-  """The steps of all stages.
-
-  Args:
-    problem: networks and real images.
-    translator: the module G.
-    devices: what shares a step; a subset of a cache and a step on X_S are the
-      work of one device.
-    batch_size: sets of a step of pre-training or adaptation.
-    num_distilled: images of a distilled set of the target set.
-    cached: distilled and real images of a subset.
-
-  Returns:
-    Costs by the name of the step.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax.runtime import devices
-    >>> found = steps(
-    ...   Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24),
-    ...   toy.translator().translator,
-    ...   devices.ALONE,
-    ...   batch_size=1,
-    ...   num_distilled=3,
-    ...   cached=(6, 12),
-    ... )
-    >>> max(found, key=lambda name: found[name].flops)
-    'pre-training'
-  """
-  synthetic, target = cached
-
-  def distillation(num_synthetic: int, *, num_target: int = 0) -> Cost:
-    """A step on X_S, which is the work of one device."""
-    program = programs.step(
-      problem,
-      num_synthetic,
-      loss='squared',
-      ridge=1e-6,
-      num_target=num_target,
-    )
-    return cost(program.compiled())
-
-  shared = functools.partial(
-    update, problem, translator, devices, batch_size=batch_size
-  )
-  return {
-    'caching': distillation(synthetic, num_target=target),
-    'pre-training': shared(num_synthetic=synthetic, num_target=target),
-    'statistics': statistics(problem, devices),
-    'distillation': distillation(num_distilled),
-    'adaptation': shared(num_synthetic=num_distilled),
-  }
-
-
-def _whole(devices: Devices, tree: Any) -> Any:
-  return _placed(tree, devices.mesh and whole_sharding(devices.mesh))
-
-
-def _split(devices: Devices, tree: Any) -> Any:
-  return _placed(tree, devices.mesh and split_sharding(devices.mesh))
-
-
-def _placed(tree: Any, sharding: Any) -> Any:
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-  )
+if __name__ == '__main__':
+  settings.run(measure, NetworkConfig, TranslatorConfig, Settings)

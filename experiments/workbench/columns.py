@@ -6,10 +6,8 @@ target set and its networks, `<scale>_<stage>.flags` says how a stage runs.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from fsdd_jax.runtime import files, metrics
 from workbench.tasks import Task
 
 RANDOM_REAL = 'random real'
@@ -27,11 +25,6 @@ class Recipe:
     protocols: of the scores.
     repeats: fresh networks a score.
     flags: further flags of all that loads the target set.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1, 10))
-    >>> recipe.flagfile('cache')
-    '--flagfile=recipes/cpu_cache.flags'
   """
 
   binaries: str
@@ -56,13 +49,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-  """A distilled set: the task that writes it, and the file in its folder.
-
-  Example:
-    >>> from workbench import tasks
-    >>> Made(tasks.Task('1 Net', 'distill.py', ())).file
-    'distilled.safetensors'
-  """
+  """A distilled set: the task that writes it, and the file in its folder."""
 
   task: Task
   file: str = 'distilled.safetensors'
@@ -134,14 +121,6 @@ def adapted(
 
   Returns:
     A task that writes `distilled_ipc<I>.safetensors`.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1, 10, 50))
-    >>> task = adapted(
-    ...   recipe, 'cifar10', 'ada', adapt_ipcs=(1, 50), pretrained=None
-    ... )
-    >>> task.arguments[-3:]
-    ('--adapt_ipcs=1,50', '--ipcs=1,10,50', '--workdir={out}')
   """
   needs, start = {}, ['--translator=none', recipe.flagfile('no_pretrain')]
   if pretrained:
@@ -211,12 +190,6 @@ def score_task(recipe: Recipe, row: str, column: str, ipc: int) -> Task:
 
   Returns:
     A task that writes `scores.json`.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1, 10))
-    >>> task = score_task(recipe, 'cifar10', '1 Net', 10)
-    >>> [needed.name for needed in task.needs.values()]
-    ['cifar10-one_net-ipc10']
   """
   is_one_net = column in (RANDOM_REAL, '1 Net')
   name = '1 Net' if is_one_net else column
@@ -241,12 +214,6 @@ def score_of(
 
   Returns:
     A task that writes `scores.json`.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1,), repeats=5)
-    >>> made = Made(Task('cifar10-1 Net', 'distill.py', ()))
-    >>> score_of(recipe, made, 'score').arguments[-2:]
-    ('--repeats=5', '--norandom_real')
   """
   return recipe.task(
     name,
@@ -258,102 +225,3 @@ def score_of(
     '--random_real' if random_real else '--norandom_real',
     made=made.task,
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-  """What a finished cell holds.
-
-  Attributes:
-    row: the target set.
-    ipc: images per class.
-    column: the method.
-    scores: of `evaluate.Score.as_dict`, one a protocol.
-    seconds: of each part of making the set, `compilation` apart; none for
-      random real images.
-
-  Example:
-    >>> cell = Cell('cifar10', 1, '1 Net', (), {'statistics': 2.0, 'x': 1.0})
-    >>> cell.total_seconds
-    3.0
-  """
-
-  row: str
-  ipc: int
-  column: str
-  scores: tuple[Mapping[str, Any], ...]
-  seconds: Mapping[str, float]
-
-  @property
-  def total_seconds(self) -> float:
-    """Distillation and adaptation, without compilation."""
-    return sum(v for k, v in self.seconds.items() if k != 'compilation')
-
-
-def read_cell(
-  recipe: Recipe, row: str, column: str, ipc: int, root: str | pathlib.Path
-) -> Cell:
-  """Reads the files of a cell whose tasks are done.
-
-  Seconds of a run that was killed and started again are those of all its runs
-  together, without what a kill lost.
-
-  Args:
-    recipe: of the table.
-    row: as for `score_task`.
-    column: as for `score_task`.
-    ipc: as for `score_task`.
-    root: folder of all tasks.
-
-  Raises:
-    FileNotFoundError: if its tasks did not run.
-
-  Example:
-    >>> recipe = Recipe('experiments', 'recipes', 'cpu', ipcs=(1,))
-    >>> try:
-    ...   read_cell(recipe, 'cifar10', '1 Net', 1, '/no/such/folder')
-    ... except FileNotFoundError:
-    ...   print('It did not run.')
-    It did not run.
-  """
-  task = score_task(recipe, row, column, ipc)
-  scores = read_scores(task, root)
-  (name,) = [
-    name for name in scores if (name == RANDOM_REAL) == (column == RANDOM_REAL)
-  ]
-  seconds: dict[str, float] = {}
-  if column != RANDOM_REAL:
-    made = task.needs['made'].folder(root)
-    seconds = _of_ipc(metrics.read_seconds(made / 'seconds.jsonl'), ipc)
-  return Cell(row, ipc, column, tuple(scores[name]), seconds)
-
-
-def read_scores(
-  task: Task, root: str | pathlib.Path
-) -> dict[str, list[dict[str, Any]]]:
-  """What a task of `score_of` wrote: scores by the name of the set.
-
-  Example:
-    >>> import tempfile
-    >>> task, root = Task('score', 'evaluate.py', ()), tempfile.mkdtemp()
-    >>> task.folder(root).mkdir()
-    >>> _ = (task.folder(root) / 'scores.json').write_text('{"scores": {}}')
-    >>> read_scores(task, root)
-    {}
-  """
-  path = task.folder(root) / 'scores.json'
-  scores = files.read_json(path).get('scores')
-  if not isinstance(scores, dict):
-    raise ValueError(f'{path} holds no scores; delete it and start again.')
-  return scores
-
-
-def _of_ipc(runs: Sequence[Mapping[str, float]], ipc: int) -> dict[str, float]:
-  """Seconds a part, without those of other IPCs that were made beside."""
-  total: dict[str, float] = {}
-  for run in runs:
-    for part, seconds in run.items():
-      of_other = ', IPC ' in part and not part.endswith(f', IPC {ipc}')
-      if not of_other:
-        total[part] = total.get(part, 0.0) + seconds
-  return total

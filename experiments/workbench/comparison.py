@@ -26,12 +26,6 @@ class End:
     steps: that it took; 0 where it takes none.
     seconds: wall time, without compilation.
     scores: by the name of the column.
-
-  Example:
-    >>> score = Score('krr', 'ConvNet', 'test', (90.0, 92.0), seconds=1.5)
-    >>> end = End(steps=5, seconds=2.0, scores={'krr': score})
-    >>> end.as_dict()['scores']['krr']['mean']
-    91.0
   """
 
   steps: int
@@ -69,23 +63,6 @@ def score(
 
   Returns:
     A score a column.
-
-  Example:
-    >>> import jax
-    >>> import toy
-    >>> network, dataset, transform = toy.problem()
-    >>> real = toy.target().random_real(jax.random.key(0), ipc=1)
-    >>> found = score(
-    ...   jax.random.key(1),
-    ...   real,
-    ...   dataset,
-    ...   transform,
-    ...   columns={'krr': ('krr', network)},
-    ...   repeats=2,
-    ...   split='train',
-    ... )
-    >>> found['krr'].n
-    2
   """
   without = protocols.unsuitable_augmentation(dataset_name)
   synthetic = jax.tree.map(jnp.asarray, synthetic)
@@ -102,14 +79,7 @@ def score(
 
 
 def to_table(ends: Mapping[str, End], title: str, split: str) -> tables.Table:
-  """A row a method, a column a protocol or architecture.
-
-  Example:
-    >>> found = Score('krr', 'ConvNet', 'test', (90.0, 92.0), seconds=1.5)
-    >>> table = to_table({'1 Net': End(5, 2.0, {'krr': found})}, 'Toy', 'test')
-    >>> table.rows
-    [['1 Net', '5', '2.0', '91.00 ± 1.41']]
-  """
+  """A row a method, a column a protocol or architecture."""
   first = next(iter(ends.values())).scores
   rows = [
     [
@@ -128,14 +98,7 @@ def to_table(ends: Mapping[str, End], title: str, split: str) -> tables.Table:
 
 
 def draw(ends: Mapping[str, End], title: str, split: str) -> mpl_figure.Figure:
-  """A picture of the same: a bar a method and column, with its deviation.
-
-  Example:
-    >>> found = Score('krr', 'ConvNet', 'test', (90.0, 92.0), seconds=1.5)
-    >>> figure = draw({'1 Net': End(5, 2.0, {'krr': found})}, 'Toy', 'test')
-    >>> len(figure.axes[0].patches)
-    1
-  """
+  """A picture of the same: a bar a method and column, with its deviation."""
   columns = list(next(iter(ends.values())).scores)
   figure = mpl_figure.Figure(
     figsize=(8, 2 + 0.15 * len(ends) * len(columns)), layout='constrained'

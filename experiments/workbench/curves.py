@@ -13,7 +13,7 @@ from matplotlib import figure as mpl_figure
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.evaluation import evaluate
-from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime import metrics, progress
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import LabeledSet
 
@@ -30,14 +30,6 @@ class Snapshot:
       without compilation and without that of taking snapshots.
     step: of the part of the method that ran then.
     synthetic: the set at that time, on the host.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax import types
-    >>> found = toy.distilled()
-    >>> synthetic = types.labeled_set(found.images, found.labels)
-    >>> Snapshot(seconds=1.5, step=10, synthetic=synthetic).seconds
-    1.5
   """
 
   seconds: float
@@ -55,10 +47,6 @@ class Point:
     mean: accuracy in percent, over fresh networks.
     std: sample standard deviation (ddof = 1) over these; None for one.
     n: number of networks.
-
-  Example:
-    >>> Point(seconds=1.5, step=10, mean=30.0, std=0.5, n=3).mean
-    30.0
   """
 
   seconds: float
@@ -85,23 +73,6 @@ def record(
 
   Returns:
     Snapshots in the order of time.
-
-  Example:
-    >>> import functools
-    >>> import toy
-    >>> from fsdd_jax.algorithms import baseline, configs
-    >>> config = configs.DistillationConfig(ipc=1, num_steps=2)
-    >>> method = functools.partial(
-    ...   baseline.distill_over_networks,
-    ...   toy.problem()[0],
-    ...   toy.target(),
-    ...   config=config,
-    ... )
-    >>> snapshots = record(
-    ...   lambda options: method(options=options), every=1
-    ... )
-    >>> [snapshot.step for snapshot in snapshots]
-    [1, 2]
   """
   snapshots: list[Snapshot] = []
   clock = metrics.StageClock()
@@ -152,16 +123,6 @@ def steps_within(
 
   Returns:
     The number of steps, at least `least`.
-
-  Example:
-    >>> import time
-    >>> import types
-    >>> def method(num_steps, options):
-    ...   for done in range(1, num_steps + 1):
-    ...     time.sleep(0.002)
-    ...     options.state_fn(done, types.SimpleNamespace(synthetic=()))
-    >>> 20 < steps_within(method, 0.2, least=10) < 110
-    True
   """
   snapshots = record(
     lambda options: method(least, options), every=1, translate_fn=translate_fn
@@ -197,27 +158,9 @@ def score(
 
   Returns:
     A point a snapshot.
-
-  Example:
-    >>> import toy
-    >>> from fsdd_jax import types
-    >>> network, dataset, transform = toy.problem()
-    >>> found = toy.distilled()
-    >>> synthetic = types.labeled_set(found.images, found.labels)
-    >>> (point,) = score(
-    ...   jax.random.key(0),
-    ...   [Snapshot(0.0, 0, synthetic)],
-    ...   dataset,
-    ...   transform,
-    ...   network,
-    ...   repeats=1,
-    ...   split='train',
-    ... )
-    >>> point.n, point.std
-    (1, None)
   """
   points = []
-  with metrics.progress_bar(len(snapshots), 'score', unit='set') as bar:
+  with progress.Bar(len(snapshots), 'score', unit='set') as bar:
     for snapshot in snapshots:
       found = evaluate.evaluate(
         key,
@@ -237,13 +180,7 @@ def score(
 
 
 def seconds_to_reach(points: Sequence[Point], accuracy: float) -> float | None:
-  """When a curve first reached an accuracy; None if it never did.
-
-  Example:
-    >>> points = [Point(s, 0, m, None, 1) for s, m in ((1, 20.0), (2, 30.0))]
-    >>> seconds_to_reach(points, 25.0), seconds_to_reach(points, 35.0)
-    (2, None)
-  """
+  """When a curve first reached an accuracy; None if it never did."""
   return next((p.seconds for p in points if p.mean >= accuracy), None)
 
 
@@ -259,12 +196,6 @@ def draw(
 
   Returns:
     A figure for `pictures.figure_png`.
-
-  Example:
-    >>> points = [Point(s, 0, 20.0 + s, 1.0, 2) for s in (1.0, 2.0)]
-    >>> figure = draw({'Pool(4)': points}, title='Digits', ylabel='krr')
-    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    ['Pool(4)']
   """
   figure = mpl_figure.Figure(figsize=(8, 5), layout='constrained')
   axes = figure.subplots()

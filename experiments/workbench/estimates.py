@@ -1,7 +1,4 @@
-"""Seconds and memory of the tasks of a table before they run.
-
-A stage is a few compiled calls (`costs`), each repeated as its flags say.
-"""
+"""Seconds and memory of the tasks of a table, by a few timed calls of each."""
 
 import dataclasses
 import pathlib
@@ -12,9 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks import costs, programs
-from benchmarks.costs import NOTHING, Estimate, real_pass
-from benchmarks.programs import Problem, Program
 from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -32,7 +26,10 @@ from fsdd_jax.algorithms.method_configs import (
 from fsdd_jax.data import sources
 from fsdd_jax.evaluation import recipes
 from fsdd_jax.types import LabeledSet
-from workbench import cli
+from measures import costs, programs
+from measures.costs import NOTHING, Estimate, real_pass
+from measures.programs import Problem, Program
+from workbench import config_flags, problems
 from workbench.tasks import Task
 
 _LARGE_DEFAULTS = {'dataset': 'fractals'}  # Of the binaries that read Z.
@@ -60,12 +57,12 @@ def _problem(
     count = min(data.limit or count, count)
   if reduced_to:
     shape = (*(min(a, b) for a, b in zip(shape, reduced_to, strict=True)),)
-  network = cli.make_network(config, shape, num_classes)
+  network = problems.make_network(config, shape, num_classes)
   return Problem(network, shape, num_classes, count)
 
 
 def _of_distill(task: Task) -> Estimate:
-  data, network, config = cli.parse(
+  data, network, config = config_flags.parse(
     task.arguments, DataConfig, NetworkConfig, DistillationConfig
   )
   reduced_to = None
@@ -88,7 +85,7 @@ def _of_distill(task: Task) -> Estimate:
 
 
 def _of_adapt(task: Task) -> Estimate:
-  data, network, config, own = cli.parse(
+  data, network, config, own = config_flags.parse(
     task.arguments,
     DataConfig,
     NetworkConfig,
@@ -112,7 +109,7 @@ def _of_adapt(task: Task) -> Estimate:
     for ipc in config.adapt_ipcs
   ]
   if config.num_adaptation_steps:
-    parts.append(_adaptation(problem, cli.make_translator(own), config))
+    parts.append(_adaptation(problem, problems.make_translator(own), config))
   return NOTHING.then(*parts)
 
 
@@ -150,7 +147,7 @@ def _large(
   task: Task, *config_classes: type
 ) -> tuple[Problem, NetworkConfig, tuple[Any, ...]]:
   """The problem of a task on the large set, and configs of its own."""
-  data, network, *own = cli.parse(
+  data, network, *own = config_flags.parse(
     task.arguments,
     DataConfig,
     NetworkConfig,
@@ -192,7 +189,7 @@ def _of_cache(task: Task) -> Estimate:
 
 def _of_pretrain(task: Task) -> Estimate:
   problem, _, (config, own) = _large(task, PretrainingConfig, TranslatorConfig)
-  (subsets,) = cli.parse(
+  (subsets,) = config_flags.parse(
     task.needs['cache'].arguments, CachingConfig, **_LARGE_DEFAULTS
   )
   subset, num_synthetic = _mean_subset(problem, subsets)
@@ -204,7 +201,7 @@ def _of_pretrain(task: Task) -> Estimate:
   one = costs.of(
     programs.update,
     subset,
-    cli.make_translator(own),
+    problems.make_translator(own),
     _loss_of_copy if is_copy else loss_fn,
     num_synthetic,
     batch_size=config.batch_size,
@@ -270,11 +267,6 @@ def of_task(task: Task) -> Estimate:
 
   Raises:
     ValueError, FileNotFoundError: as for `sources.size`.
-
-  Example:
-    >>> arguments = ('--dataset=digits', '--width=4', '--num_steps=2')
-    >>> of_task(Task('1 Net', 'distill.py', arguments)).seconds > 0
-    True
   """
   return BINARIES[pathlib.Path(task.binary).name](task)
 
@@ -290,14 +282,8 @@ def of_scores(task: Task, ipc: int, *, protocol: str, repeats: int) -> Estimate:
 
   Returns:
     Seconds and bytes on this device.
-
-  Example:
-    >>> arguments = ('--dataset=digits', '--width=4', '--num_steps=2')
-    >>> task = Task('1 Net', 'distill.py', arguments)
-    >>> of_scores(task, 1, protocol='krr', repeats=2).seconds > 0
-    True
   """
-  data, network = cli.parse(task.arguments, DataConfig, NetworkConfig)
+  data, network = config_flags.parse(task.arguments, DataConfig, NetworkConfig)
   problem = _problem(data, network, split='test')
   num_images = ipc * problem.num_classes
   fit = NOTHING

@@ -27,10 +27,6 @@ class Method(NamedTuple):
     learns: whether it changes images and labels.
     check: raises the error of a network that it cannot take, given this and
       `own`.
-
-  Example:
-    >>> METHODS['frepo'].title(DistillationConfig())
-    'FRePo'
   """
 
   title: Callable[[DistillationConfig], str]

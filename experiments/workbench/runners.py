@@ -19,7 +19,7 @@ from fsdd_jax.data.target import TargetSet
 from fsdd_jax.options import Config
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.translators import ThetaTranslator
-from workbench import cli
+from workbench import config_flags, problems
 from workbench.methods import METHODS
 
 ADAPT_THEN_POOL = 'adapt_then_pool'
@@ -37,10 +37,6 @@ class Settings:
     network: of the problem; a flagfile may change it.
     seed: of every method.
     direct_steps: on the translated set (`adapt_then_pool`).
-
-  Example:
-    >>> Settings('recipes', 'cpu', NetworkConfig()).path('pool').name
-    'cpu_pool.flags'
   """
 
   recipes: str | os.PathLike[str]
@@ -63,11 +59,6 @@ class Runner(NamedTuple):
     num_steps: of its flagfile; 0 where it has none.
     unlike_later: how many steps differ from all later ones; None for a method
       that more steps do not serve: 1 Net and Pool over-fit their networks.
-
-  Example:
-    >>> runner: Runner = Runner('mine', lambda num_steps, options: (), 5, 1)
-    >>> runner.num_steps
-    5
   """
 
   title: str
@@ -100,14 +91,6 @@ def make_runner(
   Raises:
     ImportError: for KIP where neural-tangents is not installed.
     ValueError: without its flagfile, or for a value that it cannot take.
-
-  Example:
-    >>> import toy
-    >>> settings = Settings('no folder', 'cpu', NetworkConfig(width=4))
-    >>> make_runner(
-    ...   'herding', toy.problem(), toy.translator(), ipc=1, settings=settings
-    ... ).title
-    'herding'
   """
   name, *changes = text.split()
   file = 'adapt' if name == ADAPT_THEN_POOL else name
@@ -130,17 +113,17 @@ def _distilling(
 ) -> Runner:
   """A method of `METHODS`, or Alg. 4."""
   method = METHODS.get(name, METHODS['networks'])
-  (config,) = cli.parse(arguments, DistillationConfig)
+  (config,) = config_flags.parse(arguments, DistillationConfig)
   config = dataclasses.replace(config, ipc=ipc, seed=settings.seed)
   own: Config | None = None
   if method.config_class is not None:
-    (own,) = cli.parse(arguments, method.config_class)
+    (own,) = config_flags.parse(arguments, method.config_class)
   network, dataset, normalization = problem
   target = TargetSet(dataset, normalization, config.label_coding)
   known = dataclasses.asdict(settings.network)
-  (changed,) = cli.parse(arguments, NetworkConfig, **known)
+  (changed,) = config_flags.parse(arguments, NetworkConfig, **known)
   if changed != settings.network:
-    network = cli.make_network(
+    network = problems.make_network(
       changed, dataset.images.shape[1:], dataset.num_classes
     )
   method.check(network, own)
@@ -178,7 +161,7 @@ def _adapting(
 ) -> Runner:
   """The translator, and direct steps on the translated set after it."""
   network = problem[0]
-  (config,) = cli.parse(arguments, AdaptationConfig)
+  (config,) = config_flags.parse(arguments, AdaptationConfig)
   config = dataclasses.replace(config, adapt_ipcs=(ipc,), seed=settings.seed)
   target = TargetSet(*problem[1:], config.label_coding)
   pool, title = config.network_pool, method_name(start, config)

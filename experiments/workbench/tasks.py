@@ -43,14 +43,6 @@ class Task:
     arguments: `{out}` stands for the task's own folder, and the name of a
       needed task in braces, such as `{cache}`, for that one's.
     needs: tasks whose files it reads, by the name used in its arguments.
-
-  Example:
-    >>> cache = Task('cache', 'cache.py', ('--folder={out}',))
-    >>> task = Task(
-    ...   'pre-train', 'pretrain.py', ('--cache={cache}',), {'cache': cache}
-    ... )
-    >>> task.folder('runs').parent.as_posix()
-    'runs'
   """
 
   name: str
@@ -173,14 +165,7 @@ def _expanded(argument: str) -> Any:
 
 
 def in_order(tasks: Sequence[Task]) -> Iterator[Task]:
-  """Tasks and what they need, each once and after what it needs.
-
-  Example:
-    >>> first = Task('first', 'a.py', ())
-    >>> second = Task('second', 'b.py', (), {'first': first})
-    >>> [task.name for task in in_order([second, first])]
-    ['first', 'second']
-  """
+  """Tasks and what they need, each once and after what it needs."""
   seen: set[str] = set()
 
   def visit(task: Task) -> Iterator[Task]:
@@ -219,19 +204,6 @@ def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
     ChildProcessError: if a command fails; it names the command. What was done
       before stays done.
     SystemExit: after SIGTERM, which the running command is told of.
-
-  Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> root = pathlib.Path(tempfile.mkdtemp())
-    >>> binary = root / 'hello.py'
-    >>> _ = binary.write_text('print("Hello")')
-    >>> task = Task('hello', str(binary), ())
-    >>> len(run([task], root))
-    [1/1] hello
-    1
-    >>> run([task], root)
-    []
   """
   missing = [task for task in in_order(tasks) if not task.is_done(root)]
   for number, task in enumerate(missing, 1):

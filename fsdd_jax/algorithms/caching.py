@@ -26,7 +26,7 @@ from fsdd_jax.data.feature_bank import BankSource
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.data.subsets import class_table
 from fsdd_jax.networks import random_networks
-from fsdd_jax.runtime import finite, metrics
+from fsdd_jax.runtime import finite, progress
 from fsdd_jax.runtime.devices import default_device, map_devices
 from fsdd_jax.runtime.loop import ProgressFn
 from fsdd_jax.storage.cache.manifest import Manifest, facts_of
@@ -103,7 +103,7 @@ def build_cache(
       f'process_index={process_index} must lie in [0, {process_count}), the '
       'number of processes; number them from 0.'
     )
-  bar = metrics.progress_bar(0, 'cache', unit='subset')
+  bar = progress.Bar(0, 'cache', unit='subset')
   stopping = threading.Event()
 
   def on_step(step: int, loss: float) -> None:
@@ -140,7 +140,7 @@ def build_cache(
   ours = range(process_index, manifest.num_shards, process_count)
   sizes = {shard: len(manifest.shard_range(shard)) for shard in ours}
   done = sum(size for shard, size in sizes.items() if shard not in missing)
-  metrics.start_at(bar, done, sum(sizes.values()))
+  bar.start_at(done, sum(sizes.values()))
   with bar:
     for losses in map_devices(make, missing, stopping=stopping):  # Line 2.
       done += len(losses)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import PIL
-import tqdm
 from PIL import Image, ImageOps
 
 from fsdd_jax.data.undecoded import Picture, Source, as_shown, opened
 from fsdd_jax.runtime import array_store
+from fsdd_jax.runtime import progress as progress_lib
 
 _BATCH_SIZE = 1000  # Pictures read at once.
 _WORTH_KEEPING = 5000  # Decoded pictures that are kept on disk.
@@ -52,7 +52,9 @@ def decode_once(
     own = rows[pieces[number]]
     return {'images': _decode(source, own, image_size, name, shape)}
 
-  bar = tqdm.tqdm(total=len(rows), desc=f'Loading {name}', disable=not progress)
+  bar = progress_lib.Bar(
+    len(rows), f'Loading {name}', unit='image', leave=False, shown=progress
+  )
   with bar:
     on_piece = lambda number: bar.update(  # noqa: E731
       pieces[number].stop - pieces[number].start

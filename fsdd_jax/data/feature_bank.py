@@ -28,7 +28,7 @@ from fsdd_jax.data.normalization import (
   normalize,
 )
 from fsdd_jax.networks import extractors
-from fsdd_jax.runtime import array_store, metrics
+from fsdd_jax.runtime import array_store, progress
 
 _IMAGES_A_PIECE = 2000
 # Drawn afresh for each batch of images, from the seed of a copy.
@@ -236,7 +236,7 @@ def _fill(
   pieces: list[slice],
   make: Callable[[int], Mapping[str, np.ndarray]],
 ) -> array_store.Arrays:
-  bar = metrics.progress_bar(len(pieces), 'features', unit='part', leave=False)
+  bar = progress.Bar(len(pieces), 'features', unit='part', leave=False)
   with bar:
     return array_store.fill(
       folder_of(source, kind, rows),

@@ -9,10 +9,10 @@ import dataclasses
 
 import jax
 import numpy as np
-import tqdm
 from PIL import Image
 
 from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.runtime import progress
 from fsdd_jax.types import LabeledSet
 
 
@@ -74,12 +74,13 @@ def reduce_resolution(
   height, width = image_shape[:2]
   channels = dataset.images.shape[-1]
   images = np.empty((len(dataset.images), height, width, channels), np.uint8)
-  for i, image in enumerate(
-    tqdm.tqdm(dataset.images, f'Scaling to {height} x {width}', leave=False)
-  ):
-    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    scaled = picture.resize((width, height), Image.Resampling.LANCZOS)
-    images[i] = np.asarray(scaled).reshape(height, width, channels)
+  name = f'Scaling to {height} x {width}'
+  with progress.Bar(len(images), name, unit='image', leave=False) as bar:
+    for i, image in enumerate(dataset.images):
+      picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+      scaled = picture.resize((width, height), Image.Resampling.LANCZOS)
+      images[i] = np.asarray(scaled).reshape(height, width, channels)
+      bar.update()
   return dataclasses.replace(dataset, images=images)
 
 

@@ -1,11 +1,10 @@
 """Where pictures come from: shipped, procedural, TFDS or image folders."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from fsdd_jax.data import fractals, image_folders
+from fsdd_jax.data import fractals, image_folders, tfds_source
 from fsdd_jax.data.undecoded import (
   PathLike,
   Size,
@@ -46,7 +45,7 @@ def open_source(
     return _open_fractals(name, split, image_size or _FRACTAL_SIZE)
   if name.startswith('folder:'):
     return image_folders.open_folder(_folder(name), split)
-  return _tfds().open_tfds(name, split, data_dir)
+  return tfds_source.open_tfds(name, split, data_dir)
 
 
 def size(
@@ -68,7 +67,9 @@ def size(
     ValueError, FileNotFoundError: as `datasets.load`, and where TFDS does not
       know a data set's size before it is prepared.
   """
-  found = _tfds().tfds_size(name, split, data_dir) if _is_tfds(name) else None
+  found = (
+    tfds_source.tfds_size(name, split, data_dir) if _is_tfds(name) else None
+  )
   if found is None or (image_size is None and None in found.image_shape):
     source = open_source(name, split, image_size=image_size, data_dir=data_dir)
     with opened(source.read(np.arange(1))[0]) as picture:
@@ -93,7 +94,7 @@ def fingerprint(name: str, data_dir: PathLike | None = None) -> str:
   """
   if name.startswith('folder:'):
     return fingerprint_of(_folder(name))
-  return _tfds().fingerprint(name, data_dir) if _is_tfds(name) else name
+  return tfds_source.fingerprint(name, data_dir) if _is_tfds(name) else name
 
 
 def is_on_disk(name: str) -> bool:
@@ -153,9 +154,3 @@ def _open_fractals(name: str, split: str, image_size: int) -> Source:
 def _is_tfds(name: str) -> bool:
   own = ('digits', 'fractals')
   return name not in own and not name.startswith(('fractals:', 'folder:'))
-
-
-def _tfds() -> Any:
-  from fsdd_jax.data import tfds_source  # TFDS is slow to import.
-
-  return tfds_source

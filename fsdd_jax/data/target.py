@@ -25,7 +25,7 @@ from fsdd_jax.data.normalization import (
 )
 from fsdd_jax.networks import random_networks
 from fsdd_jax.options import whole
-from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime import metrics, progress
 from fsdd_jax.runtime.devices import ALONE, Devices, devices_for
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
@@ -194,9 +194,7 @@ class TargetSet:
       description: what the progress bar calls the pass.
     """
     images, normalization = self._prepared
-    bar = metrics.progress_bar(
-      len(images), description, unit='image', leave=False
-    )
+    bar = progress.Bar(len(images), description, unit='image', leave=False)
     with bar:
       stats = passes.target_statistics(
         features_of,

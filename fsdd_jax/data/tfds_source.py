@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+from etils import epy
 
 from fsdd_jax.data.undecoded import (
   ACCEPTED,
@@ -20,6 +20,9 @@ from fsdd_jax.data.undecoded import (
   fingerprint_of,
 )
 from fsdd_jax.runtime import array_store, files
+
+with epy.lazy_imports():  # Slow, and some data sets come without it.
+  import tensorflow_datasets as tfds
 
 _RECORDS_AT_ONCE = 1000
 

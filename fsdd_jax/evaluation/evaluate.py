@@ -21,7 +21,7 @@ from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.evaluation.protocols import FITS, ScoreFn, Settings
 from fsdd_jax.networks import extractors, infinite
 from fsdd_jax.options import whole
-from fsdd_jax.runtime import finite, metrics, processes
+from fsdd_jax.runtime import finite, metrics, processes, progress
 from fsdd_jax.runtime.devices import map_devices
 from fsdd_jax.types import LabeledSet
 
@@ -146,7 +146,7 @@ def kernel_accuracy(
 
   def gram(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     name = f'{kind} kernel'
-    with metrics.progress_bar(len(x) * len(y), name, unit='pair') as bar:
+    with progress.Bar(len(x) * len(y), name, unit='pair') as bar:
       return infinite.gram(
         network, kind, x, y, float64=float64, on_pairs=bar.update
       )

@@ -18,7 +18,7 @@ import optax
 from fsdd_jax.core import krr, losses
 from fsdd_jax.evaluation import recipes
 from fsdd_jax.networks import extractors, random_networks
-from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime import progress
 from fsdd_jax.types import LabeledSet
 
 # Maps a fitted model and normalised images [n, h, w, c] to scores [n, k].
@@ -165,7 +165,7 @@ def train(
     init_key, network, synthetic.images.shape[1:]
   )
   opt_state = tx.init(variables['params'])
-  bar = metrics.progress_bar(
+  bar = progress.Bar(
     num_steps, 'train on the distilled set', unit='step', leave=False
   )
   with bar:

@@ -38,12 +38,6 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
   Raises:
     TypeError: if the values are neither uint8 nor floats.
     ValueError: if a value is NaN.
-
-  Example:
-    >>> import numpy as np
-    >>> pixel = np.array([-0.5, 0.5, 1.0]).reshape(1, 1, 1, 3)
-    >>> to_uint8(pixel).ravel().tolist()
-    [0, 128, 255]
   """
   images = np.asarray(images)
   if images.dtype == np.uint8:
@@ -62,13 +56,7 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-  """One image `[h, w, c]` (c = 1 or 3; uint8 or floats in [0, 1]) as PNG.
-
-  Example:
-    >>> import numpy as np
-    >>> png_bytes(np.zeros((8, 8, 3)))[1:4]
-    b'PNG'
-  """
+  """One image `[h, w, c]` (c = 1 or 3; uint8 or floats in [0, 1]) as PNG."""
   pixels = to_uint8(image)
   if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
     raise ValueError(
@@ -83,13 +71,7 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 def enlarge(images: np.ndarray, *, min_size: int = _MIN_TILE) -> np.ndarray:
-  """Repeats pixels of `[n, h, w, c]` until both sides reach `min_size`.
-
-  Example:
-    >>> import numpy as np
-    >>> enlarge(np.zeros((2, 8, 8, 3), np.uint8), min_size=30).shape
-    (2, 32, 32, 3)
-  """
+  """Repeats pixels of `[n, h, w, c]` until both sides reach `min_size`."""
   factor = -(-min_size // min(images.shape[1:3]))
   return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
@@ -117,11 +99,6 @@ def image_grid(
   Raises:
     ValueError: if there is no image, or the shape, `columns` or the number of
       titles is wrong.
-
-  Example:
-    >>> import numpy as np
-    >>> image_grid(np.zeros((3, 8, 8, 3)), columns=2, gap=2, min_tile=8).shape
-    (18, 18, 3)
   """
   pixels = to_uint8(images)
   if pixels.ndim != 4 or 0 in pixels.shape or pixels.shape[-1] not in (1, 3):
@@ -162,14 +139,7 @@ def _text_strip(text: str, width: int, channels: int) -> np.ndarray:
 
 
 def figure_png(figure: mpl_figure.Figure) -> bytes:
-  """A matplotlib figure as PNG, the same bytes at every call.
-
-  Example:
-    >>> import numpy as np
-    >>> figure = class_grid(np.zeros((2, 8, 8, 3)), ('cat', 'dog'), ipc=1)
-    >>> figure_png(figure)[1:4]
-    b'PNG'
-  """
+  """A matplotlib figure as PNG, the same bytes at every call."""
   stream = io.BytesIO()
   # The name and version of matplotlib would else be part of the file.
   figure.savefig(stream, format='png', dpi=_DPI, metadata={'Software': None})
@@ -242,17 +212,7 @@ def save_grid(
   ipc: int,
   title: str = '',
 ) -> None:
-  """Writes `class_grid` of `[k * ipc, h, w, c]` displayable images as PNG.
-
-  Example:
-    >>> import numpy as np
-    >>> import pathlib
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / 'distilled.png'
-    >>> save_grid(path, np.zeros((2, 8, 8, 3)), ('cat', 'dog'), ipc=1)
-    >>> path.exists()
-    True
-  """
+  """Writes `class_grid` of `[k * ipc, h, w, c]` displayable images as PNG."""
   figure = class_grid(images, class_names, ipc=ipc, title=title)
   files.write_bytes_atomic(path, figure_png(figure))
 

@@ -10,10 +10,12 @@ import dataclasses
 import html
 import io
 import os
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from fsdd_jax.reporting.pictures import png_bytes
@@ -21,27 +23,13 @@ from fsdd_jax.runtime import files
 
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 
-_STYLE = """\
-:root { color-scheme: light dark; --line: #8886; --faint: #8881; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 90rem;
-  margin: 2rem auto; padding: 0 1rem; }
-p { max-width: 60rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem;
-  text-align: left; vertical-align: top; }
-.number, thead th { white-space: nowrap; }
-thead th { background: var(--faint); }
-.number { text-align: right; }
-figure { margin: 1.5rem 0; }
-img { max-width: 100%; height: auto; background: #fff; }
-@media print {
-  body { max-width: none; margin: 0; font-size: 10pt; }
-  table, figure { break-inside: avoid; }
-  h2 { break-after: avoid; }
-  .scroll { overflow: visible; }
-}
-"""
+# Beside this module. Filters are Python's own, whose escapes stay the same.
+_TEMPLATES = jinja2.Environment(
+  loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+  undefined=jinja2.StrictUndefined,
+  keep_trailing_newline=True,
+)
+_TEMPLATES.filters['escape'] = html.escape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +43,6 @@ class Table:
     columns: a name a column; the first column names the rows.
     rows: each with one cell a column.
     caption: what the numbers are: unit, n, kind of deviation, protocol.
-
-  Example:
-    >>> table = Table(
-    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
-    ... )
-    >>> len(table.rows)
-    1
   """
 
   title: str
@@ -118,31 +99,14 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-  """Columns and rows as CSV text; title and caption are left out.
-
-  Example:
-    >>> table = Table(
-    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
-    ... )
-    >>> print(to_csv(table), end='')
-    set,accuracy
-    random real,23.5 ± 0.3
-  """
+  """Columns and rows as CSV text; title and caption are left out."""
   stream = io.StringIO()
   csv.writer(stream, lineterminator='\n').writerows(_text_rows(table))
   return stream.getvalue()
 
 
 def to_latex(table: Table) -> str:
-  r"""A LaTeX table of package booktabs, with title and caption.
-
-  Example:
-    >>> table = Table(
-    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
-    ... )
-    >>> print(to_latex(table).splitlines()[6])
-    random real & $23.5 \pm 0.3$ \\
-  """
+  r"""A LaTeX table of package booktabs, with title and caption."""
   numeric = _numeric_columns(table)
   lines = [
     ' & '.join(map(_latex_cell, row)) + r' \\' for row in _text_rows(table)
@@ -167,40 +131,18 @@ def to_latex(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-  """The caption and a `<table>` with header cells, escaped.
+  """The caption and a `<table>` with header cells, escaped."""
+  macros: Any = _TEMPLATES.get_template('table.html.jinja').module
+  return str(macros.table(_cells(table)))
 
-  Example:
-    >>> table = Table(
-    ...   'Scores', ('set', 'accuracy'), [('random real', '23.5 ± 0.3')]
-    ... )
-    >>> '<th scope="row">random real</th>' in to_html(table)
-    True
-  """
-  columns, *rows = _text_rows(table)
+
+def _cells(table: Table) -> dict[str, Any]:
+  """Caption, columns and rows; each cell with whether it is a number."""
   numeric = _numeric_columns(table)
-
-  def cell(tag: str, text: str, number: bool, scope: str = '') -> str:
-    mark = ' class="number"' if number else ''
-    where = f' scope="{scope}"' if scope else ''
-    return f'<{tag}{where}{mark}>{html.escape(text)}</{tag}>'
-
-  head = ''.join(
-    cell('th', text, number, 'col')
-    for text, number in zip(columns, numeric, strict=True)
+  columns, *rows = (
+    list(zip(row, numeric, strict=True)) for row in _text_rows(table)
   )
-  body = ''
-  for row in rows:
-    cells = cell('th', row[0], numeric[0], 'row') + ''.join(
-      cell('td', text, number)
-      for text, number in zip(row[1:], numeric[1:], strict=True)
-    )
-    body += f'<tr>{cells}</tr>\n'
-  # Not `<caption>`, which would be as wide as the table, and scroll with it.
-  caption = f'<p>{html.escape(table.caption)}</p>\n' if table.caption else ''
-  return (
-    f'{caption}<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
-    f'<tbody>\n{body}</tbody>\n</table></div>\n'
-  )
+  return {'caption': table.caption, 'columns': columns, 'rows': rows}
 
 
 def write_report(
@@ -225,57 +167,27 @@ def write_report(
   Raises:
     ValueError: if a picture is neither.
     OSError: if the file cannot be written.
-
-  Example:
-    >>> import numpy as np
-    >>> import pathlib
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / 'report.html'
-    >>> picture = ('A black image', np.zeros((8, 8, 3)))
-    >>> write_report(path, title='First look', pictures=[picture])
-    >>> '<h1>First look</h1>' in path.read_text()
-    True
   """
-  parts = []
-  for table in tables:
-    if table.title != title:
-      parts.append(f'<h2>{html.escape(table.title)}</h2>\n')
-    parts.append(to_html(table))
-  if pictures:
-    parts.append('<h2>Pictures</h2>\n')
-    parts += [_figure(caption, picture) for caption, picture in pictures]
-  if settings:
-    rows = list(settings.items())
-    parts.append('<h2>Settings</h2>\n')
-    parts.append(to_html(Table('Settings', ('Name', 'Value'), rows)))
-  heading = html.escape(title)
-  text = (
-    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f'<title>{heading}</title>\n<style>\n{_STYLE}</style>\n</head>\n'
-    f'<body>\n<main>\n<h1>{heading}</h1>\n{"".join(parts)}</main>\n</body>\n'
-    '</html>\n'
+  setting_rows = list((settings or {}).items())
+  text = _TEMPLATES.get_template('report.html.jinja').render(
+    title=title,
+    tables=[(table.title, _cells(table)) for table in tables],
+    pictures=[(caption, _encoded(caption, x)) for caption, x in pictures],
+    settings=_cells(Table('Settings', ('Name', 'Value'), setting_rows)),
   )
   files.write_bytes_atomic(path, text.encode())
 
 
-def _figure(caption: str, picture: Picture) -> str:
-  """A picture as an embedded PNG with its caption."""
-  if isinstance(picture, bytes):
-    if not picture.startswith(_PNG_MAGIC):
-      raise ValueError(
-        f'Picture {caption!r}: the bytes are no PNG (they begin with '
-        f'{picture[:8]!r}). Pass PNG bytes or an array [h, w, c].'
-      )
-    data = picture
-  else:
-    data = png_bytes(picture)
-  encoded = base64.b64encode(data).decode()
-  text = html.escape(caption)
-  return (
-    f'<figure>\n<img alt="{text}" src="data:image/png;base64,{encoded}">\n'
-    f'<figcaption>{text}</figcaption>\n</figure>\n'
-  )
+def _encoded(caption: str, picture: Picture) -> str:
+  """A picture as PNG in base 64."""
+  if not isinstance(picture, bytes):
+    picture = png_bytes(picture)
+  elif not picture.startswith(_PNG_MAGIC):
+    raise ValueError(
+      f'Picture {caption!r}: the bytes are no PNG (they begin with '
+      f'{picture[:8]!r}). Pass PNG bytes or an array [h, w, c].'
+    )
+  return base64.b64encode(picture).decode()
 
 
 def _text_rows(table: Table) -> list[list[str]]:

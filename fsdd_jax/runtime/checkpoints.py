@@ -14,10 +14,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
+from etils import epy
 
 from fsdd_jax.runtime import files, hashes, processes
 from fsdd_jax.runtime.devices import local
+
+with epy.lazy_imports():  # Slow, and a run without a workdir needs none.
+  import orbax.checkpoint as ocp
 
 State = TypeVar('State')
 
@@ -94,7 +97,7 @@ class Checkpointer:
     return jax.tree.map(_place, values, state)
 
   def _restore(
-    self, manager: ocp.CheckpointManager, step: int, like: State
+    self, manager: 'ocp.CheckpointManager', step: int, like: State
   ) -> State:
     try:
       found = manager.restore(

@@ -20,7 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.runtime import files, finite, metrics, preemption, processes
+from fsdd_jax.runtime import (
+  files,
+  finite,
+  metrics,
+  preemption,
+  processes,
+  progress,
+)
 from fsdd_jax.runtime.checkpoints import Checkpointer
 from fsdd_jax.runtime.devices import local
 
@@ -39,6 +46,7 @@ class LoopOptions:
     state_fn: called there with the steps done and the stage's state, for
       curves; it must copy what it keeps, as the next step donates the state.
     clock: writes its seconds with each checkpoint; see `with_clock`.
+    progress: whether the stage shows bars.
 
   Example:
     >>> options = LoopOptions('runs/mine', log_every=1, progress_fn=print)
@@ -52,6 +60,7 @@ class LoopOptions:
   progress_fn: ProgressFn | None = None
   state_fn: Callable[[int, Any], None] | None = None
   clock: metrics.StageClock | None = None
+  progress: bool = True
 
   def __post_init__(self) -> None:
     if self.workdir is not None:
@@ -137,8 +146,10 @@ class Loop:
     self._checkpointer: Checkpointer | None = None
     self._writer: metrics.MetricWriter | None = None
     self._stack = contextlib.ExitStack()
+    if not options.progress:
+      self._stack.enter_context(progress.hidden())
     self._bar = self._stack.enter_context(
-      metrics.progress_bar(num_steps, description, unit='step')
+      progress.Bar(num_steps, description, unit='step')
     )
     if options.workdir is not None:
       if processes.is_first_process():
@@ -185,7 +196,7 @@ class Loop:
       self._writer = self._stack.enter_context(
         metrics.MetricWriter(self._options.workdir, resume_step=done)
       )
-    metrics.start_at(self._bar, done, self._num_steps)
+    self._bar.start_at(done, self._num_steps)
     return state
 
   def on_step(

@@ -1,4 +1,4 @@
-"""What a running stage reports: JSON lines, TensorBoard, progress, seconds."""
+"""What a running stage reports: JSON lines, TensorBoard, seconds."""
 
 import collections
 import contextlib
@@ -11,7 +11,6 @@ import jax
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
-from tqdm import auto as tqdm
 
 from fsdd_jax.runtime import files, processes
 
@@ -224,41 +223,3 @@ def read_seconds(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     if not all(isinstance(value, int | float) for value in run.values()):
       raise ValueError(f'{path}: {run} are no seconds; repair or delete it.')
   return runs
-
-
-def start_at(bar: tqdm.tqdm, done: int, total: int) -> None:
-  """Lets a bar start where an earlier program ended.
-
-  Example:
-    >>> with progress_bar(0, 'count', unit='step') as bar:
-    ...   start_at(bar, 8, 10)
-    ...   shown = bar.update()
-    >>> bar.n
-    9
-  """
-  bar.initial = done  # The rate counts from here.
-  bar.reset(total=total)
-  bar.n = bar.last_print_n = done
-
-
-def progress_bar(
-  total: int, description: str, *, unit: str, leave: bool = True
-) -> tqdm.tqdm:
-  """A bar with rate and remaining time, on the first process's standard error.
-
-  Example:
-    >>> with progress_bar(10, 'count', unit='step') as bar:
-    ...   for _ in range(10):
-    ...     shown = bar.update()
-    >>> bar.n
-    10
-  """
-  return tqdm.tqdm(
-    total=total,
-    desc=description,
-    unit=unit,
-    leave=leave,
-    dynamic_ncols=True,
-    mininterval=0.5,
-    disable=not processes.is_first_process(),
-  )

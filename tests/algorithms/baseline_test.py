@@ -164,7 +164,7 @@ def test_divergence_names_step_norms_and_condition_number(
 _SCRIPT = """
 import os, signal, sys
 from absl import flags
-from workbench import cli
+from workbench import config_flags, launching
 from experiments import distill
 from fsdd_jax.runtime.loop import Loop
 
@@ -177,8 +177,8 @@ def killing(self, done, state, metrics):
     os.kill(os.getpid(), signal.SIGKILL)
 
 Loop.on_step = killing
-cli.define_flags(*distill.CONFIGS)
-cli.run(distill.main)
+config_flags.define(*distill.CONFIGS)
+launching.run(distill.main)
 """
 
 

@@ -32,7 +32,7 @@ from fsdd_jax.storage.cache import shards
 from fsdd_jax.storage.cache import summary as cache_summary
 from fsdd_jax.storage.cache.manifest import read_manifest
 from fsdd_jax.types import labeled_set
-from workbench import cli
+from workbench import problems
 
 _CONFIG = CachingConfig(
   num_subsets=5,
@@ -367,7 +367,7 @@ def test_histogram_counts_every_subset():
 
 _SCRIPT = """
 import os, signal, sys
-from workbench import cli
+from workbench import config_flags, launching
 from fsdd_jax.storage.cache import shards
 from experiments import cache as binary
 
@@ -381,8 +381,8 @@ def killing(self, path, subsets, entries):
   return count
 
 shards.CacheWriter._write_records = killing
-cli.define_flags(*binary.CONFIGS, **binary.DEFAULTS)
-cli.run(binary.main)
+config_flags.define(*binary.CONFIGS, **binary.DEFAULTS)
+launching.run(binary.main)
 """
 
 
@@ -408,11 +408,11 @@ def test_the_binary_killed_and_restarted_gives_the_bytes_of_a_straight_run(
   assert len([name for name in left if not name.endswith('.lock')]) == 4
   done = binaries.run('cache.py', *arguments)
   assert done.returncode == 0, done.stderr
-  train = cli.load_dataset(
+  train = problems.load_dataset(
     DataConfig('fractals:6', limit=120, image_size=8), 'train'
   )
   caching.build_cache(
-    cli.make_network(NetworkConfig(width=4), (8, 8, 3), 6),
+    problems.make_network(NetworkConfig(width=4), (8, 8, 3), 6),
     train,
     standardization(train.images),
     config=CachingConfig(

@@ -365,7 +365,7 @@ def test_metadata_make_a_translator_file(data, network, source, tmp_path):
 
 _KILLED = """
 import os, signal, sys
-from workbench import cli
+from workbench import config_flags, launching
 from fsdd_jax.runtime.loop import Loop
 from experiments import pretrain
 
@@ -378,8 +378,8 @@ def killing(self, done, state, metrics):
     os.kill(os.getpid(), signal.SIGKILL)
 
 Loop.on_step = killing
-cli.define_flags(*pretrain.CONFIGS, **pretrain.DEFAULTS)
-cli.run(pretrain.main)
+config_flags.define(*pretrain.CONFIGS, **pretrain.DEFAULTS)
+launching.run(pretrain.main)
 """
 
 

@@ -21,7 +21,7 @@ from fsdd_jax.evaluation import evaluate, recipes
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import distilled_set
-from workbench import cli
+from workbench import results
 
 pytestmark = [
   pytest.mark.skipif(
@@ -82,7 +82,7 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
   synthetic = baseline.distill_over_networks(
     network, TargetSet(train, transform), config=config
   ).synthetic
-  distilled = cli.describe_result(
+  distilled = results.describe_result(
     synthetic, transform, train, data, fields, config
   )
   distilled_set.save_distilled(tmp_path / 'distilled.safetensors', distilled)

@@ -185,8 +185,8 @@ def test_quickstart(tmp_path):
 
 def test_benchmark_step():
   result = run(
-    'benchmark.py',
-    *('step', '--ipc=1', '--image_size=8', '--width=4', '--num_real=20,40'),
+    'benchmarks/step.py',
+    *('--ipc=1', '--image_size=8', '--width=4', '--num_real=20,40'),
     '--repeats=2',
   )
   assert result.returncode == 0, result.stderr
@@ -195,8 +195,8 @@ def test_benchmark_step():
 
 def test_benchmark_adapt():
   result = run(
-    'benchmark.py',
-    *('adapt', '--ipc=1', '--image_size=8', '--width=4', '--batch_size=1'),
+    'benchmarks/adaptation.py',
+    *('--ipc=1', '--image_size=8', '--width=4', '--batch_size=1'),
     *('--translator_width=4', '--translator_blocks=0', '--repeats=2'),
   )
   assert result.returncode == 0, result.stderr
@@ -204,29 +204,33 @@ def test_benchmark_adapt():
   assert '10 images of 8 x 8 a set' in result.stdout
 
 
+_TINY = (
+  *('--image_size=8', '--width=4', '--ipc=1', '--translator_width=4'),
+  *('--translator_blocks=0', '--repeats=1'),
+)
+
+
 @pytest.mark.slow
-def test_accelerator():
-  tiny = ('--image_size=8', '--width=4', '--ipc=1', '--translator_width=4')
-  tiny = (*tiny, '--translator_blocks=0')
-  choices = run(
-    'accelerator.py',
-    *('choices', *tiny, '--batch_size=2', '--networks_per_call=2'),
-    *('--steps_per_call=2', '--repeats=1'),
+def test_benchmark_choices():
+  result = run(
+    'benchmarks/choices.py',
+    *(*_TINY, '--batch_size=2', '--networks_at_once=2', '--steps_per_call=2'),
   )
-  assert choices.returncode == 0, choices.stderr
+  assert result.returncode == 0, result.stderr
   for way in ('patches, 2 at once', 'bfloat16', 'a call of 2 steps'):
-    assert way in choices.stdout
-  roofline = run(
-    'accelerator.py',
-    *('roofline', *tiny, '--batch_size=1', '--subset=10,20'),
-    *('--matrix=64', '--copied_mb=1', '--repeats=1'),
+    assert way in result.stdout
+
+
+@pytest.mark.slow
+def test_benchmark_roofline():
+  result = run(
+    'benchmarks/roofline.py',
+    *(*_TINY, '--batch_size=1', '--max_synthetic=10', '--max_images=20'),
+    *('--matrix=64', '--copied_mb=1'),
   )
-  assert roofline.returncode == 0, roofline.stderr
-  assert 'of memory' in roofline.stdout
-  assert 'pre-training' in roofline.stdout
-  other = run('accelerator.py', 'speed')
-  assert other.returncode != 0
-  assert 'Name one among choices, roofline; got speed.' in other.stderr
+  assert result.returncode == 0, result.stderr
+  assert 'of memory' in result.stdout
+  assert 'pre-training' in result.stdout
 
 
 _SUBSETS = (
@@ -238,11 +242,11 @@ _SUBSETS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['cache', 'pretrain'])
-def test_benchmark_of_feature_banks(name):
+@pytest.mark.parametrize(('name', 'own'), [('caching', 0), ('pretraining', 1)])
+def test_benchmark_of_feature_banks(name, own):
   result = run(
-    'benchmark.py',
-    *(name, *_SUBSETS, '--translator_width=4', '--translator_blocks=0'),
+    f'benchmarks/{name}.py',
+    *(*_SUBSETS, *(['--translator_width=4', '--translator_blocks=0'] * own)),
   )
   assert result.returncode == 0, result.stderr
   assert re.findall(r'^\| +(12|all) +\|', result.stdout, re.MULTILINE) == [
@@ -254,7 +258,7 @@ def test_benchmark_of_feature_banks(name):
 @pytest.mark.slow
 def test_benchmark_side_by_side():
   result = run(
-    'benchmark.py', *('side_by_side', *_SUBSETS, '--subsets_per_batch=2')
+    'benchmarks/side_by_side.py', *(*_SUBSETS, '--subsets_per_batch=2')
   )
   assert result.returncode == 0, result.stderr
   rows = re.findall(r'^\| (first|\d+) +\|', result.stdout, re.MULTILINE)
@@ -266,8 +270,8 @@ def test_benchmark_side_by_side():
 @pytest.mark.slow
 def test_benchmark_bilevel():
   result = run(
-    'benchmark.py',
-    *('bilevel', '--ipc=1', '--image_size=8', '--width=4', '--num_real=20'),
+    'benchmarks/bilevel.py',
+    *('--ipc=1', '--image_size=8', '--width=4', '--num_real=20'),
     '--unrolled=2',
   )
   assert result.returncode == 0, result.stderr
@@ -277,8 +281,8 @@ def test_benchmark_bilevel():
 @pytest.mark.slow
 def test_benchmark_frepo():
   result = run(
-    'benchmark.py',
-    *('frepo', '--ipc=1', '--image_size=8', '--width=4', '--num_real=20'),
+    'benchmarks/frepo.py',
+    *('--ipc=1', '--image_size=8', '--width=4', '--real_batch=20'),
     '--repeats=2',
   )
   assert result.returncode == 0, result.stderr
@@ -288,8 +292,8 @@ def test_benchmark_frepo():
 @pytest.mark.slow
 def test_benchmark_torch():
   result = run(
-    'benchmark.py',
-    *('torch', '--ipcs=1', '--image_size=8', '--width=4', '--num_real=20'),
+    'benchmarks/against_torch.py',
+    *('--ipcs=1', '--image_size=8', '--width=4', '--num_real=20'),
     '--repeats=2',
   )
   if importlib.util.find_spec('torch') is None:
@@ -307,8 +311,8 @@ def test_benchmark_torch():
 )
 def test_benchmark_kernel():
   result = run(
-    'benchmark.py',
-    *('kernel', '--network=mlp', '--image_size=8', '--num_real=20', '--ipc=1'),
+    'benchmarks/kernel.py',
+    *('--network=mlp', '--image_size=8', '--num_real=20', '--ipc=1'),
     '--repeats=2',
   )
   assert result.returncode == 0, result.stderr

@@ -13,7 +13,7 @@ from fsdd_jax.algorithms.configs import (
   DistillationConfig,
   NetworkConfig,
 )
-from workbench import cli, methods
+from workbench import config_flags, methods
 
 _FLAGFILES = sorted((EXPERIMENTS / 'recipes').glob('*.flags'))
 _CONFIGS = {
@@ -45,7 +45,7 @@ def test_a_flagfile_has_flags_and_values_of_its_binary(path):
   assert given <= known | _OF_BINARIES
   for kind in kinds:
     # Apart, as adaptation and distillation share names.
-    cli.parse(lines, kind)
+    config_flags.parse(lines, kind)
 
 
 def _study(tmp_path, seconds, *archives, stub_seconds=0):

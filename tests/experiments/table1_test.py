@@ -8,7 +8,7 @@ import pytest
 
 import binaries
 from binaries import EXPERIMENTS
-from workbench import columns, tasks
+from workbench import cells, columns, tasks
 from workbench.columns import COLUMNS, Recipe
 
 pytestmark = pytest.mark.usefixtures('compile_quickly')
@@ -184,7 +184,7 @@ def test_seconds_leave_other_ipcs_out():
     {'statistics': 1.0, 'distillation, IPC 1': 2.0, 'adaptation': 4.0},
     {'distillation, IPC 10': 8.0, 'adaptation': 16.0, 'compilation': 32.0},
   ]
-  assert columns._of_ipc(runs, 1) == {
+  assert cells._of_ipc(runs, 1) == {
     'statistics': 1.0,
     'distillation, IPC 1': 2.0,
     'adaptation': 20.0,

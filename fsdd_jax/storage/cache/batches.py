@@ -5,18 +5,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.struct
-import grain
 import jax
 import numpy as np
+from etils import epy
 
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.storage.cache.records import CacheEntry
 from fsdd_jax.types import LabeledSet, Subset
 
-# Grain's defaults (16 threads, 500 batches) suit batches of a few images.
+with epy.lazy_imports():  # Slow, and most programs open no cache.
+  import grain
+
 _EPOCHS = 2**20
 _NUM_SIZES = 8
-_READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 
 
 @flax.struct.dataclass
@@ -170,4 +171,6 @@ def random_batches(
     size // process_count,
     batch_fn=stack_short if process_count == 1 else stack,
   )
-  return iter(batches[start:].to_iter_dataset(_READ_OPTIONS))
+  # Grain's defaults (16 threads, 500 batches) suit batches of a few images.
+  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+  return iter(batches[start:].to_iter_dataset(options))

@@ -14,13 +14,16 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
-import grain
-from array_record.python import array_record_module
+from etils import epy
 
 from fsdd_jax.runtime import files
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache.manifest import Manifest
 from fsdd_jax.storage.cache.records import CacheEntry, from_record, to_record
+
+with epy.lazy_imports():  # Slow, and most programs open no cache.
+  import grain
+  from array_record.python import array_record_module
 
 # One record a group, for fast random access, as Grain demands.
 _WRITER_OPTIONS = 'group_size:1'

@@ -6,11 +6,14 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-import grain
 import numpy as np
+from etils import epy
 
 from fsdd_jax.storage.cache.manifest import Manifest, read_manifest
 from fsdd_jax.storage.cache.records import CacheEntry, from_record
+
+with epy.lazy_imports():  # Slow, and most programs open no cache.
+  import grain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import toy
-from benchmarks import costs, programs
-from benchmarks.programs import Program
+from measures import costs, programs
+from measures.programs import Program
 from workbench import columns, estimates, tasks
 from workbench.tasks import Task
 

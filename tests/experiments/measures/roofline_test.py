@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import programs, roofline
-from benchmarks.programs import Problem, Program
 from fsdd_jax.networks import extractors
+from measures import programs, roofline
+from measures.programs import Problem, Program
 
 
 def test_gradients_of_kernels_count_in_full():

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.yardsticks import Pairs, time_pairs
 from fsdd_jax.algorithms import (
   caching,
   drawn_subsets,
@@ -40,6 +39,7 @@ from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache import shards
 from fsdd_jax.storage.cache.batches import Sample
 from fsdd_jax.types import LABEL_CODINGS, Subset
+from measures.yardsticks import Pairs, time_pairs
 
 _IMAGES_A_CALL = 1000
 

@@ -12,12 +12,7 @@ Call = Callable[[], Any]
 
 
 def seconds(call: Call) -> float:
-  """Seconds of one call.
-
-  Example:
-    >>> seconds(lambda: 1) < 1
-    True
-  """
+  """Seconds of one call."""
   start = time.perf_counter()
   jax.block_until_ready(call())
   return time.perf_counter() - start
@@ -37,11 +32,6 @@ def in_turn(
 
   Returns:
     The seconds of each call in each round.
-
-  Example:
-    >>> found = in_turn({'one': lambda: 1, 'two': lambda: 2}, repeats=3)
-    >>> list(found), len(found['one'])
-    (['one', 'two'], 3)
   """
   found: dict[str, list[float]] = {name: [] for name in calls}
   for _ in range(repeats + 2):
@@ -51,23 +41,13 @@ def in_turn(
 
 
 def quartiles(values: Sequence[float] | np.ndarray) -> str:
-  """The median and the quartiles, for tables.
-
-  Example:
-    >>> quartiles([1.0, 2.0, 3.0])
-    '2 [1.5-2.5]'
-  """
+  """The median and the quartiles, for tables."""
   low, middle, high = np.percentile(values, [25, 50, 75])
   return f'{middle:.3g} [{low:.3g}-{high:.3g}]'
 
 
 def conditions() -> str:
-  """Versions and device, for the captions of tables.
-
-  Example:
-    >>> conditions().startswith('jax ')
-    True
-  """
+  """Versions and device, for the captions of tables."""
   return (
     f'jax {jax.__version__}, {jax.devices()[0].device_kind}, Python '
     f'{platform.python_version()}.'

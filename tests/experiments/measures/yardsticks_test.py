@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import caching as caching_benchmark
-from benchmarks import yardsticks
 from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.core import losses
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.runtime import metrics
+from measures import side_by_side, yardsticks
 
 _CACHING = CachingConfig(
   num_subsets=5,
@@ -101,7 +100,7 @@ def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
 def test_caching_side_by_side_is_the_loop_with_padding(
   tiny_network, tiny_dataset, tiny_normalization
 ):
-  result = caching_benchmark.compare(
+  result = side_by_side.compare(
     tiny_network, tiny_dataset, tiny_normalization, config=_CACHING
   )
   assert 0 < result.difference < 1e-3

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import timing
 from fsdd_jax.algorithms import adaptation_samples, bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
@@ -30,6 +29,7 @@ from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.fixed import FixedNetwork, maps_for
 from fsdd_jax.networks.translator import MapsFn, translate
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
+from measures import timing
 
 _NUM_CLASSES = 10
 _POOL = 4  # Networks; their number does not change the cost of a step.
@@ -42,10 +42,6 @@ class Pairs:
   Attributes:
     measured: of each call.
     yardstick: of its yardstick, at the same place.
-
-  Example:
-    >>> Pairs(measured=[3.0, 2.0], yardstick=[2.0, 2.0]).ratios
-    [1.5, 1.0]
   """
 
   measured: Sequence[float]
@@ -70,11 +66,6 @@ def time_pairs(
 
   Returns:
     The seconds of both.
-
-  Example:
-    >>> pairs = time_pairs(lambda: 1, lambda: 2, repeats=3)
-    >>> len(pairs.ratios)
-    3
   """
   calls = {'measured': measured, 'yardstick': yardstick}
   return Pairs(**timing.in_turn(calls, repeats=repeats))
@@ -101,14 +92,6 @@ def distillation_step(
 
   Returns:
     Seconds of a step, and of its yardstick.
-
-  Example:
-    >>> import toy
-    >>> pairs = distillation_step(
-    ...   toy.problem()[0], num_real=20, ipc=1, image_size=8, repeats=1
-    ... )
-    >>> len(pairs.ratios)
-    1
   """
   dataset = _noise(num_real, image_size)
   features_of = losses.feature_fn(network)
@@ -173,17 +156,6 @@ def unrolled_memory(
 
   Raises:
     RuntimeError: on a platform whose compiler does not tell.
-
-  Example:
-    >>> import toy
-    >>> unrolled_memory(
-    ...   toy.problem()[0],
-    ...   BilevelConfig(num_steps=1),
-    ...   num_real=20,
-    ...   ipc=1,
-    ...   image_size=8,
-    ... ) > 0
-    True
   """
   variables = random_networks.sample(
     jax.random.key(0), network, (image_size, image_size, 3)
@@ -227,19 +199,6 @@ def frepo_step(
 
   Returns:
     Seconds of a step, and of its yardstick.
-
-  Example:
-    >>> from fsdd_jax.networks import extractors
-    >>> pairs = frepo_step(
-    ...   extractors.ConvNet(width=4, depth=1),
-    ...   real_batch=20,
-    ...   ipc=1,
-    ...   image_size=8,
-    ...   repeats=1,
-    ...   mirror=False,
-    ... )
-    >>> len(pairs.ratios)
-    1
   """
   shape = (image_size, image_size, 3)
   synthetic = _noisy_set(ipc, image_size)
@@ -310,19 +269,6 @@ def adaptation_step(
 
   Returns:
     Seconds of a step, and of its yardstick.
-
-  Example:
-    >>> import toy
-    >>> pairs = adaptation_step(
-    ...   toy.problem()[0],
-    ...   toy.translator().translator,
-    ...   batch_size=1,
-    ...   ipc=1,
-    ...   image_size=8,
-    ...   repeats=1,
-    ... )
-    >>> len(pairs.ratios)
-    1
   """
   config = AdaptationConfig(
     adapt_ipcs=(ipc,),

@@ -32,11 +32,6 @@ class Problem:
     image_shape: `(h, w, c)`.
     num_classes: k.
     num_real: target images.
-
-  Example:
-    >>> import toy
-    >>> Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24).num_real
-    24
   """
 
   network: nn.Module
@@ -80,11 +75,6 @@ class Program(NamedTuple):
   Attributes:
     work: can be jitted.
     make_arguments: makes its arguments; under `jax.eval_shape`, their shapes.
-
-  Example:
-    >>> program = Program(jnp.sin, lambda: (jnp.zeros(3),))
-    >>> program.compiled()(*program.make_arguments()).tolist()
-    [0.0, 0.0, 0.0]
   """
 
   work: Callable[..., Any]
@@ -100,15 +90,7 @@ class Program(NamedTuple):
 
 
 def real_batch(problem: Problem, size: int) -> Program:
-  """The statistics of a batch of real images (Alg. 3 and 4, line 9).
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> program = real_batch(problem, 6)
-    >>> jax.eval_shape(program.work, *program.make_arguments()).gram.shape
-    (64, 64)
-  """
+  """The statistics of a batch of real images (Alg. 3 and 4, line 9)."""
 
   def work(variables: Any, batch: LabeledSet) -> krr_errors.Statistics:
     features = problem.features_of(variables, batch.images)
@@ -128,14 +110,6 @@ def loss_in(
     loss: a name in `losses.LOSSES`.
     ridge: relative ridge.
     on_images: whether targets are real images instead of statistics.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> loss_fn = loss_in(problem, 'squared', ridge=1e-6, on_images=True)
-    >>> noise = problem.noise(6)
-    >>> loss_fn(problem.variables(), noise, noise).item() < 1e-3
-    True
   """
   both = losses.LOSSES[loss]
   one = both.on_images if on_images else both.on_statistics
@@ -164,13 +138,6 @@ def step(
     loss: a name in `losses.LOSSES`.
     ridge: relative ridge.
     num_target: real images a step; 0: by the statistics of all.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> program = step(problem, 6, loss='squared', ridge=1e-6)
-    >>> jax.eval_shape(program.work, *program.make_arguments())[1].images.shape
-    (6, 8, 8, 3)
   """
   loss_fn = loss_in(problem, loss, ridge=ridge, on_images=bool(num_target))
 
@@ -206,15 +173,6 @@ def update(
     batch_size: B.
     num_target: real images a set; 0: by the statistics of all.
     networks_per_call: as for `random_networks.losses_and_gradients`.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> loss_fn = loss_in(problem, 'squared', ridge=1e-6, on_images=False)
-    >>> g = toy.translator().translator
-    >>> program = update(problem, g, loss_fn, 6, batch_size=2)
-    >>> jax.eval_shape(program.work, *program.make_arguments())[0].shape
-    ()
   """
   theta = FixedNetwork(problem.network, 0, problem.image_shape)
   maps_of = maps_for(translator, theta)
@@ -242,15 +200,7 @@ def update(
 
 
 def training_step(problem: Problem, num_images: int) -> Program:
-  """Loss and gradient of a network's weights, without augmentation.
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> program = training_step(problem, 6)
-    >>> jax.eval_shape(program.work, *program.make_arguments())[0].shape
-    ()
-  """
+  """Loss and gradient of a network's weights, without augmentation."""
 
   def loss_of(variables: Any, batch: LabeledSet) -> jax.Array:
     logits, _ = problem.network.apply(variables, batch.images)

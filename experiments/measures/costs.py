@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import programs
-from benchmarks.programs import Problem, Program
 from fsdd_jax.data import passes
+from measures import programs
+from measures.programs import Problem, Program
 
 _TIMED_CALLS = 4
 _SECONDS = 2.0  # After which no further call is timed.
@@ -23,10 +23,6 @@ class Estimate(NamedTuple):
     seconds: without compilation.
     num_bytes: at most held on the device at once: arguments, results and
       temporaries of compiled calls, and what stays between them.
-
-  Example:
-    >>> Estimate(2.0, 100).times(3).then(Estimate(1.0, 200))
-    Estimate(seconds=7.0, num_bytes=200)
   """
 
   seconds: float
@@ -58,12 +54,6 @@ def measure(program: Program) -> Estimate:
   Returns:
     The median seconds of a call, and its bytes (0 where the platform's
     compiler does not tell).
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> found = measure(Program(lambda x: x @ x, lambda: (jnp.ones((64, 64)),)))
-    >>> found.num_bytes >= 2 * 64 * 64 * 4, found.seconds > 0
-    (True, True)
   """
   compiled, arguments = program.compiled(), program.make_arguments()
   seconds: list[float] = []
@@ -85,27 +75,12 @@ def measure(program: Program) -> Estimate:
 def of(
   make: Callable[..., Program], *arguments: Any, **options: Any
 ) -> Estimate:
-  """What a call of `programs` takes; each is measured once.
-
-  Example:
-    >>> import toy
-    >>> from benchmarks import programs
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> of(programs.step, problem, 6, loss='squared', ridge=1e-6).seconds > 0
-    True
-  """
+  """What a call of `programs` takes; each is measured once."""
   return measure(make(*arguments, **options))
 
 
 def real_pass(problem: Problem) -> Estimate:
-  """One pass over all real images in one network (Alg. 3 and 4, line 9).
-
-  Example:
-    >>> import toy
-    >>> problem = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
-    >>> real_pass(problem).seconds > 0
-    True
-  """
+  """One pass over all real images in one network (Alg. 3 and 4, line 9)."""
   pixels = np.zeros((problem.num_real, *problem.image_shape[:2]), bool)
   sizes = [len(rows) for rows, _, _ in passes.batches(pixels, pixels)]
   return of(programs.real_batch, problem, sizes[0]).times(len(sizes))

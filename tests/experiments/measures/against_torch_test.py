@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import against_torch as torch_benchmark
 from fsdd_jax.networks import extractors
+from measures import against_torch as torch_benchmark
 
 pytest.importorskip('torch', reason='needs pip install torch')
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import toy
-from benchmarks import choices
-from benchmarks.programs import Problem
 from fsdd_jax.networks import extractors, layers
+from measures import choices
+from measures.programs import Problem
 
 _PROBLEM = Problem(toy.problem()[0], (8, 8, 3), 3, num_real=24)
 

@@ -1,0 +1,1 @@
+"""What benchmarks measure, and how: calls timed in turn, programs, costs."""

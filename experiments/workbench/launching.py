@@ -1,0 +1,138 @@
+"""How a binary starts and ends: one process or several, one line an error."""
+
+import importlib
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import jax
+from absl import app, flags, logging
+
+from fsdd_jax.runtime import preemption, processes, terminal
+from workbench import help_text
+
+_HELP = {'-h', '-help', '--help', '-?'}
+_RECIPES = pathlib.Path(__file__).parents[1] / 'recipes'
+
+# Errors that a user may meet, whose messages say what to do.
+_KNOWN = (ArithmeticError, ImportError, OSError, ValueError)
+# How messages of JAX's runtime start where a process does not answer; some of
+# them are of a ValueError.
+_LOST = re.compile(
+  r'(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): '
+)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+  """Runs a binary; a known error ends it with one line and status 1.
+
+  --help lists all its flags; --import names modules that are imported before,
+  so that networks and data sets that these register have names.
+
+  SIGTERM and Ctrl-C end it with a word and status 0, see `preemption`. Output
+  that cannot be written or encoded does not end it, see `terminal`.
+  """
+
+  def guarded(arguments: list[str]) -> None:
+    if not flags.FLAGS['verbosity'].present:
+      logging.set_verbosity(logging.WARNING)
+    preemption.install()
+    terminal.protect()
+    try:
+      _import(flags.FLAGS['import'].value or ())
+      main(arguments)
+    except _KNOWN as error:
+      if flags.FLAGS.traceback:
+        raise
+      sys.exit(f'error: {error}')
+    finally:
+      terminal.flush()
+
+  flags.DEFINE_bool('traceback', False, 'Show where an error arose.')
+  flags.DEFINE_list(
+    'import', [], 'Modules to import first, of this folder or installed.'
+  )
+  if _HELP.intersection(sys.argv[1:]):
+    print(help_text.text(sys.modules['__main__'].__doc__ or ''))
+    return
+  app.run(guarded, argv=[sys.argv[0], *_with_recipes(sys.argv[1:])])
+
+
+def _import(names: Sequence[str]) -> None:
+  if names:
+    sys.path.append(os.getcwd())
+  for name in names:
+    importlib.import_module(name)
+
+
+def _with_recipes(arguments: Sequence[str]) -> list[str]:
+  """Arguments, with the paths of flagfiles that are shipped and not here."""
+  found = []
+  for argument in arguments:
+    flag, _, name = argument.partition('=')
+    shipped = _RECIPES / name
+    is_flagfile = flag in ('-flagfile', '--flagfile') and bool(name)
+    if is_flagfile and not os.path.exists(name) and shipped.is_file():
+      argument = f'--flagfile={shipped}'
+    found.append(argument)
+  return found
+
+
+def _leave(error: Exception) -> NoReturn:
+  """Ends this process of several with a word.
+
+  At once, for leaving in order would wait for the others, which are lost or
+  wait for this one.
+  """
+  if isinstance(error, jax.errors.JaxRuntimeError) or _LOST.match(str(error)):
+    message = (
+      f'the others are lost ({str(error).splitlines()[0][:200]}). Start all '
+      'processes again with the same command; they go on from what is saved.'
+    )
+  else:
+    message = str(error)
+  if flags.FLAGS.traceback or not isinstance(error, (*_KNOWN, RuntimeError)):
+    traceback.print_exception(error)
+  number, count = jax.process_index(), jax.process_count()
+  print(f'error: process {number} of {count}: {message}', file=sys.stderr)
+  sys.stderr.flush()
+  os._exit(1)
+
+
+def run_in_processes(main: Callable[[list[str]], None]) -> None:
+  """As `run`, for a binary that several processes may share.
+
+  They find each other by the flags that this defines or, without these, as
+  `processes.initialize` says. Where one ends by an error or is killed, the
+  others end as well, with a word, at the latest after the heartbeat.
+  """
+
+  def joined(arguments: list[str]) -> None:
+    values = flags.FLAGS
+    processes.initialize(
+      values.coordinator_address,
+      values.num_processes,
+      values.process_id,
+      heartbeat_seconds=values.heartbeat_seconds,
+    )
+    preemption.install()  # JAX has set a handler of its own.
+    try:
+      main(arguments)
+    except Exception as error:
+      if jax.process_count() == 1:
+        raise
+      _leave(error)
+
+  flags.DEFINE_string(
+    'coordinator_address', None, 'host:port of process 0, for all processes.'
+  )
+  flags.DEFINE_integer('num_processes', None, 'Processes of this run.')
+  flags.DEFINE_integer('process_id', None, 'Number of this one, from 0.')
+  flags.DEFINE_integer(
+    'heartbeat_seconds', 100, 'Silence after which a process counts as lost.'
+  )
+  run(joined)

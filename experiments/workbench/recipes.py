@@ -1,0 +1,52 @@
+"""The flags of tables and figures, and the recipe that they name."""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from fsdd_jax.runtime import files
+from workbench import config_flags
+from workbench.columns import Recipe
+
+
+def define_flags(*, ipcs: Sequence[int]) -> None:
+  """Defines the flags of a `Recipe`, and the folder of results.
+
+  Args:
+    ipcs: the default images per class.
+  """
+  flags.DEFINE_string(
+    'workdir',
+    None,
+    'Folder of results, and of tasks, which tables and figures may share.',
+    required=True,
+  )
+  flags.DEFINE_string('scale', 'cpu', 'cpu or paper, or yours in --recipes.')
+  flags.DEFINE_string(
+    'recipes', '', "Folder of flagfiles; empty: the binary's."
+  )
+  flags.DEFINE_list('ipcs', list(map(str, ipcs)), 'Images per class.')
+  flags.DEFINE_list('protocols', ['krr'], 'Protocols: krr, frepo, dc.')
+  flags.DEFINE_integer('repeats', 3, 'Fresh networks a score.')
+  flags.DEFINE_multi_string(
+    'target_flag', [], 'Further flag of all that distils, e.g. --seed=1.'
+  )
+
+
+def from_flags(binary: str) -> Recipe:
+  """The recipe that the flags tell, for a binary beside the others.
+
+  Args:
+    binary: path of the binary that runs.
+  """
+  folder, values = pathlib.Path(binary).parent, flags.FLAGS
+  return Recipe(
+    binaries=str(folder),
+    folder=str(files.resolve(values.recipes or folder / 'recipes')),
+    scale=values.scale,
+    ipcs=config_flags.integers('ipcs'),
+    protocols=tuple(values.protocols),
+    repeats=values.repeats,
+    flags=tuple(values.target_flag),
+  )
