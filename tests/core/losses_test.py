@@ -170,9 +170,9 @@ def test_the_caller_may_jit_vmap_and_differentiate_the_loss(
     return losses.krr_loss(features_of, variables, labeled, target, ridge=1e-3)
 
   both = jax.vmap(jax.value_and_grad(loss), in_axes=(None, 0))
-  losses, gradients = jax.jit(both)(synthetic.images, networks_)
+  values, gradients = jax.jit(both)(synthetic.images, networks_)
   for i in range(2):
     one = jax.tree.map(lambda x, i=i: x[i], networks_)
     value, gradient = jax.value_and_grad(loss)(synthetic.images, one)
-    np.testing.assert_allclose(losses[i], value, rtol=1e-4)
+    np.testing.assert_allclose(values[i], value, rtol=1e-4)
     np.testing.assert_allclose(gradients[i], gradient, rtol=2e-2, atol=1e-4)
