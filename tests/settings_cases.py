@@ -127,6 +127,7 @@ CASES = {
     'revisit': Changes('true', ('--num_networks=2', '--num_steps=6')),
     'real_batch': Changes(20),
     'short_classes': Seen('test_a_class_with_few_images_is_named_or_filled'),
+    'jitter': Changes('flip'),
     'seed': Changes(1),
   },
   'CachingConfig': {
@@ -139,6 +140,7 @@ CASES = {
     ),
     'heldout_classes': Changes(3, ('--max_classes=3',)),
     'augmentation': Seen('test_each_step_of_caching_is_augmented_anew'),
+    'jitter': Changes('flip'),
     'augmented_copies': Seen('test_each_step_of_caching_is_augmented_anew'),
     'subsets_per_batch': _SPEED,
     'features_per_call': _SPEED,
@@ -215,6 +217,7 @@ CASES = {
     ),
     'networks_per_call': _LITERAL,
     'short_classes': _HANDED_ON,
+    'jitter': _HANDED_ON,
     'seed': _HANDED_ON,
   },
   'FrepoConfig': {

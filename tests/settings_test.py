@@ -75,6 +75,7 @@ def test_adaptation_hands_on_what_distillation_takes():
     'ridge': 0.1,
     'loss': 'squared',
     'short_classes': 'noise',
+    'jitter': ('flip', 'shift'),
     'seed': 3,
     'checkpoint_every': 9,
     'log_every': 4,

@@ -180,12 +180,13 @@ def adaptation_config(start: translators.ThetaTranslator) -> AdaptationConfig:
   if start.metadata is None:
     return config
   known = start.metadata.get('caching', {})
+  names = [field.name for field in dataclasses.fields(UpdateConfig)]
   return dataclasses.replace(
     config,
     **{
-      field.name: known[field.name]
-      for field in dataclasses.fields(UpdateConfig)
-      if field.name in known and not flags.FLAGS[field.name].present
+      name: known[name]
+      for name in (*names, 'jitter')
+      if name in known and not flags.FLAGS[name].present
     },
   )
 

@@ -229,8 +229,7 @@ class SubsetDistiller:
     """Draws and distils subsets, given by number, side by side.
 
     Raises:
-      FloatingPointError: naming the subset whose loss or gradient is not
-        finite.
+      FloatingPointError: naming the subset that is not finite.
     """
     count = len(numbers)
     # The last subset is repeated, as a smaller batch would compile anew.
@@ -267,10 +266,13 @@ class SubsetDistiller:
         self._variables,
         targets_at(index),
         rows,
+        draws.keys,
+        index,
         features_of=self._features_of,
         tx=tx,
         loss=config.loss,
         ridge=config.ridge,
+        moves=config.jitter,
       )
       pending.append(losses)
       done = index + 1

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from fsdd_jax import types
-from fsdd_jax.core import distill_step, krr_errors
+from fsdd_jax.core import distill_step, jitter, krr_errors
 from fsdd_jax.networks import translator
 from fsdd_jax.options import SEEDS, Config, option, out_of_range, seed_option
 
@@ -21,6 +21,21 @@ def loss_option() -> Any:
     'predictions [ours].',
     choices=krr_errors.ERRORS,
   )
+
+
+def jitter_option() -> Any:
+  """How distilled images move at each step; `check_jitter` holds the names."""
+  return option(
+    (),
+    'How distilled images move at random at each step: flip, shift (by up to '
+    '1/32 of a side), or both; empty: not at all (the paper).',
+  )
+
+
+def check_jitter(names: tuple[str, ...]) -> None:
+  """Raises a ValueError for a name that is not in `jitter.MOVES`."""
+  if set(names) - set(jitter.MOVES):
+    raise out_of_range('jitter', names, f'names of {", ".join(jitter.MOVES)}')
 
 
 def short_classes_option() -> Any:
@@ -192,6 +207,7 @@ class DistillationConfig(UpdateConfig):
     least=0,
   )
   short_classes: str = short_classes_option()
+  jitter: tuple[str, ...] = jitter_option()
   seed: int = seed_option(
     'Seed of every draw: initial images, networks, order.'
   )
@@ -200,6 +216,7 @@ class DistillationConfig(UpdateConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    check_jitter(self.jitter)
     if self.num_networks > self.num_steps:
       raise out_of_range(
         'num_networks',

@@ -8,12 +8,14 @@ import jax
 import optax
 
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.core import distill_step, krr, losses
+from fsdd_jax.core import distill_step, jitter, krr, losses
 from fsdd_jax.runtime.loop import Loop, LoopOptions
 from fsdd_jax.types import LabeledSet, LossFn
 
 # Says what a set looks like in the network of a step, for an error message.
 DiagnoseFn = Callable[[Any, LabeledSet], str]
+
+_JITTER = 2**32 - 1  # Sets its key apart from those of networks and steps.
 
 
 def optimizer(
@@ -70,9 +72,14 @@ def distill_from(
       `diagnose` says.
   """
   tx = optimizer(config, num_steps)
+  key = jax.random.fold_in(jax.random.key(config.seed), _JITTER)
 
-  def loss(synthetic: LabeledSet, variables: Any, target: Any) -> jax.Array:
-    return loss_fn(variables, synthetic, target)
+  def loss(
+    synthetic: LabeledSet, variables: Any, target: Any, step: jax.Array
+  ) -> jax.Array:
+    own = jax.random.fold_in(key, step)
+    moved = jitter.move_set(own, synthetic, config.jitter)
+    return loss_fn(variables, moved, target)
 
   def describe(step: int, state: distill_step.DistillState) -> str:
     return diagnose(inputs_at(step)[0], state.synthetic)
@@ -87,7 +94,7 @@ def distill_from(
   )
   with loop:
     for step in loop:
-      loop.state, loop.metrics = update(loop.state, *inputs_at(step))
+      loop.state, loop.metrics = update(loop.state, *inputs_at(step), step)
     return loop.on_first_device().synthetic
 
 

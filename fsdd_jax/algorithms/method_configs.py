@@ -7,6 +7,8 @@ from fsdd_jax.algorithms.configs import (
   DistillationConfig,
   SubsetConfig,
   UpdateConfig,
+  check_jitter,
+  jitter_option,
   loss_option,
   short_classes_option,
 )
@@ -47,6 +49,7 @@ class CachingConfig(SubsetConfig):
     'turn; 0: images are augmented anew each step (literal) [ours].',
     least=0,
   )
+  jitter: tuple[str, ...] = jitter_option()
   subsets_per_batch: int = option(
     4, 'Subsets distilled at once, which make one file [ours].', least=1
   )
@@ -59,6 +62,7 @@ class CachingConfig(SubsetConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    check_jitter(self.jitter)
     if self.augmentation != 'none' and not (
       self.augmented_copies or self.max_images
     ):
@@ -253,12 +257,14 @@ class AdaptationConfig(UpdateConfig):
     least=1,
   )
   short_classes: str = short_classes_option()
+  jitter: tuple[str, ...] = jitter_option()
   seed: int = seed_option('Seed of every draw but theta.')
   checkpoint_every: int = option(50, 'Steps between checkpoints.', least=1)
   log_every: int = option(10, 'Steps between log lines.', least=1)
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    check_jitter(self.jitter)
     ipcs = self.adapt_ipcs
     if not ipcs or min(ipcs) < 1 or len(set(ipcs)) < len(ipcs):
       raise out_of_range('adapt_ipcs', ipcs, 'different numbers from 1 up')

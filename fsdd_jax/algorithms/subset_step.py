@@ -17,7 +17,7 @@ import optax
 
 from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.core import distill_step, krr, krr_errors
+from fsdd_jax.core import distill_step, jitter, krr, krr_errors
 from fsdd_jax.core.losses import FeatureFn
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.types import LabeledSet, Subset
@@ -76,7 +76,7 @@ def _trainable(synthetic: LabeledSet) -> dict[str, jax.Array]:
 
 @functools.partial(
   jax.jit,
-  static_argnames=('features_of', 'tx', 'loss', 'ridge'),
+  static_argnames=('features_of', 'tx', 'loss', 'ridge', 'moves'),
   donate_argnums=0,
 )
 def step(
@@ -84,11 +84,14 @@ def step(
   variables: Any,
   targets: list[krr_errors.Target],
   rows: jax.Array,
+  keys: jax.Array,
+  number: int,
   *,
   features_of: FeatureFn,
   tx: optax.GradientTransformation,
   loss: str,
   ridge: float,
+  moves: tuple[str, ...] = (),
 ) -> tuple[State, jax.Array]:
   """Updates all X_S and Y_S of a batch (Alg. 1, lines 15-18).
 
@@ -97,10 +100,13 @@ def step(
     variables: theta.
     targets: what each of the sets is scored against (line 16).
     rows: of `packed_rows`.
+    keys: `[b]` of the sets, for `moves`.
+    number: of the step, from 0.
     features_of: the feature map f.
     tx: see `init_state`.
     loss: a name in `krr_errors.ERRORS`.
     ridge: see `krr.solve`.
+    moves: names in `jitter.MOVES`.
 
   Returns:
     The state, and the losses `[b]` before the update.
@@ -120,7 +126,9 @@ def step(
   def total_loss(trainable: dict[str, jax.Array]) -> tuple:
     images = trainable['images']
     flat = images.reshape(-1, *images.shape[2:])
-    packed = features_of(variables, flat.at[rows].get(mode='fill'))
+    packed = flat.at[rows].get(mode='fill')
+    own = _image_keys(keys, number, sizes[1]).at[rows].get(mode='clip')
+    packed = features_of(variables, jitter.move(own, packed, moves))
     features = jnp.zeros((len(flat), packed.shape[-1]), packed.dtype)
     features = features.at[rows].set(packed, mode='drop').reshape(*sizes, -1)
     # One regression after another, unrolled: with `jax.vmap`, batched LAPACK
@@ -143,6 +151,17 @@ def step(
   losses = jnp.where(jnp.isfinite(norms), losses, jnp.nan)
   changed = optax.apply_updates(trainable, updates)
   return (dataclasses.replace(synthetic, **changed), opt_state), losses
+
+
+def _image_keys(keys: jax.Array, number: int, count: int) -> jax.Array:
+  """Keys `[b * count]` of each image of each set at a step."""
+
+  def of_set(key: jax.Array) -> jax.Array:
+    # The key itself, folded with the step, augments the target images.
+    own = jax.random.fold_in(jax.random.split(key)[1], number)
+    return jitter.row_keys(own, count)
+
+  return jax.vmap(of_set)(keys).reshape(-1)
 
 
 def packed_rows(mask: np.ndarray) -> np.ndarray:

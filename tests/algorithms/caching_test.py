@@ -210,6 +210,26 @@ def test_packed_rows_are_all_that_are_in_use_and_little_else(mask):
   assert len(rows) < mask.sum() + -(-mask.size // 8)
 
 
+def test_moves_of_distilled_images_do_not_depend_on_the_batch(data):
+  moving = {'jitter': ('flip',), 'ridge': 1e-3}
+  entries = _distiller(data, **moving)([0, 1])
+  (alone,) = _distiller(data, **moving, subsets_per_batch=1)([1])
+  np.testing.assert_allclose(entries[1].losses, alone.losses, rtol=1e-4)
+  (still,) = _distiller(data, ridge=1e-3, subsets_per_batch=1)([1])
+  assert not np.allclose(alone.losses, still.losses, rtol=1e-3)
+
+
+def test_moves_are_others_for_each_step_set_and_image():
+  keys = jax.random.split(jax.random.key(0), 3)
+  drawn = np.concatenate(
+    [
+      jax.random.key_data(subset_step._image_keys(keys, step, 4))
+      for step in range(5)
+    ]
+  )
+  assert len(np.unique(drawn, axis=0)) == 3 * 5 * 4
+
+
 def test_regressions_are_not_batched(data, monkeypatch):
   # Two batched LAPACK calls at once can block a machine of two cores for ever.
   step, shapes = subset_step.step, []

@@ -221,6 +221,8 @@ def prepare(
       0,
       f'1 or more, as {title} takes a batch of real images a step',
     )
+  if config.jitter:
+    raise out_of_range('jitter', config.jitter, f'none: {title} has its own')
   target = target.coded(config.label_coding)
   start_key, *keys = jax.random.split(jax.random.key(config.seed), 4)
   first, facts = baseline.first_set(start_key, start, target, config)

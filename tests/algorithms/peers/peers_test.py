@@ -110,9 +110,11 @@ def test_resumed_is_straight_and_later_steps_compile_nothing(method, tmp_path):
 
 
 @pytest.mark.parametrize('method', _METHODS)
-def test_a_batch_of_real_images_is_asked_for(method):
+def test_a_batch_of_real_images_is_asked_for_and_jitter_refused(method):
   with pytest.raises(ValueError, match='real_batch = 0 is out of range: use 1'):
     _run(method, dataclasses.replace(_CONFIG, real_batch=0))
+  with pytest.raises(ValueError, match=r"jitter = .'flip',. is out of range"):
+    _run(method, dataclasses.replace(_CONFIG, jitter=('flip',)))
 
 
 @pytest.mark.parametrize(
