@@ -103,6 +103,7 @@ def parse(
     A config of each class.
 
   Example:
+    >>> from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
     >>> arguments = ['--dataset=cifar10', '--width=32', '--workdir=runs']
     >>> data, network = parse(arguments, DataConfig, NetworkConfig)
     >>> data.dataset, network.width

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import toy
 from fsdd_jax import types
 from fsdd_jax.algorithms import bilevel, in_theta
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
@@ -68,10 +69,9 @@ def test_unrolled_steps_are_those_of_distillation(tiny_network, sets):
     label_learning_rate=_CONFIG.label_learning_rate,
     schedule=lambda rate: distill_step.SCHEDULES['cosine'](rate, 3),
   )
-  expected = distill_step.distill(
+  expected = toy.descend(
     distill_step.make_step(lambda labeled: loss_fn(theta, labeled, target), tx),
     distill_step.init_state(start, tx),
-    lambda step: (),
     num_steps=3,
   ).synthetic
   found = bilevel.unroll(features_of, theta, start, target, config=_CONFIG)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import binaries
+import toy
 from experiments import cache as cache_binary
 from fsdd_jax.algorithms import caching, subset_step
 from fsdd_jax.algorithms.caching import SubsetDistiller
@@ -128,12 +129,11 @@ def _distilled_alone(data, entry, config):
     ),
   )
   losses = []
-  state = distill_step.distill(
+  state = toy.descend(
     distill_step.make_step(loss_fn, tx),
     distill_step.init_state(start, tx),
-    lambda step: (),
     num_steps=config.num_steps,
-    on_step=lambda done, state, values: losses.append(float(values['loss'])),
+    progress_fn=lambda done, values: losses.append(values['loss']),
   )
   return state.synthetic, losses
 

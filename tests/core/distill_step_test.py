@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import toy
 from fsdd_jax.core import distill_step
 from fsdd_jax.types import labeled_set
 
@@ -43,7 +44,7 @@ def test_sgd_is_the_literal_update():
 def test_every_optimizer_descends_and_label_rate_zero_fixes_labels(name):
   tx = distill_step.make_optimizer(name, 0.05, label_learning_rate=0.0)
   start = _set()
-  state = distill_step.distill(
+  state = toy.descend(
     distill_step.make_step(_quadratic, tx),
     distill_step.init_state(start, tx),
     lambda step: (1.0,),
@@ -80,13 +81,13 @@ def test_resumed_equals_straight():
     key = jax.random.fold_in(jax.random.key(0), index)
     return (jax.random.uniform(key),)
 
-  straight = distill_step.distill(
+  straight = toy.descend(
     step, distill_step.init_state(_set(), tx), inputs, num_steps=6
   )
-  half = distill_step.distill(
+  half = toy.descend(
     step, distill_step.init_state(_set(), tx), inputs, num_steps=3
   )
-  resumed = distill_step.distill(step, half, inputs, num_steps=6)
+  resumed = toy.descend(step, half, inputs, num_steps=6)
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
 
 
