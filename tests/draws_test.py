@@ -625,7 +625,7 @@ def test_each_repeat_of_a_score_has_a_network_of_its_own(monkeypatch):
 
 @pytest.mark.parametrize('name', ['frepo', 'dc'])
 def test_training_augments_each_step_and_image_anew(name):
-  recipe = getattr(protocols, f'{name}_recipe')()
+  recipe = getattr(recipes, f'{name}_recipe')()
   images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
   changed = [
     np.asarray(recipe.augment(jax.random.key(i), images)) for i in range(8)
@@ -639,7 +639,7 @@ def test_training_augments_each_step_and_image_anew(name):
     for i in range(8)
   ]
   assert sum(len(x) > 2 for x in spread) >= 4
-  without = getattr(protocols, f'{name}_recipe')(('flip',))
+  without = getattr(recipes, f'{name}_recipe')(('flip',))
   assert without is not recipe
   rate = {'frepo': 3e-4, 'dc': 0.01}[name]
   assert recipe.learning_rate == rate
@@ -688,7 +688,6 @@ def test_bilevel_scores_each_subset_in_a_network_of_its_own(
   monkeypatch.setattr(bilevel.drawn_subsets, 'draw', draw)
   monkeypatch.setattr(
     bilevel,
-  caching,
     '_gradient_fn',
     lambda *arguments: lambda params, *rest: (
       jnp.ones(()), jax.tree.map(jnp.ones_like, params)

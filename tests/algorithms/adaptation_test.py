@@ -164,7 +164,7 @@ def test_the_schedule_of_adaptation_reaches_its_steps(
         *(tiny_network, start, target, in_theta),
         num_adaptation_steps=2,
         adaptation_schedule=name,
-      ).variables
+      ).translator.variables
     )
     for name in ('cosine', 'constant')
   ]

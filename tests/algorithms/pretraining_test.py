@@ -15,6 +15,7 @@ from fsdd_jax.algorithms import caching, pretraining, pretraining_state
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.algorithms.pretraining_objectives import make_score, translation
+from fsdd_jax.core import losses
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
@@ -157,11 +158,11 @@ def test_heldout_score_is_the_loss_on_the_real_images(data, network, source):
   keys = jax.random.split(jax.random.key(3), 2)
   batch = cache_batches.read(source, dataset, objective_.read_fn, rows=range(3))
   score = make_score(objective_, keys, batch)(lambda labeled: labeled)
-  losses = []
+  expected = []
   for i in range(3):
     entry = source[i]
     keep = entry.target.mask > 0
-    losses.append(
+    expected.append(
       losses.krr_loss(
         losses.feature_fn(network),
         random_networks.sample(keys[i % 2], network, (8, 8, 3)),
@@ -175,7 +176,7 @@ def test_heldout_score_is_the_loss_on_the_real_images(data, network, source):
         ridge=1e-3,
       )
     )
-  assert float(score) == pytest.approx(float(np.mean(losses)), rel=1e-4)
+  assert float(score) == pytest.approx(float(np.mean(expected)), rel=1e-4)
 
 
 def _state(loss_so_far):
