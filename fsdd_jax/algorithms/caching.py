@@ -255,9 +255,8 @@ class SubsetDistiller:
     state = subset_step.init_state(
       images, self._normalization, draws.initial, tx=tx
     )
-    rows = jax.device_put(
-      subset_step.packed_rows(np.asarray(draws.initial.mask))
-    )
+    mask = np.asarray(draws.initial.mask)
+    rows, count = jax.device_put(subset_step.packed_rows(mask)), mask.shape[1]
     curves: list[np.ndarray] = []
     pending: list[jax.Array] = []
     for index in range(config.num_steps):  # Line 14.
@@ -266,8 +265,7 @@ class SubsetDistiller:
         self._variables,
         targets_at(index),
         rows,
-        draws.keys,
-        index,
+        subset_step.image_keys(draws.keys, index, count),
         features_of=self._features_of,
         tx=tx,
         loss=config.loss,
@@ -298,5 +296,5 @@ class SubsetDistiller:
       losses=curve,
     )
     batch = jax.device_get(batch)
-    count = len(draws.numbers)
-    return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(count)]
+    size = len(draws.numbers)
+    return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(size)]

@@ -85,7 +85,6 @@ def step(
   targets: list[krr_errors.Target],
   rows: jax.Array,
   keys: jax.Array,
-  number: int,
   *,
   features_of: FeatureFn,
   tx: optax.GradientTransformation,
@@ -100,8 +99,7 @@ def step(
     variables: theta.
     targets: what each of the sets is scored against (line 16).
     rows: of `packed_rows`.
-    keys: `[b]` of the sets, for `moves`.
-    number: of the step, from 0.
+    keys: of `image_keys`, for `moves`.
     features_of: the feature map f.
     tx: see `init_state`.
     loss: a name in `krr_errors.ERRORS`.
@@ -127,7 +125,7 @@ def step(
     images = trainable['images']
     flat = images.reshape(-1, *images.shape[2:])
     packed = flat.at[rows].get(mode='fill')
-    own = _image_keys(keys, number, sizes[1]).at[rows].get(mode='clip')
+    own = keys.at[rows].get(mode='clip')
     packed = features_of(variables, jitter.move(own, packed, moves))
     features = jnp.zeros((len(flat), packed.shape[-1]), packed.dtype)
     features = features.at[rows].set(packed, mode='drop').reshape(*sizes, -1)
@@ -153,8 +151,18 @@ def step(
   return (dataclasses.replace(synthetic, **changed), opt_state), losses
 
 
-def _image_keys(keys: jax.Array, number: int, count: int) -> jax.Array:
-  """Keys `[b * count]` of each image of each set at a step."""
+@functools.partial(jax.jit, static_argnums=2)
+def image_keys(keys: jax.Array, number: int, count: int) -> jax.Array:
+  """Keys of the images of some sets at a step.
+
+  Args:
+    keys: `[b]` of the sets.
+    number: of the step, from 0.
+    count: n images of each.
+
+  Returns:
+    `[b * n]` keys.
+  """
 
   def of_set(key: jax.Array) -> jax.Array:
     # The key itself, folded with the step, augments the target images.

@@ -223,7 +223,7 @@ def test_moves_are_others_for_each_step_set_and_image():
   keys = jax.random.split(jax.random.key(0), 3)
   drawn = np.concatenate(
     [
-      jax.random.key_data(subset_step._image_keys(keys, step, 4))
+      jax.random.key_data(subset_step.image_keys(keys, step, 4))
       for step in range(5)
     ]
   )

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 import binaries
 from fsdd_jax.data import normalization
-from fsdd_jax.reporting import exports
+from fsdd_jax.reporting import export_card, exports
 from fsdd_jax.storage import distilled_set
 from fsdd_jax.types import centered_one_hot
 
@@ -161,7 +161,9 @@ def test_readme_names_what_is_there(tmp_path):
   assert 'one-hot minus 1/k' in text
   assert '2. Straße\n' in text
   assert 'ZCA' not in text
-  whitened = exports.readme(make_distilled(zca=True)[0], ['pt'])
+  whitened = export_card.readme(
+    make_distilled(zca=True)[0], ['pt'], tensors=['images', 'labels']
+  )
   assert "data['zca']" in whitened
   assert "torch.load('distilled.pt', weights_only=True)" in whitened
   assert 'distilled_torch.safetensors' in whitened
