@@ -102,7 +102,7 @@ def report_seconds(title: str, seconds: Mapping[str, float]) -> None:
 
   Args:
     title: what ran.
-    seconds: of each part, as of `metrics.StageClock`.
+    seconds: of each part, from `StageClock.seconds`.
   """
   parts = ', '.join(f'{part} {spent:.1f} s' for part, spent in seconds.items())
   print(f'{title}: {parts}')
