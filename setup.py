@@ -1,5 +1,39 @@
-"""Legacy entry point; all metadata lives in pyproject.toml."""
+"""Entry point of setuptools; other metadata lives in pyproject.toml."""
+
+import pathlib
+import re
+import tomllib
 
 import setuptools
 
-setuptools.setup()
+_ROOT = pathlib.Path(__file__).parent
+
+
+def description() -> str:
+  """README.md with links that work on the package index.
+
+  Links into the repository become absolute by `project.urls.Repository` of
+  pyproject.toml. Without one they become plain text and pictures go, as there
+  they would lead nowhere.
+  """
+  project = tomllib.loads((_ROOT / 'pyproject.toml').read_text())['project']
+  repository = project.get('urls', {}).get('Repository')
+
+  def absolute(found: re.Match[str]) -> str:
+    mark, text, target = found.groups()
+    if repository is None:
+      return '' if mark else text
+    view = 'raw' if mark else 'blob'
+    return f'{mark}[{text}]({repository}/{view}/main/{target})'
+
+  readme = (_ROOT / 'README.md').read_text()
+  # [text](path), where the text may be a badge, and the path no address.
+  link = r'(!?)\[((?:!\[[^]]*\]\([^)]*\)|[^][])+)\]\((?!\w+:|#)([^)]+)\)'
+  return re.sub(link, absolute, readme)
+
+
+if __name__ == '__main__':
+  setuptools.setup(
+    long_description=description(),
+    long_description_content_type='text/markdown',
+  )
