@@ -194,9 +194,10 @@ def binaries() -> dict[str, dict[str, Any]]:
     found = json.loads(kept.read_text())
     if found['digest'] == digest:
       return found['binaries']
+  folder = ROOT / 'experiments'
   paths = {
-    path.stem: path
-    for path in sorted((ROOT / 'experiments').glob('*.py'))
+    str(path.relative_to(folder).with_suffix('')): path
+    for path in sorted(folder.rglob('*.py'))
     if "__name__ == '__main__'" in path.read_text()
   }
   names = [name for name in _BINARIES if name in paths]
@@ -247,7 +248,9 @@ def unknown_flags(
   for page in pages:
     text = re.sub(r'<!--.*?-->', '', page.read_text(), flags=re.S)
     text = re.sub(r'\s*\\\n\s*', ' ', text)
-    for name, rest in re.findall(r'experiments/(\w+)\.py([^\n`|;&)]*)', text):
+    for name, rest in re.findall(
+      r'experiments/([\w/]+)\.py([^\n`|;&)]*)', text
+    ):
       if name not in known:
         yield page, f'experiments/{name}.py is no binary'
         continue
