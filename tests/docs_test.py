@@ -1,0 +1,88 @@
+"""What the README and the documentation point to is there."""
+
+import ast
+import functools
+import pathlib
+import re
+import runpy
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_PAGES = [
+  *_ROOT.glob('*.md'),
+  *(
+    path
+    for path in (_ROOT / 'docs').rglob('*.md')
+    if not {'_generated', 'api'} & set(path.parts)  # Made by a build.
+  ),
+]
+_LINK = re.compile(r'\]\((?!\w+:|#)([^)#]+)')
+_pages = pytest.mark.parametrize(
+  'page', _PAGES, ids=lambda path: str(path.relative_to(_ROOT))
+)
+
+
+@_pages
+def test_links_lead_somewhere(page):
+  text = re.sub(r'<!--.*?-->', '', page.read_text(), flags=re.S)
+  missing = [
+    target
+    for target in _LINK.findall(text)
+    if not (page.parent / target).exists() and not target.startswith('api/')
+  ]
+  assert not missing
+
+
+@_pages
+def test_flagfiles_and_binaries_are_there(page):
+  named = re.findall(r'experiments/[\w/]+\.(?:flags|py|sh)\b', page.read_text())
+  later = {'experiments/strip.py'}  # Named in a comment until it is there.
+  missing = [x for x in set(named) - later if not (_ROOT / x).exists()]
+  assert not missing
+
+
+def test_the_readme_is_short():
+  assert len((_ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize('repository', [None, 'https://example.org/x'])
+def test_links_of_the_index_are_absolute(repository, tmp_path):
+  for name in ('setup.py', 'README.md', 'pyproject.toml'):
+    (tmp_path / name).write_bytes((_ROOT / name).read_bytes())
+  if repository:
+    with (tmp_path / 'pyproject.toml').open('a') as file:
+      file.write(f"\n[project.urls]\nRepository = '{repository}'\n")
+  text = runpy.run_path(str(tmp_path / 'setup.py'))['description']()
+  assert not _LINK.findall(text)
+  assert (f'[Contributing]({repository}/' in text) == bool(repository)
+  assert text.count('Contributing') == 1
+  assert 'https://img.shields.io' in text
+
+
+@functools.cache
+def _defined(path):
+  """Names of functions, classes and constants of a file or of a folder."""
+  names = set()
+  for file in [path] if path.is_file() else path.rglob('*.py'):
+    for node in ast.parse(file.read_text()).body:
+      if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        names.add(node.name)
+      elif isinstance(node, ast.Assign):
+        names |= {x.id for x in node.targets if isinstance(x, ast.Name)}
+  return names
+
+
+def test_functions_that_follow_the_paper_are_there():
+  page = (_ROOT / 'docs' / 'paper.md').read_text()
+  found = re.findall(r'`([\w/]+(?:\.py)?)::(\w+)`', page)
+  assert len(found) > 30
+  package = _ROOT / 'fsdd_jax'
+  # Until a file of the page is there, a name may be in any file.
+  missing = [
+    f'{path}::{name}'
+    for path, name in found
+    if name
+    not in _defined(package / path if (package / path).exists() else package)
+  ]
+  assert not missing
