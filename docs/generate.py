@@ -34,6 +34,7 @@ from unittest import mock
 from absl import app, flags
 path, root = sys.argv[1:]
 sys.argv = [path]
+sys.path[:0] = [root, f'{root}/experiments']
 with mock.patch.object(app, 'run'):
   module = runpy.run_path(path, run_name='__main__')
 values = flags.FLAGS
@@ -67,7 +68,7 @@ _COMMON = (
   'traceback',
 )
 
-# The binaries in the order of the page; others follow.
+# The binaries in the order of the page; others follow, benchmarks among them.
 _BINARIES = (
   'quickstart',
   'distill',
@@ -135,7 +136,6 @@ _TOPICS = {
     'DistilledSet',
     'load_distilled',
     'save_distilled',
-    'export',
   ),
   'Mathematics': (
     'solve',
@@ -190,7 +190,7 @@ def binaries() -> dict[str, dict[str, Any]]:
   folder = ROOT / 'experiments'
   paths = {
     str(path.relative_to(folder).with_suffix('')): path
-    for path in sorted(folder.rglob('*.py'))
+    for path in sorted([*folder.glob('*.py'), *folder.glob('benchmarks/*.py')])
     if "__name__ == '__main__'" in path.read_text()
   }
   names = [name for name in _BINARIES if name in paths]
@@ -245,7 +245,10 @@ def unknown_flags(
       r'experiments/([\w/]+)\.py([^\n`|;&)]*)', text
     ):
       if name not in known:
-        yield page, f'experiments/{name}.py is no binary'
+        # Text may name a module beside the binaries, but no command runs one.
+        module = (ROOT / 'experiments' / f'{name}.py').exists()
+        if not module or '--' in rest:
+          yield page, f'experiments/{name}.py is no binary'
         continue
       for flag in re.findall(r'(?<!\S)--(?:no)?(\w+)', rest):
         if not {flag, f'no{flag}'} & (known[name] | {'flagfile', 'help'}):

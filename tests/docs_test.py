@@ -8,6 +8,8 @@ import runpy
 
 import pytest
 
+import fsdd_jax
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGES = [
   *_ROOT.glob('*.md'),
@@ -37,8 +39,7 @@ def test_links_lead_somewhere(page):
 @_pages
 def test_flagfiles_and_binaries_are_there(page):
   named = re.findall(r'experiments/[\w/]+\.(?:flags|py|sh)\b', page.read_text())
-  later = {'experiments/strip.py'}  # Named in a comment until it is there.
-  missing = [x for x in set(named) - later if not (_ROOT / x).exists()]
+  missing = [x for x in set(named) if not (_ROOT / x).exists()]
   assert not missing
 
 
@@ -78,11 +79,15 @@ def test_functions_that_follow_the_paper_are_there():
   found = re.findall(r'`([\w/]+(?:\.py)?)::(\w+)`', page)
   assert len(found) > 30
   package = _ROOT / 'fsdd_jax'
-  # Until a file of the page is there, a name may be in any file.
   missing = [
     f'{path}::{name}'
     for path, name in found
-    if name
-    not in _defined(package / path if (package / path).exists() else package)
+    if not (package / path).exists() or name not in _defined(package / path)
   ]
   assert not missing
+
+
+def test_topics_list_what_is_exported():
+  topics = runpy.run_path(str(_ROOT / 'docs' / 'generate.py'))['_TOPICS']
+  listed = [name for names in topics.values() for name in names]
+  assert sorted(listed) == sorted(fsdd_jax.__all__)
