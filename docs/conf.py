@@ -34,6 +34,7 @@ exclude_patterns = ['_generated']
 
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']
 myst_heading_anchors = 3
+smartquotes = False  # It would make one dash of the two of a flag.
 
 autodoc_member_order = 'bysource'
 autodoc_typehints_format = 'short'

@@ -29,11 +29,12 @@ DOCS = ROOT / 'docs'
 
 # Runs a binary up to the point where it would start, and prints its flags.
 _LIST_FLAGS = """
-import json, runpy, sys
+import json, os, runpy, sys
 from unittest import mock
 from absl import app, flags
 path, root = sys.argv[1:]
 sys.argv = [path]
+# As for a program, and where the package is not installed.
 sys.path[:0] = [root, f'{root}/experiments']
 with mock.patch.object(app, 'run'):
   module = runpy.run_path(path, run_name='__main__')
