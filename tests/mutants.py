@@ -105,8 +105,6 @@ MUTANTS = (
   Mutant('core/distill_step', 'labels = make(schedule(label_learning_rate))',
          'labels = make(schedule(learning_rate))', 'draws:optimizer'),
   Mutant('core/distill_step', 'jnp.where(finite, new, old)', 'new', 'core/distill_step'),
-  Mutant('core/distill_step', 'step_fn(state, *inputs_at(index))',
-         'step_fn(state, *inputs_at(0))', 'core/distill_step'),
   Mutant('runtime/loop', 'self._check_finite(done, state)', 'pass',
          'runtime/finite:last_step'),
   Mutant('runtime/loop', 'save = last or stop or', 'save = stop or',

@@ -21,7 +21,6 @@ from fsdd_jax.types import LabeledSet
 SetLossFn = Callable[..., jax.Array]
 Metrics = dict[str, jax.Array]
 StepFn = Callable[..., tuple['DistillState', Metrics]]
-State = TypeVar('State')
 Tree = TypeVar('Tree')
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -178,37 +177,6 @@ def make_step(loss_fn: SetLossFn, tx: optax.GradientTransformation) -> StepFn:
     return DistillState(state.step + 1, synthetic, opt_state), metrics
 
   return step
-
-
-def distill(
-  step_fn: Callable[..., tuple[State, Metrics]],
-  state: State,
-  inputs_at: Callable[[int], tuple],
-  *,
-  num_steps: int,
-  on_step: Callable[[int, State, Metrics], None] | None = None,
-) -> State:
-  """Runs a step function until `num_steps` steps are done.
-
-  The loop stays in Python: on CPU, XLA runs convolutions inside a compiled
-  loop several times slower.
-
-  Args:
-    step_fn: from `make_step`, or of another state with a `step`.
-    state: where to start; a restored state goes on at its own step.
-    inputs_at: the inputs of step i, a pure function of i.
-    num_steps: total number of steps, those done included.
-    on_step: called after each step with the number of steps done, the state
-      and the metrics; it must not keep the state, which the next step donates.
-
-  Returns:
-    The state after the last step.
-  """
-  for index in range(int(state.step), num_steps):  # type: ignore[attr-defined]
-    state, metrics = step_fn(state, *inputs_at(index))
-    if on_step is not None:
-      on_step(index + 1, state, metrics)
-  return state
 
 
 def _trainable(synthetic: LabeledSet) -> dict[str, jax.Array]:

@@ -128,13 +128,11 @@ def _distilled_alone(data, entry, config):
     ),
   )
   losses = []
-  state = distill_step.distill(
-    distill_step.make_step(loss_fn, tx),
-    distill_step.init_state(start, tx),
-    lambda step: (),
-    num_steps=config.num_steps,
-    on_step=lambda done, state, values: losses.append(float(values['loss'])),
-  )
+  step = distill_step.make_step(loss_fn, tx)
+  state = distill_step.init_state(start, tx)
+  for _ in range(config.num_steps):
+    state, values = step(state)
+    losses.append(float(values['loss']))
   return state.synthetic, losses
 
 
