@@ -8,6 +8,8 @@ r"""Adapts a translator to a data set and distils it for any IPC (Alg. 3).
 """
 
 import dataclasses
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -52,6 +54,9 @@ _THETA_SIZE = flags.DEFINE_integer(
   'theta_size', None, "Resolution of theta; the file's, or the data set's."
 )
 
+# By the name of its file, a set and the method that made it.
+Sets = dict[str, tuple[str, LabeledSet]]
+
 CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, AdaptationConfig)
 
 
@@ -61,9 +66,8 @@ def main(_: list[str]) -> None:
   `in_theta_ipcI` is before translation, `distilled_ipcI` after it, and
   `finished_ipcI` after direct steps beyond, if they were asked for.
   """
-  data = config_flags.read(DataConfig)
   workdir = files.resolve(_WORKDIR.value)
-  problems.warn_without_test(data)
+  problems.warn_without_test(config_flags.read(DataConfig))
   problem = problems.adaptation_problem(
     _TRANSLATOR.value,
     theta_seed=_THETA_SEED.value,
@@ -95,8 +99,21 @@ def main(_: list[str]) -> None:
   made = {
     ipc: _sets(problem, adapted, before[ipc], ipc, pool, common) for ipc in ipcs
   }
-  if not processes.is_first_process():
-    return
+  if processes.is_first_process():
+    _write(workdir, problem, adapted, made, config)
+    results.report_seconds(
+      adaptation.method_name(start, config), clock.seconds()
+    )
+
+
+def _write(
+  workdir: pathlib.Path,
+  problem: problems.AdaptationProblem,
+  adapted: translators.ThetaTranslator,
+  made: Mapping[int, Sets],
+  config: AdaptationConfig,
+) -> None:
+  """Writes the translator, if it was adapted, and the sets of each IPC."""
   record = {
     'adaptation': dataclasses.asdict(config),
     'translator': _TRANSLATOR.value,
@@ -104,7 +121,7 @@ def main(_: list[str]) -> None:
   if config.num_adaptation_steps:
     path = workdir / 'translator.safetensors'
     # The file says of which translator it was made, too.
-    adapted = start.adapted(
+    adapted = problem.start.adapted(
       adapted.variables['params'], problem.normalization, record=record
     )
     translators.save_translator(path, adapted)
@@ -115,15 +132,14 @@ def main(_: list[str]) -> None:
         synthetic,
         problem.normalization,
         problem.dataset,
-        data,
+        config_flags.read(DataConfig),
         problem.network_config,
         config.distillation(ipc),
         method=method,
         further={**record, 'adapted_on': adaptation.adapted_on(ipc, config)},
-        theta_seed=start.theta.seed,
+        theta_seed=problem.start.theta.seed,
       )
       results.write_result(workdir / f'{name}_ipc{ipc}.safetensors', distilled)
-  results.report_seconds(adaptation.method_name(start, config), clock.seconds())
 
 
 def _sets(
@@ -133,7 +149,7 @@ def _sets(
   ipc: int,
   pool: NetworksFn | None,
   common: dict[str, Any],
-) -> dict[str, tuple[str, LabeledSet]]:
+) -> Sets:
   """The sets of an IPC by the names of their files, each with its method."""
   config = common['config']
   method = adaptation.method_name(problem.start, config)
@@ -141,7 +157,7 @@ def _sets(
     adapted, ipc=ipc, in_theta=before, **common
   )
   shape = problem.dataset.images.shape[1:]
-  found = {
+  found: Sets = {
     'in_theta': ('1 Net', resolution.upsample(before, shape)),
     'distilled': (method, translated),
   }

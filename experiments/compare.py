@@ -21,10 +21,9 @@ given go before it.
 
 import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from absl import flags
@@ -37,11 +36,10 @@ from fsdd_jax.algorithms.configs import (
 )
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
-from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation.evaluate import PROTOCOLS
 from fsdd_jax.networks.translator import translate
-from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files
 from fsdd_jax.types import LabeledSet
 from workbench import (
@@ -149,48 +147,10 @@ def _columns(
   return columns
 
 
-class Scoring(NamedTuple):
-  """What sets are scored on.
-
-  Attributes:
-    problem: network, target set and normalisation.
-    held: the images.
-    name: of the data set.
-    columns: protocol and network of each column of the table of ends.
-  """
-
-  problem: runners.Problem
-  held: Dataset
-  name: str
-  columns: Mapping[str, tuple[str, Any]]
-
-  def curve(self, snapshots: Sequence[curves.Snapshot]) -> list[curves.Point]:
-    """Scores all snapshots of a method by --protocol."""
-    network, _, transform = self.problem
-    return curves.score(
-      *(jax.random.key(1000), snapshots, self.held, transform, network),
-      repeats=_REPEATS.value,
-      split=_SPLIT.value,
-      protocol=_PROTOCOL.value,
-    )
-
-  def end(self, steps: int, last: curves.Snapshot) -> comparison.End:
-    """Scores the end of a method in each column."""
-    _, _, transform = self.problem
-    scores = comparison.score(
-      *(jax.random.key(1000), last.synthetic, self.held, transform),
-      columns=self.columns,
-      repeats=_REPEATS.value,
-      split=_SPLIT.value,
-      dataset_name=self.name,
-    )
-    return comparison.End(steps, last.seconds, scores)
-
-
 def _compare(
   ipc: int,
   methods: Mapping[str, runners.Runner],
-  scoring: Scoring,
+  scoring: comparison.Scoring,
   translated: Any,
 ) -> list[tables.Table]:
   """Runs, scores and draws each method at one IPC."""
@@ -205,23 +165,23 @@ def _compare(
     name = text if runner.title in points else runner.title
     snapshots, steps[name] = _curve(runner, translated)
     points[name] = scoring.curve(snapshots)
-    made = [_table(points, steps, title)]
+    made = [curves.to_table(points, steps, title, scoring.label)]
     found = {
       name: list(map(dataclasses.asdict, p)) for name, p in points.items()
     }
-    _write(
+    comparison.write(
       workdir / f'compare_ipc{ipc}.json',
       {'title': title, 'steps': steps, 'curves': found},
-      curves.draw(points, title=title, ylabel=_label()),
+      curves.draw(points, title=title, ylabel=scoring.label),
       made[0],
     )
     if scoring.columns:
       ends[name] = scoring.end(steps[name], snapshots[-1])
-      made.append(comparison.to_table(ends, title, _SPLIT.value))
-      _write(
+      made.append(comparison.to_table(ends, title, scoring.split))
+      comparison.write(
         workdir / f'ends_ipc{ipc}.json',
         {'title': title, 'ends': {n: end.as_dict() for n, end in ends.items()}},
-        comparison.draw(ends, title, _SPLIT.value),
+        comparison.draw(ends, title, scoring.split),
         made[1],
       )
   return made
@@ -255,7 +215,12 @@ def main(_: list[str]) -> None:
     problems.load_dataset(data, _SPLIT.value), train.images.shape[-1]
   )
   columns = _columns(problem, found.network_config)
-  scoring = Scoring(problem, held, data.dataset, columns)
+  scoring = comparison.Scoring(
+    *(problem, held, data.dataset, columns),
+    repeats=_REPEATS.value,
+    split=_SPLIT.value,
+    protocol=_PROTOCOL.value,
+  )
 
   translated = _translated(found)
   made = []
@@ -294,45 +259,6 @@ def _translated(problem: problems.AdaptationProblem) -> curves.TranslateFn:
     )
 
   return from_theta
-
-
-def _write(
-  path: pathlib.Path, values: Any, picture: Any, table: tables.Table
-) -> None:
-  """Writes numbers, picture and table of the methods that are done."""
-  text = json.dumps(values, indent=2) + '\n'
-  files.write_bytes_atomic(path, text.encode())
-  png = pictures.figure_png(picture)
-  files.write_bytes_atomic(path.with_suffix('.png'), png)
-  csv = tables.to_csv(table)
-  files.write_bytes_atomic(path.with_suffix('.csv'), csv.encode())
-
-
-def _label() -> str:
-  return f'{_SPLIT.value} accuracy by {_PROTOCOL.value} in unseen networks, %'
-
-
-def _table(
-  points: Mapping[str, Sequence[curves.Point]],
-  steps: Mapping[str, int],
-  title: str,
-) -> tables.Table:
-  """The end of each curve, and when it reached that of Baseline."""
-  goal = points['Baseline'][-1].mean if 'Baseline' in points else None
-  rows = []
-  for name, curve in points.items():
-    end = curve[-1]
-    spread = '' if end.std is None else f' ± {end.std:.2f}'
-    numbers = f'{end.mean:.2f}{spread}', str(steps[name]), f'{end.seconds:.1f}'
-    seconds = None if goal is None else curves.seconds_to_reach(curve, goal)
-    reached = '' if seconds is None else f'{seconds:.1f}'
-    rows.append([name, *numbers, reached])
-  caption = (
-    f'{_label()}: mean ± std (ddof=1) over n={end.n} fresh networks, one set. '
-    "Seconds without compilation, and those until Baseline's accuracy."
-  )
-  columns = ['method', 'accuracy', 'steps', 'seconds', "to Baseline's"]
-  return tables.Table(title, columns, rows, caption)
 
 
 if __name__ == '__main__':

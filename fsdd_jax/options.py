@@ -113,7 +113,7 @@ def whole(
 
 
 def seed_option(help_text: str) -> Any:
-  """A seed; JAX would wrap others to 32 bits without a word.
+  """A seed in the range that JAX does not silently wrap to 32 bits.
 
   Example:
     >>> seed_option('Seed of all.').default

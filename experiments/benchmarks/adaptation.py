@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from fsdd_jax.algorithms.configs import NetworkConfig, TranslatorConfig
 from fsdd_jax.options import option
 from fsdd_jax.reporting import tables
-from measures import settings, yardsticks
+from measures import adaptation_yardstick, settings
 from workbench import config_flags, problems
 
 
@@ -28,7 +28,7 @@ class Settings(settings.NoiseSettings):
 def measure() -> list[tables.Table]:
   """A row for B sets a step."""
   own = config_flags.read(Settings)
-  pairs = yardsticks.adaptation_step(
+  pairs = adaptation_yardstick.adaptation_step(
     settings.network(own.shape),
     problems.make_translator(config_flags.read(TranslatorConfig)),
     batch_size=own.batch_size,

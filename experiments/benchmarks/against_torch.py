@@ -15,7 +15,7 @@ from fsdd_jax.algorithms.configs import NetworkConfig
 from fsdd_jax.networks import extractors
 from fsdd_jax.options import Config, option
 from fsdd_jax.reporting import tables
-from measures import against_torch, settings, timing
+from measures import against_torch, settings, timing, torch_network
 from workbench import config_flags
 
 
@@ -46,7 +46,7 @@ def measure() -> list[tables.Table]:
     image_size=size,
     repeats=own.repeats,
   )
-  torch = against_torch.import_torch()
+  torch = torch_network.import_torch()
   table = tables.Table(
     'Ours over plain PyTorch',
     ['', 'ours s', 'PyTorch s', 'ratio'],

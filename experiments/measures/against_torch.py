@@ -1,16 +1,11 @@
-"""Ours beside plain PyTorch, on the same CPU and in turn.
-
-PyTorch is no dependency; it is imported where a function needs it.
-"""
+"""Ours beside plain PyTorch, on the same CPU and in turn."""
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork, training_step
@@ -18,28 +13,12 @@ from fsdd_jax.core import distill_step, krr_errors, losses
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.extractors import ConvNet
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
-from measures import yardsticks
+from measures import torch_network, yardsticks
 
 _NUM_CLASSES = 10
 _RATE, _RIDGE = 1e-3, 1e-6
 
 Calls = dict[str, Callable[[], Any]]
-
-
-def import_torch() -> Any:
-  """PyTorch, with as many threads as this process may use cores.
-
-  Raises:
-    ImportError: where it is not installed; the message says how to get it.
-  """
-  try:
-    import torch
-  except ImportError as error:
-    raise ImportError(
-      'The benchmark against PyTorch needs it: pip install torch.'
-    ) from error
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
-  return torch
 
 
 def images_of(num_images: int, image_size: int) -> LabeledSet:
@@ -48,60 +27,6 @@ def images_of(num_images: int, image_size: int) -> LabeledSet:
   shape = (num_images, image_size, image_size, 3)
   images = jax.random.normal(jax.random.key(0), shape)
   return labeled_set(images, centered_one_hot(classes, _NUM_CLASSES))
-
-
-def torch_network(torch: Any, network: ConvNet, variables: Any) -> Any:
-  """The same ConvNet with the same weights as a `torch.nn.Module`.
-
-  Args:
-    torch: the module.
-    network: with instance norm or none, of a constant or growing width.
-    variables: its weights, for images whose size its poolings divide.
-
-  Returns:
-    A module that maps images `[n, c, h, w]` to logits and flat features, whose
-    order is that of PyTorch.
-  """
-  params = jax.tree.map(np.asarray, variables['params'])
-  blocks, classifier = [], params['classifier']
-  for block in range(network.depth):
-    kernel, bias = (
-      params[f'Conv_{block}']['kernel'],
-      params[f'Conv_{block}']['bias'],
-    )
-    conv = torch.nn.Conv2d(*kernel.shape[2:], 3, padding=1)
-    conv.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1).copy())
-    conv.bias.data = torch.tensor(bias)
-    norm = []
-    if network.norm == 'instance':
-      norm = [torch.nn.InstanceNorm2d(kernel.shape[-1], affine=True)]
-    blocks += [conv, *norm, torch.nn.ReLU(), torch.nn.AvgPool2d(2)]
-  body = torch.nn.Sequential(*blocks, torch.nn.Flatten())
-  features, classes = classifier['kernel'].shape
-  head = torch.nn.Linear(features, classes)
-  # Flax flattens h, w, c and PyTorch c, h, w.
-  side = round((features // kernel.shape[-1]) ** 0.5)
-  weight = classifier['kernel'].reshape(side, side, -1, classes)
-  weight = weight.transpose(3, 2, 0, 1).reshape(classes, features)
-  head.weight.data = torch.tensor(weight.copy())
-  head.bias.data = torch.tensor(classifier['bias'])
-
-  class Both(torch.nn.Module):
-    def __init__(self) -> None:
-      super().__init__()
-      self.body, self.head = body, head
-
-    def forward(self, images: Any) -> tuple[Any, Any]:
-      features = self.body(images)
-      return self.head(features), features
-
-  return Both()
-
-
-def _to_torch(torch: Any, labeled: LabeledSet) -> tuple[Any, Any]:
-  images = np.asarray(labeled.images).transpose(0, 3, 1, 2)
-  labels = np.asarray(labeled.labels)
-  return torch.tensor(images.copy()), torch.tensor(labels.copy())
 
 
 def _statistics(features: Any, labels: Any) -> tuple[Any, Any, Any]:
@@ -125,7 +50,7 @@ def distillation_calls(
   Raises:
     ImportError: without PyTorch.
   """
-  torch = import_torch()
+  torch = torch_network.import_torch()
   shape = (image_size, image_size, 3)
   variables = random_networks.sample(jax.random.key(1), network, shape)
   features_of = losses.feature_fn(network)
@@ -148,10 +73,12 @@ def distillation_calls(
     state, values = step_fn(state, stats)
     return values['loss']
 
-  module = torch_network(torch, network, variables).requires_grad_(False)
-  images, labels = (x.requires_grad_() for x in _to_torch(torch, start))
+  module = torch_network.make(torch, network, variables).requires_grad_(False)
+  images, labels = torch_network.tensors(torch, start)
+  images.requires_grad_()
+  labels.requires_grad_()
   with torch.no_grad():
-    real_images, real_labels = _to_torch(torch, real)
+    real_images, real_labels = torch_network.tensors(torch, real)
     sums = _statistics(module(real_images)[1], real_labels)
   adam = torch.optim.Adam([images, labels], lr=_RATE)
   step = functools.partial(
@@ -205,7 +132,7 @@ def statistics_calls(
   Raises:
     ImportError: without PyTorch.
   """
-  torch = import_torch()
+  torch = torch_network.import_torch()
   shape = (image_size, image_size, 3)
   variables = random_networks.sample(jax.random.key(1), network, shape)
   features_of = losses.feature_fn(network)
@@ -216,8 +143,8 @@ def statistics_calls(
     stats = krr_errors.statistics(features_of(variables, images), labels)
     return jnp.trace(stats.gram), stats.cross
 
-  module = torch_network(torch, network, variables)
-  images, labels = _to_torch(torch, batch)
+  module = torch_network.make(torch, network, variables)
+  images, labels = torch_network.tensors(torch, batch)
 
   def plain() -> float:
     with torch.no_grad():
@@ -245,13 +172,13 @@ def training_calls(network: ConvNet, *, ipc: int, image_size: int) -> Calls:
   Raises:
     ImportError: without PyTorch.
   """
-  torch = import_torch()
+  torch = torch_network.import_torch()
   shape = (image_size, image_size, 3)
   variables = random_networks.sample(jax.random.key(1), network, shape)
   labeled = images_of(_NUM_CLASSES * ipc, image_size)
   tx = optax.adam(_RATE)
   train = jax.jit(training_step(network, tx), donate_argnums=0)
-  module = torch_network(torch, network, variables)
+  module = torch_network.make(torch, network, variables)
   online = OnlineNetwork(
     jax.tree.map(jnp.array, variables), tx.init(variables['params'])
   )
@@ -261,7 +188,7 @@ def training_calls(network: ConvNet, *, ipc: int, image_size: int) -> Calls:
     online = train(online, labeled, 0)
     return online.variables['params']['classifier']['bias'].sum()
 
-  images, labels = _to_torch(torch, labeled)
+  images, labels = torch_network.tensors(torch, labeled)
   adam = torch.optim.Adam(module.parameters(), lr=_RATE)
 
   def plain() -> float:

@@ -5,8 +5,7 @@ run in turn, so that what slows one slows the other.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,24 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax.algorithms import adaptation_samples, bilevel
+from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
+from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.algorithms.peers import frepo
 from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
-from fsdd_jax.core import distill_step, losses, translator_step
+from fsdd_jax.core import distill_step, losses
 from fsdd_jax.data import datasets, passes
 from fsdd_jax.data.normalization import standardization
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import random_networks
-from fsdd_jax.networks.fixed import FixedNetwork, maps_for
-from fsdd_jax.networks.translator import MapsFn, translate
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 from measures import timing
 
-_NUM_CLASSES = 10
-_POOL = 4  # Networks; their number does not change the cost of a step.
+NUM_CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +89,12 @@ def distillation_step(
   Returns:
     Seconds of a step, and of its yardstick.
   """
-  dataset = _noise(num_real, image_size)
+  dataset = noise(num_real, image_size)
   features_of = losses.feature_fn(network)
   variables = random_networks.sample(
     jax.random.key(0), network, (image_size, image_size, 3)
   )
-  synthetic = _noisy_set(ipc, image_size)
+  synthetic = noisy_set(ipc, image_size)
   stats = passes.target_statistics(
     features_of,
     variables,
@@ -125,7 +121,7 @@ def distillation_step(
 
   @jax.jit
   def yardstick(images: jax.Array, cotangent: jax.Array) -> jax.Array:
-    return _pulled_back(features_of, variables, images, cotangent)
+    return pulled_back(features_of, variables, images, cotangent)
 
   return time_pairs(step, lambda: yardstick(images, cotangent), repeats=repeats)
 
@@ -163,8 +159,8 @@ def unrolled_memory(
   gradient = jax.jit(
     jax.grad(bilevel.unrolled_loss(losses.feature_fn(network), config=config))
   )
-  start = _noisy_set(ipc, image_size)
-  target = _noisy_set(num_real // _NUM_CLASSES, image_size)
+  start = noisy_set(ipc, image_size)
+  target = noisy_set(num_real // NUM_CLASSES, image_size)
   lowered = gradient.lower(variables['params'], variables, start, target)
   analysis = lowered.compile().memory_analysis()
   if analysis is None:
@@ -201,8 +197,8 @@ def frepo_step(
     Seconds of a step, and of its yardstick.
   """
   shape = (image_size, image_size, 3)
-  synthetic = _noisy_set(ipc, image_size)
-  target = _noisy_set(-(-real_batch // _NUM_CLASSES), image_size)
+  synthetic = noisy_set(ipc, image_size)
+  target = noisy_set(-(-real_batch // NUM_CLASSES), image_size)
   target = jax.tree.map(lambda x: x[:real_batch], target)
   features_of = losses.feature_fn(network)
   tx = distill_step.make_optimizer('lamb', 1e-3)
@@ -243,102 +239,7 @@ def frepo_step(
   )
 
 
-def adaptation_step(
-  network: nn.Module,
-  translator: nn.Module,
-  *,
-  batch_size: int,
-  ipc: int,
-  image_size: int,
-  repeats: int,
-) -> Pairs:
-  """A step of adaptation over passes of the translator and of X_S alone.
-
-  Alg. 3, lines 20-26, with a pool of networks whose statistics are kept, as
-  `adaptation.adapt` runs it: with the draw and the stacking of its inputs. The
-  yardstick is one forward and backward pass of the same sets through the
-  translator and through their networks, without regression and optimiser.
-
-  Args:
-    network: f.
-    translator: the module G.
-    batch_size: sets a step, B.
-    ipc: distilled images per class, of ten classes of noise.
-    image_size: height and width.
-    repeats: number of timed pairs.
-
-  Returns:
-    Seconds of a step, and of its yardstick.
-  """
-  config = AdaptationConfig(
-    adapt_ipcs=(ipc,),
-    num_adaptation_steps=repeats + 2,  # Those of the warm-up.
-    batch_size=batch_size,
-    network_pool=_POOL,
-    thinned=0.0,
-  )
-  dataset = _noise(100 * _NUM_CLASSES, image_size)
-  target = TargetSet(dataset, standardization(dataset.images))
-  loss_fn, samples_at = adaptation_samples.pool(
-    adaptation_samples.pool_networks(network, target, config), network, config
-  )
-  sets = {(ipc, 0): _noisy_set(ipc, image_size)}
-  sets_at = adaptation_samples.entries(sets, config)
-
-  def batch_at(step: int) -> tuple[Any, LabeledSet, Any]:
-    return adaptation_samples.stacked(sets_at(step), samples_at(step))
-
-  image_shape = dataset.images.shape[1:]
-  theta = FixedNetwork(network, 0, image_shape)
-  maps_of = maps_for(translator, theta)
-  tx = optax.adam(config.adaptation_learning_rate)
-  state = translator_step.init_state(
-    jax.random.key(1), translator, image_shape, tx, maps_of
-  )
-  params = jax.tree.map(jnp.copy, state.params)  # The first step donates them.
-  step_fn = translator_step.make_step(translator, loss_fn, tx, maps_of=maps_of)
-
-  numbers = itertools.count()
-
-  def step() -> translator_step.Metrics:
-    nonlocal state
-    state, values = step_fn(state, *batch_at(next(numbers)))
-    return values
-
-  features_of = losses.feature_fn(network)
-  yardstick = jax.jit(_passes(translator, features_of, maps_of))
-  variables, stack, _ = batch_at(0)
-  first = jax.tree.map(lambda x: x[0], (variables, stack.images))
-  inputs = params, variables, stack, jnp.ones_like(features_of(*first))
-  return time_pairs(step, lambda: yardstick(*inputs), repeats=repeats)
-
-
-def _passes(
-  translator: nn.Module,
-  features_of: losses.FeatureFn,
-  maps_of: MapsFn | None = None,
-) -> Callable[..., Any]:
-  """Forward and backward of b sets, through G and through b networks."""
-
-  def passes(
-    params: Any, variables: Any, sets: LabeledSet, cotangent: jax.Array
-  ) -> Any:
-    images, pull_back = jax.vjp(
-      lambda p: translate(translator, {'params': p}, sets, maps_of).images,
-      params,
-    )
-    gradients = [
-      _pulled_back(
-        features_of, jax.tree.map(lambda v, i=i: v[i], variables), x, cotangent
-      )
-      for i, x in enumerate(images)
-    ]
-    return pull_back(jnp.stack(gradients))[0]
-
-  return passes
-
-
-def _pulled_back(
+def pulled_back(
   features_of: losses.FeatureFn,
   variables: Any,
   images: jax.Array,
@@ -353,17 +254,18 @@ def _pulled_back(
   return pull_back(cotangent)[0]
 
 
-def _noise(num_images: int, image_size: int) -> datasets.Dataset:
+def noise(num_images: int, image_size: int) -> datasets.Dataset:
   """Random pixels with labels in turn."""
   shape = (num_images, image_size, image_size, 3)
   images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-  return datasets.from_arrays(images, np.arange(num_images) % _NUM_CLASSES)
+  return datasets.from_arrays(images, np.arange(num_images) % NUM_CLASSES)
 
 
-def _noisy_set(ipc: int, image_size: int) -> LabeledSet:
-  classes = jnp.tile(jnp.arange(_NUM_CLASSES), ipc)
+def noisy_set(ipc: int, image_size: int) -> LabeledSet:
+  """A set of normal noise, with centred labels and a start."""
+  classes = jnp.tile(jnp.arange(NUM_CLASSES), ipc)
   shape = (len(classes), image_size, image_size, 3)
   images = jax.random.normal(jax.random.key(2), shape)
   start = jax.random.normal(jax.random.key(3), shape)
-  labels = centered_one_hot(classes, _NUM_CLASSES)
+  labels = centered_one_hot(classes, NUM_CLASSES)
   return dataclasses.replace(labeled_set(images, labels), start=start)

@@ -1,8 +1,13 @@
-"""Where methods end, by several protocols and in several architectures."""
+"""Scores of methods beside each other, over time and at their ends.
+
+Ends are scored by several protocols and in several architectures.
+"""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,8 +19,10 @@ from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.evaluation.evaluate import Score
-from fsdd_jax.reporting import tables
+from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.runtime import files
 from fsdd_jax.types import LabeledSet
+from workbench import curves, runners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +85,55 @@ def score(
   }
 
 
+class Scoring(NamedTuple):
+  """What sets are scored on.
+
+  Attributes:
+    problem: network, target set and normalisation.
+    held: the images.
+    name: of the data set.
+    columns: protocol and network of each column of the table of ends.
+    repeats: fresh networks a score.
+    split: what the images are.
+    protocol: scores the points of curves.
+  """
+
+  problem: runners.Problem
+  held: Dataset
+  name: str
+  columns: Mapping[str, tuple[str, Any]]
+  repeats: int
+  split: str
+  protocol: str
+
+  @property
+  def label(self) -> str:
+    """What the points of a curve are."""
+    return f'{self.split} accuracy by {self.protocol} in unseen networks, %'
+
+  def curve(self, snapshots: Sequence[curves.Snapshot]) -> list[curves.Point]:
+    """Scores all snapshots of a method by the protocol."""
+    network, _, transform = self.problem
+    return curves.score(
+      *(jax.random.key(1000), snapshots, self.held, transform, network),
+      repeats=self.repeats,
+      split=self.split,
+      protocol=self.protocol,
+    )
+
+  def end(self, steps: int, last: curves.Snapshot) -> End:
+    """Scores the end of a method in each column."""
+    _, _, transform = self.problem
+    scores = score(
+      *(jax.random.key(1000), last.synthetic, self.held, transform),
+      columns=self.columns,
+      repeats=self.repeats,
+      split=self.split,
+      dataset_name=self.name,
+    )
+    return End(steps, last.seconds, scores)
+
+
 def to_table(ends: Mapping[str, End], title: str, split: str) -> tables.Table:
   """A row a method, a column a protocol or architecture."""
   first = next(iter(ends.values())).scores
@@ -121,3 +177,25 @@ def draw(ends: Mapping[str, End], title: str, split: str) -> mpl_figure.Figure:
   axes.grid(axis='x', alpha=0.3)
   axes.legend()
   return figure
+
+
+def write(
+  path: pathlib.Path,
+  values: Any,
+  picture: mpl_figure.Figure,
+  table: tables.Table,
+) -> None:
+  """Writes numbers, picture and table of the methods that are done.
+
+  Args:
+    path: of the numbers, `*.json`; picture and table lie beside it.
+    values: the numbers, JSON values.
+    picture: a figure.
+    table: written as CSV.
+  """
+  text = json.dumps(values, indent=2) + '\n'
+  files.write_bytes_atomic(path, text.encode())
+  png = pictures.figure_png(picture)
+  files.write_bytes_atomic(path.with_suffix('.png'), png)
+  csv = tables.to_csv(table)
+  files.write_bytes_atomic(path.with_suffix('.csv'), csv.encode())

@@ -33,8 +33,8 @@ def run(main: Callable[[list[str]], None]) -> None:
   --help lists all its flags; --import names modules that are imported before,
   so that networks and data sets that these register have names.
 
-  SIGTERM and Ctrl-C end it with a word and status 0, see `preemption`. Output
-  that cannot be written or encoded does not end it, see `terminal`.
+  SIGTERM and Ctrl-C end it with one line and status 0, see `preemption`. It
+  goes on when its output cannot be written or encoded, see `terminal`.
   """
 
   def guarded(arguments: list[str]) -> None:
@@ -83,10 +83,10 @@ def _with_recipes(arguments: Sequence[str]) -> list[str]:
 
 
 def _leave(error: Exception) -> NoReturn:
-  """Ends this process of several with a word.
+  """Prints what went wrong and ends this process of several.
 
-  At once, for leaving in order would wait for the others, which are lost or
-  wait for this one.
+  It ends at once: an orderly exit would wait for the other processes, which
+  are lost or wait for this one.
   """
   if isinstance(error, jax.errors.JaxRuntimeError) or _LOST.match(str(error)):
     message = (
@@ -107,8 +107,8 @@ def run_in_processes(main: Callable[[list[str]], None]) -> None:
   """As `run`, for a binary that several processes may share.
 
   They find each other by the flags that this defines or, without these, as
-  `processes.initialize` says. Where one ends by an error or is killed, the
-  others end as well, with a word, at the latest after the heartbeat.
+  `processes.initialize` says. If an error or a signal ends one, the others
+  print a line and end as well, at the latest after the heartbeat.
   """
 
   def joined(arguments: list[str]) -> None:

@@ -249,7 +249,7 @@ def adaptation_problem(
 def theta_from_file(
   path: str, config: NetworkConfig, num_classes: int
 ) -> learned_network.LearnedNetwork:
-  """A learned network of a file, in the place of an arbitrary one.
+  """Reads a learned network, which serves as theta, from a file.
 
   Args:
     path: its file.

@@ -48,7 +48,7 @@ def describe_result(
     config: its distillation.
     scores: measured accuracies.
     method: the row of a table that it is; by default that of Alg. 4.
-    further: what else belongs to its recipe, by name; JSON values.
+    further: what else the file records, by name; JSON values.
     theta_seed: of the fixed network that it was distilled in, if in one.
 
   Returns:
@@ -102,7 +102,7 @@ def report_seconds(title: str, seconds: Mapping[str, float]) -> None:
 
   Args:
     title: what ran.
-    seconds: of each part, as of `metrics.StageClock`.
+    seconds: of each part, from `StageClock.seconds`.
   """
   parts = ', '.join(f'{part} {spent:.1f} s' for part, spent in seconds.items())
   print(f'{title}: {parts}')

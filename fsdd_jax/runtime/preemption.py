@@ -30,7 +30,9 @@ class _Signals:
 
 
 def install() -> None:
-  """Makes both end this program with a word; call it in the main thread.
+  """Makes both signals print a line and end this program.
+
+  Call it in the main thread.
 
   Example:
     >>> kinds = signal.SIGTERM, signal.SIGINT

@@ -107,7 +107,7 @@ def _initialize_from_environment(heartbeat_seconds: int) -> None:
 
 
 def is_first_process() -> bool:
-  """Whether this process writes what there is one of.
+  """Whether this process writes the files that all processes share.
 
   Example:
     >>> is_first_process()

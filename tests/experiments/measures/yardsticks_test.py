@@ -11,7 +11,7 @@ from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.core import losses
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.runtime import metrics
-from measures import side_by_side, yardsticks
+from measures import adaptation_yardstick, side_by_side, yardsticks
 
 _CACHING = CachingConfig(
   num_subsets=5,
@@ -45,7 +45,7 @@ def test_ratios_are_of_pairs():
   [
     functools.partial(yardsticks.distillation_step, num_real=30),
     functools.partial(
-      yardsticks.adaptation_step,
+      adaptation_yardstick.adaptation_step,
       translator=Translator(width=4, num_blocks=0),
       batch_size=2,
     ),
@@ -73,7 +73,7 @@ def test_both_sides_run_and_compile_before_they_are_timed(
 def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
   translator = Translator(width=4, num_blocks=0, head_scale=1.0)
   features_of = losses.feature_fn(tiny_network)
-  labeled = yardsticks._noisy_set(1, 8)
+  labeled = yardsticks.noisy_set(1, 8)
   sets = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), labeled)
   keys = jax.random.split(jax.random.key(0), 3)
   params = translator.init(keys[0], labeled.images)['params']
@@ -87,7 +87,7 @@ def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
     features = [features_of(*pair) for pair in zip(networks, images)]  # noqa: B905
     return sum(jnp.vdot(f, cotangent) for f in features)
 
-  found = yardsticks._passes(translator, features_of)(
+  found = adaptation_yardstick._passes(translator, features_of)(
     params, jax.tree.map(lambda *x: jnp.stack(x), *networks), sets, cotangent
   )
   jax.tree.map(
