@@ -83,7 +83,7 @@ class Plan(NamedTuple):
       `options` and `start`.
     network: to distil in.
     target: the images, at the resolution of the network.
-    further: what belongs to the recipe beside the configs.
+    further: what the file records beside the configs.
   """
 
   title: str

@@ -32,7 +32,7 @@ from fsdd_jax.core import distill_step, krr_errors, losses
 from fsdd_jax.data import passes, subsets
 from fsdd_jax.data import target as target_module
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.evaluation import evaluate, protocols, recipes
+from fsdd_jax.evaluation import evaluate, protocols, trainings
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.cache import batches as cache_batches
@@ -625,24 +625,24 @@ def test_each_repeat_of_a_score_has_a_network_of_its_own(monkeypatch):
 
 @pytest.mark.parametrize('name', ['frepo', 'dc'])
 def test_training_augments_each_step_and_image_anew(name):
-  recipe = getattr(recipes, f'{name}_recipe')()
+  training = getattr(trainings, f'{name}_training')()
   images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
   changed = [
-    np.asarray(recipe.augment(jax.random.key(i), images)) for i in range(8)
+    np.asarray(training.augment(jax.random.key(i), images)) for i in range(8)
   ]
   assert sum(not np.allclose(x, images) for x in changed) >= 6
   assert len({x.tobytes() for x in changed}) > 5
   # One parameter an image: the same image four times becomes several.
   same = jnp.broadcast_to(images[:1], images.shape)
   spread = [
-    np.unique(np.asarray(recipe.augment(jax.random.key(i), same)), axis=0)
+    np.unique(np.asarray(training.augment(jax.random.key(i), same)), axis=0)
     for i in range(8)
   ]
   assert sum(len(x) > 2 for x in spread) >= 4
-  without = getattr(recipes, f'{name}_recipe')(('flip',))
-  assert without is not recipe
+  without = getattr(trainings, f'{name}_training')(('flip',))
+  assert without is not training
   rate = {'frepo': 3e-4, 'dc': 0.01}[name]
-  assert recipe.learning_rate == rate
+  assert training.learning_rate == rate
 
 
 def test_training_gives_each_step_a_key_and_the_batch_its_rows():
@@ -658,13 +658,13 @@ def test_training_gives_each_step_a_key_and_the_batch_its_rows():
     )
     return images
 
-  recipe = dataclasses.replace(
-    recipes.frepo_recipe(),
+  training = dataclasses.replace(
+    trainings.frepo_training(),
     num_steps=lambda n, size: 4,
     max_batch=4,
     augment=augment,
   )
-  protocols.train(jax.random.key(1), network, real, recipe=recipe)
+  protocols.train(jax.random.key(1), network, real, training=training)
   jax.effects_barrier()
   assert [n for _, _, n in seen] == [4] * 4
   assert _all_differ([key for key, _, _ in seen])

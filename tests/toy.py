@@ -5,7 +5,6 @@ Everything is the same at every call.
 
 import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +21,6 @@ from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator
-from fsdd_jax.runtime.loop import Loop, LoopOptions, ProgressFn
 from fsdd_jax.storage import distilled_set
 from fsdd_jax.storage.cache import shards
 from fsdd_jax.storage.translators import ThetaTranslator
@@ -97,32 +95,6 @@ def theta(seed: int) -> Any:
     (3, 3, 3, 4)
   """
   return FixedNetwork(problem()[0], seed, (8, 8, 3)).sample((8, 8, 3))
-
-
-def descend(
-  step_fn: Callable[..., tuple[Any, Any]],
-  state: Any,
-  inputs_at: Callable[[int], tuple] = lambda step: (),
-  *,
-  num_steps: int,
-  progress_fn: ProgressFn | None = None,
-) -> Any:
-  """The state after all steps of a function, which `progress_fn` follows.
-
-  Example:
-    >>> from fsdd_jax.core import distill_step
-    >>> tx = distill_step.make_optimizer('sgd', 0.1)
-    >>> real = target().random_real(jax.random.key(0), ipc=1)
-    >>> step_fn = distill_step.make_step(lambda x: x.images.sum(), tx)
-    >>> start = distill_step.init_state(real, tx)
-    >>> int(descend(step_fn, start, num_steps=2).step)
-    2
-  """
-  options = LoopOptions(log_every=1, progress_fn=progress_fn, progress=False)
-  with Loop('toy', state, num_steps=num_steps, options=options) as loop:
-    for step in loop:
-      loop.state, loop.metrics = step_fn(loop.state, *inputs_at(step))
-  return loop.state
 
 
 def build_cache(folder: str | os.PathLike[str]) -> shards.CacheSource:

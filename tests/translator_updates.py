@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax.core import translator_step
+from fsdd_jax.core import params_step, translator_step
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.types import LabeledSet
 
@@ -70,7 +70,7 @@ def make_state(tx):
   params = fill(np.random.default_rng(1), TRANSLATOR)['params']
   params = jax.tree.map(jnp.asarray, params)
   step = jnp.zeros((), jnp.int32)
-  return translator_step.TranslatorState(step, params, tx.init(params))
+  return params_step.ParamsState(step, params, tx.init(params))
 
 
 def assert_trees_close(actual, desired, rtol=1e-4):

@@ -11,7 +11,7 @@ import optax
 
 from fsdd_jax.algorithms import adaptation_samples
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
-from fsdd_jax.core import losses, translator_step
+from fsdd_jax.core import losses, params_step, translator_step
 from fsdd_jax.data.normalization import standardization
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.fixed import FixedNetwork, maps_for
@@ -79,7 +79,7 @@ def adaptation_step(
 
   numbers = itertools.count()
 
-  def step() -> translator_step.Metrics:
+  def step() -> params_step.Metrics:
     nonlocal state
     state, values = step_fn(state, *batch_at(next(numbers)))
     return values

@@ -24,7 +24,7 @@ from fsdd_jax.algorithms.method_configs import (
   PretrainingConfig,
 )
 from fsdd_jax.data import sources
-from fsdd_jax.evaluation import recipes
+from fsdd_jax.evaluation import trainings
 from fsdd_jax.types import LabeledSet
 from measures import costs, programs
 from measures.costs import NOTHING, Estimate, real_pass
@@ -288,11 +288,11 @@ def of_scores(task: Task, ipc: int, *, protocol: str, repeats: int) -> Estimate:
   num_images = ipc * problem.num_classes
   fit = NOTHING
   if protocol in _TRAINED:
-    recipe = _TRAINED[protocol]()
-    size = min(num_images, recipe.max_batch)
+    training = _TRAINED[protocol]()
+    size = min(num_images, training.max_batch)
     fit = costs.of(programs.training_step, problem, size)
-    fit = fit.times(recipe.num_steps(num_images, size))
+    fit = fit.times(training.num_steps(num_images, size))
   return fit.then(real_pass(problem)).times(repeats)
 
 
-_TRAINED = {'frepo': recipes.frepo_recipe, 'dc': recipes.dc_recipe}
+_TRAINED = {'frepo': trainings.frepo_training, 'dc': trainings.dc_training}

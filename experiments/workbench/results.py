@@ -48,7 +48,7 @@ def describe_result(
     config: its distillation.
     scores: measured accuracies.
     method: the row of a table that it is; by default that of Alg. 4.
-    further: what else belongs to its recipe, by name; JSON values.
+    further: what else the file records, by name; JSON values.
     theta_seed: of the fixed network that it was distilled in, if in one.
 
   Returns:

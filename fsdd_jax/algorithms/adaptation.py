@@ -19,8 +19,8 @@ from fsdd_jax.algorithms import adaptation_samples as samples
 from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.in_theta import SetName, distill_sets
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
-from fsdd_jax.core import distill_step, translator_step
-from fsdd_jax.core.translator_step import Params, TranslatorState
+from fsdd_jax.core import distill_step, params_step, translator_step
+from fsdd_jax.core.params_step import Params, ParamsState
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
 from fsdd_jax.runtime import hashes, metrics
@@ -231,7 +231,7 @@ def _learn(
     maps_of=start.maps_of,
   )
   own = jax.tree.map(jnp.array, params)  # The first step donates them.
-  state = TranslatorState(jnp.zeros((), jnp.int32), own, tx.init(own))
+  state = params_step.init_state(own, tx)
   loop = Loop(
     'adapt',
     devices.replicate(state),
@@ -246,9 +246,7 @@ def _learn(
     return local(jax.block_until_ready(loop.state.params))
 
 
-def _diagnose(
-  sets_at: samples.EntriesFn, step: int, state: TranslatorState
-) -> str:
+def _diagnose(sets_at: samples.EntriesFn, step: int, state: ParamsState) -> str:
   del state
   sizes = [
     f'{int(labeled.mask.sum())} images up to {abs(labeled.images).max():g}'

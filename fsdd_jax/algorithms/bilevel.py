@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,8 @@ import optax
 from fsdd_jax.algorithms import drawn_subsets
 from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import BilevelConfig
-from fsdd_jax.core import distill_step, krr, krr_errors, losses
+from fsdd_jax.core import distill_step, krr, krr_errors, losses, params_step
+from fsdd_jax.core.params_step import ParamsState
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.data.target import TargetSet
@@ -37,21 +37,6 @@ from fsdd_jax.runtime.loop import (
 from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.storage.learned_network import LearnedNetwork, learned_network
 from fsdd_jax.types import LabeledSet
-
-
-@flax.struct.dataclass
-class BilevelState:
-  """What one update maps to the next.
-
-  Attributes:
-    step: `[]` int32, updates done.
-    params: the network's parameters.
-    opt_state: the optimiser's state over them.
-  """
-
-  step: jax.Array  # []
-  params: Any
-  opt_state: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +203,7 @@ def learn_network(
     optax.cosine_decay_schedule(config.update_rate, config.num_updates)
   )
   params = jax.tree.map(jnp.array, variables['params'])  # Donated below.
-  state = BilevelState(jnp.zeros((), jnp.int32), params, tx.init(params))
+  state = params_step.init_state(params, tx)
   losses: list[jax.Array] = []
   loop = Loop('bi-level', state, num_steps=config.num_updates, options=options)
   with loop:
@@ -281,13 +266,10 @@ def _gradient_fn(
 
 @functools.partial(jax.jit, static_argnames='tx', donate_argnums=0)
 def _update(
-  state: BilevelState,
+  state: ParamsState,
   results: list[tuple[jax.Array, Any]],
   *,
   tx: optax.GradientTransformation,
-) -> tuple[BilevelState, dict[str, jax.Array]]:
+) -> tuple[ParamsState, dict[str, jax.Array]]:
   loss, gradient = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), 0), *results)
-  updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  values = {'loss': loss, 'gradient_norm': optax.tree.norm(gradient)}
-  return BilevelState(state.step + 1, params, opt_state), values
+  return params_step.update(tx, state, loss, gradient)

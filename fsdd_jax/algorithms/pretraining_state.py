@@ -14,7 +14,7 @@ import optax
 
 from fsdd_jax.algorithms.method_configs import PretrainingConfig
 from fsdd_jax.core import translator_step
-from fsdd_jax.core.translator_step import TranslatorState
+from fsdd_jax.core.params_step import ParamsState
 from fsdd_jax.networks import extractors
 from fsdd_jax.networks.translator import MapsFn
 from fsdd_jax.storage.cache.manifest import Manifest
@@ -30,7 +30,7 @@ class PretrainingState:
     heldout_losses: `[evaluations]`, infinite where not yet computed.
   """
 
-  translator: TranslatorState
+  translator: ParamsState
   best_params: Mapping[str, Any]
   heldout_losses: jax.Array  # [evaluations]
 

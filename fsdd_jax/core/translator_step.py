@@ -8,41 +8,25 @@ of one network's backward pass.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from fsdd_jax.core import params_step
+from fsdd_jax.core.params_step import Metrics, Params, ParamsState
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.translator import MapsFn, init, translate
 from fsdd_jax.types import LabeledSet, LossFn
 
-Metrics = dict[str, jax.Array]
-Params = Mapping[str, Any]
 Batch = tuple[Any, LabeledSet, Any]
 GradientFn = Callable[[Params, Batch], tuple[jax.Array, Params]]
 StepFn = Callable[
-  ['TranslatorState', Any, LabeledSet, Any], tuple['TranslatorState', Metrics]
+  [ParamsState, Any, LabeledSet, Any], tuple[ParamsState, Metrics]
 ]
-
-
-@flax.struct.dataclass
-class TranslatorState:
-  """What one translator update maps to the next.
-
-  Attributes:
-    step: `[]` int32, updates done.
-    params: parameters of the translator, omega.
-    opt_state: the optimiser's state over them.
-  """
-
-  step: jax.Array  # []
-  params: Params
-  opt_state: optax.OptState
 
 
 def init_state(
@@ -51,7 +35,7 @@ def init_state(
   image_shape: Sequence[int],
   tx: optax.GradientTransformation,
   maps_of: MapsFn | None = None,
-) -> TranslatorState:
+) -> ParamsState:
   """Starts from a random translator (Alg. 2, line 1).
 
   Args:
@@ -65,11 +49,7 @@ def init_state(
     The state of step 0.
   """
   variables = init(key, translator, image_shape, maps_of)
-  return TranslatorState(
-    step=jnp.zeros((), jnp.int32),
-    params=variables['params'],
-    opt_state=tx.init(variables['params']),
-  )
+  return params_step.init_state(variables['params'], tx)
 
 
 def mean_loss_and_gradient(
@@ -153,16 +133,9 @@ def make_step(
   )
 
   def step(
-    state: TranslatorState, variables_stack: Any, sets: LabeledSet, targets: Any
-  ) -> tuple[TranslatorState, Metrics]:
+    state: ParamsState, variables_stack: Any, sets: LabeledSet, targets: Any
+  ) -> tuple[ParamsState, Metrics]:
     loss, gradient = compute(state.params, (variables_stack, sets, targets))
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-    metrics = {'loss': loss, 'gradient_norm': optax.tree.norm(gradient)}
-    state = TranslatorState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-    )
-    return state, metrics
+    return params_step.update(tx, state, loss, gradient)
 
   return jax.jit(step, donate_argnums=0)

@@ -16,7 +16,8 @@ import numpy as np
 import optax
 
 from fsdd_jax.core import krr, losses
-from fsdd_jax.evaluation import recipes
+from fsdd_jax.evaluation import trainings
+from fsdd_jax.evaluation.trainings import Training
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.runtime import progress
 from fsdd_jax.types import LabeledSet
@@ -92,24 +93,24 @@ def _logits(network: nn.Module) -> ScoreFn:
 
 @functools.cache
 def _training_step(
-  recipe: recipes.Recipe,
+  training: Training,
   network: nn.Module,
   learning_rate: float,
   num_steps: int,
   batch_size: int,
 ) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-  tx = recipe.optimizer(learning_rate, num_steps)
+  tx = training.optimizer(learning_rate, num_steps)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(
     variables: Any, opt_state: Any, key: jax.Array, synthetic: LabeledSet
   ) -> tuple[Any, Any, jax.Array]:
     row_key, augment_key = jax.random.split(key)
-    images, targets = synthetic.images, recipe.targets(synthetic.labels)
+    images, targets = synthetic.images, training.targets(synthetic.labels)
     if batch_size < len(images):
       rows = jax.random.permutation(row_key, len(images))[:batch_size]
       images, targets = images[rows], targets[rows]
-    images = recipe.augment(augment_key, images)
+    images = training.augment(augment_key, images)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
       found, changed = network.apply(
@@ -119,7 +120,7 @@ def _training_step(
         mutable=['batch_stats'],
       )
       logits, _ = extractors.outputs(found, images)
-      return recipe.loss(logits, targets), changed
+      return training.loss(logits, targets), changed
 
     params = variables['params']
     (loss, changed), gradient = jax.value_and_grad(loss_of, has_aux=True)(
@@ -137,7 +138,7 @@ def train(
   network: nn.Module,
   synthetic: LabeledSet,
   *,
-  recipe: recipes.Recipe,
+  training: Training,
   learning_rate: float | None = None,
 ) -> tuple[ScoreFn, Any]:
   """Trains a fresh network on a distilled set, to the last step.
@@ -146,8 +147,8 @@ def train(
     key: consumed: initial weights, batches and augmentation.
     network: the architecture.
     synthetic: the distilled set, without padding.
-    recipe: optimiser, length, loss and augmentation.
-    learning_rate: by default that of the recipe.
+    training: optimiser, length, loss and augmentation.
+    learning_rate: by default that of the training.
 
   Returns:
     The function that scores images, and the trained variables.
@@ -157,10 +158,10 @@ def train(
   """
   init_key, step_key = jax.random.split(key)
   num_images = len(synthetic.images)
-  batch_size = min(num_images, recipe.max_batch)
-  num_steps = recipe.num_steps(num_images, batch_size)
-  rate = recipe.learning_rate if learning_rate is None else learning_rate
-  tx, step = _training_step(recipe, network, rate, num_steps, batch_size)
+  batch_size = min(num_images, training.max_batch)
+  num_steps = training.num_steps(num_images, batch_size)
+  rate = training.learning_rate if learning_rate is None else learning_rate
+  tx, step = _training_step(training, network, rate, num_steps, batch_size)
   variables = random_networks.sample(
     init_key, network, synthetic.images.shape[1:]
   )
@@ -199,17 +200,17 @@ class Settings(NamedTuple):
 
 
 def _training(
-  settings: Settings, recipe_fn: Callable[[tuple[str, ...]], recipes.Recipe]
+  settings: Settings, training_fn: Callable[[tuple[str, ...]], Training]
 ) -> Fit:
   return functools.partial(
     train,
-    recipe=recipe_fn(settings.without),
+    training=training_fn(settings.without),
     learning_rate=settings.learning_rate,
   )
 
 
 FITS: dict[str, Callable[[Settings], Fit]] = {
   'krr': lambda settings: fit_krr,
-  'frepo': lambda settings: _training(settings, recipes.frepo_recipe),
-  'dc': lambda settings: _training(settings, recipes.dc_recipe),
+  'frepo': lambda settings: _training(settings, trainings.frepo_training),
+  'dc': lambda settings: _training(settings, trainings.dc_training),
 }

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import binaries
-import toy
 from experiments import cache as cache_binary
 from fsdd_jax.algorithms import caching, subset_step
 from fsdd_jax.algorithms.caching import SubsetDistiller
@@ -129,12 +128,11 @@ def _distilled_alone(data, entry, config):
     ),
   )
   losses = []
-  state = toy.descend(
-    distill_step.make_step(loss_fn, tx),
-    distill_step.init_state(start, tx),
-    num_steps=config.num_steps,
-    progress_fn=lambda done, values: losses.append(values['loss']),
-  )
+  step = distill_step.make_step(loss_fn, tx)
+  state = distill_step.init_state(start, tx)
+  for _ in range(config.num_steps):
+    state, values = step(state)
+    losses.append(float(values['loss']))
   return state.synthetic, losses
 
 

@@ -15,7 +15,7 @@ from fsdd_jax.algorithms import caching, pretraining, pretraining_state
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.algorithms.pretraining_objectives import make_score, translation
-from fsdd_jax.core import losses
+from fsdd_jax.core import losses, params_step
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
@@ -181,7 +181,7 @@ def test_heldout_score_is_the_loss_on_the_real_images(data, network, source):
 
 def _state(loss_so_far):
   params = {'w': jnp.ones(2)}
-  translator = pretraining_state.TranslatorState(
+  translator = params_step.ParamsState(
     jnp.int32(1), {'w': jnp.full(2, 5.0)}, ()
   )
   return pretraining_state.PretrainingState(

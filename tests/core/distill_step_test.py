@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import toy
 from fsdd_jax.core import distill_step
 from fsdd_jax.types import labeled_set
 
@@ -44,12 +43,10 @@ def test_sgd_is_the_literal_update():
 def test_every_optimizer_descends_and_label_rate_zero_fixes_labels(name):
   tx = distill_step.make_optimizer(name, 0.05, label_learning_rate=0.0)
   start = _set()
-  state = toy.descend(
-    distill_step.make_step(_quadratic, tx),
-    distill_step.init_state(start, tx),
-    lambda step: (1.0,),
-    num_steps=5,
-  )
+  step = distill_step.make_step(_quadratic, tx)
+  state = distill_step.init_state(start, tx)
+  for _ in range(5):
+    state, _ = step(state, 1.0)
   np.testing.assert_array_equal(state.synthetic.labels, start.labels)
   assert _quadratic(state.synthetic, 1.0) < _quadratic(start, 1.0)
 
@@ -77,17 +74,15 @@ def test_resumed_equals_straight():
   tx = distill_step.make_optimizer('adam', 0.1)
   step = distill_step.make_step(_quadratic, tx)
 
-  def inputs(index):
-    key = jax.random.fold_in(jax.random.key(0), index)
-    return (jax.random.uniform(key),)
+  def until(num_steps, state):
+    for index in range(int(state.step), num_steps):
+      key = jax.random.fold_in(jax.random.key(0), index)
+      state, _ = step(state, jax.random.uniform(key))
+    return state
 
-  straight = toy.descend(
-    step, distill_step.init_state(_set(), tx), inputs, num_steps=6
-  )
-  half = toy.descend(
-    step, distill_step.init_state(_set(), tx), inputs, num_steps=3
-  )
-  resumed = toy.descend(step, half, inputs, num_steps=6)
+  straight = until(6, distill_step.init_state(_set(), tx))
+  half = until(3, distill_step.init_state(_set(), tx))
+  resumed = until(6, half)
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.evaluation import evaluate, protocols, recipes
+from fsdd_jax.evaluation import evaluate, protocols, trainings
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.types import labeled_set
 
@@ -21,12 +21,12 @@ def real(tiny_dataset, tiny_normalization):
 
 
 def _short(monkeypatch, steps):
-  """Shortens both training recipes."""
-  for name in ('frepo_recipe', 'dc_recipe'):
-    recipe = dataclasses.replace(
-      getattr(recipes, name)(), num_steps=lambda n, b: steps
+  """Shortens both trainings."""
+  for name in ('frepo_training', 'dc_training'):
+    training = dataclasses.replace(
+      getattr(trainings, name)(), num_steps=lambda n, b: steps
     )
-    monkeypatch.setattr(recipes, name, lambda without, r=recipe: r)
+    monkeypatch.setattr(trainings, name, lambda without, r=training: r)
 
 
 @pytest.mark.parametrize('protocol', sorted(protocols.FITS))
@@ -102,11 +102,11 @@ def test_score_statistics():
   [(10, 1000), (100, 2000), (101, 5000), (500, 5000), (1000, 10000)],
 )
 def test_frepo_length_follows_its_table(num_images, steps):
-  assert recipes.frepo_steps(num_images, 10) == steps
+  assert trainings.frepo_steps(num_images, 10) == steps
 
 
 def test_frepo_rate_warms_up_and_decays():
-  tx = recipes.frepo_recipe().optimizer(3e-4, 2000)
+  tx = trainings.frepo_training().optimizer(3e-4, 2000)
   params = jnp.ones(3)
   state = tx.init(params)
   sizes = []
@@ -119,10 +119,10 @@ def test_frepo_rate_warms_up_and_decays():
 
 
 def test_dc_is_sgd_with_decay_and_a_drop_after_half():
-  recipe = recipes.dc_recipe()
-  assert recipe.num_steps(100, 100) == 1000
-  assert recipe.num_steps(500, 256) == 2000
-  tx = recipe.optimizer(recipe.learning_rate, 10)
+  training = trainings.dc_training()
+  assert training.num_steps(100, 100) == 1000
+  assert training.num_steps(500, 256) == 2000
+  tx = training.optimizer(training.learning_rate, 10)
   params = jnp.asarray([2.0])
   state, velocity, rate = tx.init(params), 0.0, 0.01
   for index in range(10):
@@ -131,7 +131,7 @@ def test_dc_is_sgd_with_decay_and_a_drop_after_half():
     rate = 0.01 if index < 6 else 0.001
     np.testing.assert_allclose(updates, [-rate * velocity], rtol=1e-5)
   np.testing.assert_array_equal(
-    recipe.targets(jnp.asarray([[0.1, 0.9], [0.8, 0.2]])), [[0, 1], [1, 0]]
+    training.targets(jnp.asarray([[0.1, 0.9], [0.8, 0.2]])), [[0, 1], [1, 0]]
   )
 
 
@@ -141,7 +141,7 @@ def test_batch_statistics_are_trained(real, tiny_normalization, monkeypatch):
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='batch'
   )
   _, variables = protocols.train(
-    jax.random.key(0), network, real, recipe=recipes.dc_recipe(())
+    jax.random.key(0), network, real, training=trainings.dc_training(())
   )
   means = jax.tree.leaves(variables['batch_stats'])
   assert any(np.abs(m).sum() > 0 for m in means)
@@ -173,7 +173,7 @@ def test_nan_set_stops_training(real, tiny_network, monkeypatch):
       jax.random.key(0),
       tiny_network,
       broken,
-      recipe=recipes.frepo_recipe(()),
+      training=trainings.frepo_training(()),
     )
 
 

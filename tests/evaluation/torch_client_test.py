@@ -17,7 +17,7 @@ from fsdd_jax.algorithms.configs import (
 )
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.evaluation import evaluate, recipes
+from fsdd_jax.evaluation import evaluate, trainings
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import distilled_set
@@ -98,12 +98,12 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
     _torch_accuracy(tmp_path / 'export', test, seed)
     for seed in range(_NETWORKS)
   ]
-  recipe = dataclasses.replace(
-    recipes.dc_recipe(),
+  training = dataclasses.replace(
+    trainings.dc_training(),
     num_steps=lambda num_images, batch_size: _STEPS,
     augment=lambda key, images: images,
   )
-  monkeypatch.setattr(recipes, 'dc_recipe', lambda without: recipe)
+  monkeypatch.setattr(trainings, 'dc_training', lambda without: training)
   ours = evaluate.evaluate(
     jax.random.key(0),
     synthetic,

@@ -13,7 +13,7 @@ from fsdd_jax.core import augment
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Training:
   """How a network is trained on a distilled set.
 
   Attributes:
@@ -90,10 +90,10 @@ def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def frepo_recipe(without: tuple[str, ...] = ()) -> Recipe:
+def frepo_training(without: tuple[str, ...] = ()) -> Training:
   """FRePo's `eval.py`: soft labels, squared error, Adam, mild augmentation."""
   operations = augment.select('frepo', without=without)
-  return Recipe(
+  return Training(
     num_steps=frepo_steps,
     max_batch=500,
     optimizer=_frepo_optimizer,
@@ -107,10 +107,10 @@ def frepo_recipe(without: tuple[str, ...] = ()) -> Recipe:
 
 
 @functools.cache
-def dc_recipe(without: tuple[str, ...] = ()) -> Recipe:
+def dc_training(without: tuple[str, ...] = ()) -> Training:
   """DC and DSA: hard labels, cross-entropy, SGD, DSA, 1000 epochs."""
   operations = augment.select('dsa', without=without)
-  return Recipe(
+  return Training(
     num_steps=_dc_steps,
     max_batch=256,
     optimizer=_dc_optimizer,
