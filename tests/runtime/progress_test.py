@@ -46,6 +46,8 @@ def test_a_bar_within_a_stage_shows_nothing_under_a_second(monkeypatch):
 
 
 def test_a_log_file_gets_one_line_a_minute(monkeypatch):
+  # Another test may have imported it, for the notebook.
+  monkeypatch.delitem(sys.modules, 'ipykernel', raising=False)
   log = _redirected(monkeypatch, io.StringIO())
   now = [0.0]
   monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
