@@ -29,7 +29,7 @@ def option(
     above: values must be larger than this.
     below: values must be smaller than this.
     most: the largest value allowed.
-    choices: the values allowed.
+    choices: the values allowed; of a tuple, those of its parts.
 
   Returns:
     A field of a `Config`, which checks the limits.
@@ -64,11 +64,12 @@ class Config:
       value, limits = getattr(self, field.name), field.metadata
       value = _typed(field.name, value, field.type)
       object.__setattr__(self, field.name, value)
-      if limits['choices'] is not None and value not in limits['choices']:
-        raise ValueError(
-          f'Unknown {field.name} {value!r}; choose one of '
-          f'{", ".join(limits["choices"])}.'
-        )
+      for part in value if isinstance(value, tuple) else (value,):
+        if limits['choices'] is not None and part not in limits['choices']:
+          raise ValueError(
+            f'Unknown {field.name} {part!r}; choose one of '
+            f'{", ".join(limits["choices"])}.'
+          )
       for name, good in (
         ('least', lambda limit, value=value: value >= limit),
         ('above', lambda limit, value=value: value > limit),

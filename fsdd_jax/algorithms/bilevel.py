@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fsdd_jax.algorithms import drawn_subsets
+from fsdd_jax.algorithms import distillation, drawn_subsets
 from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import BilevelConfig
-from fsdd_jax.core import distill_step, krr, krr_errors, losses, params_step
+from fsdd_jax.core import krr, krr_errors, losses, params_step
 from fsdd_jax.core.params_step import ParamsState
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
@@ -72,14 +72,7 @@ def unroll(
   Returns:
     X_S and Y_S after T steps (Alg. 1, lines 14-19, without augmentation).
   """
-  tx = distill_step.make_optimizer(
-    config.optimizer,
-    config.learning_rate,
-    label_learning_rate=config.label_learning_rate,
-    schedule=lambda rate: distill_step.SCHEDULES[config.schedule](
-      rate, config.num_steps
-    ),
-  )
+  tx = distillation.optimizer(config, config.num_steps)
   trainable = {'images': start.images, 'labels': start.labels}
 
   def steps_in(variables: Any, carry: Any, count: int) -> Any:

@@ -248,7 +248,7 @@ class SubsetDistiller:
 
     Each number of subsets and each padding compiles anew.
     """
-    config = self._config
+    config, moves = self._config, self._config.jitter
     tx = subset_step.optimizer(config)
     targets_at = self._targets(draws)
     images = self._images[np.asarray(draws.initial.rows)]
@@ -265,12 +265,12 @@ class SubsetDistiller:
         self._variables,
         targets_at(index),
         rows,
-        subset_step.image_keys(draws.keys, index, count),
+        subset_step.image_keys(draws.keys, index, count) if moves else None,
         features_of=self._features_of,
         tx=tx,
         loss=config.loss,
         ridge=config.ridge,
-        moves=config.jitter,
+        moves=moves,
       )
       pending.append(losses)
       done = index + 1

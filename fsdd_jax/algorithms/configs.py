@@ -24,18 +24,13 @@ def loss_option() -> Any:
 
 
 def jitter_option() -> Any:
-  """How distilled images move at each step; `check_jitter` holds the names."""
+  """How distilled images move at each step."""
   return option(
     (),
     'How distilled images move at random at each step: flip, shift (by up to '
     '1/32 of a side), or both; empty: not at all (the paper).',
+    choices=jitter.MOVES,
   )
-
-
-def check_jitter(names: tuple[str, ...]) -> None:
-  """Raises a ValueError for a name that is not in `jitter.MOVES`."""
-  if set(names) - set(jitter.MOVES):
-    raise out_of_range('jitter', names, f'names of {", ".join(jitter.MOVES)}')
 
 
 def short_classes_option() -> Any:
@@ -216,7 +211,6 @@ class DistillationConfig(UpdateConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    check_jitter(self.jitter)
     if self.num_networks > self.num_steps:
       raise out_of_range(
         'num_networks',

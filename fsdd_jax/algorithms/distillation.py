@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.algorithms.configs import DistillationConfig, UpdateConfig
 from fsdd_jax.core import distill_step, jitter, krr, losses
 from fsdd_jax.runtime.loop import Loop, LoopOptions
 from fsdd_jax.types import LabeledSet, LossFn
@@ -19,7 +19,7 @@ _JITTER = 2**32 - 1  # Sets its key apart from those of networks and steps.
 
 
 def optimizer(
-  config: DistillationConfig,
+  config: UpdateConfig,
   num_steps: int,
   **further: optax.GradientTransformation,
 ) -> optax.GradientTransformation:

@@ -7,7 +7,6 @@ from fsdd_jax.algorithms.configs import (
   DistillationConfig,
   SubsetConfig,
   UpdateConfig,
-  check_jitter,
   jitter_option,
   loss_option,
   short_classes_option,
@@ -62,7 +61,6 @@ class CachingConfig(SubsetConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    check_jitter(self.jitter)
     if self.augmentation != 'none' and not (
       self.augmented_copies or self.max_images
     ):
@@ -264,7 +262,6 @@ class AdaptationConfig(UpdateConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    check_jitter(self.jitter)
     ipcs = self.adapt_ipcs
     if not ipcs or min(ipcs) < 1 or len(set(ipcs)) < len(ipcs):
       raise out_of_range('adapt_ipcs', ipcs, 'different numbers from 1 up')

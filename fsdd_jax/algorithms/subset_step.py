@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fsdd_jax.algorithms import distillation
 from fsdd_jax.algorithms.drawn_subsets import Draws
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.core import distill_step, jitter, krr, krr_errors
+from fsdd_jax.core import jitter, krr, krr_errors
 from fsdd_jax.core.losses import FeatureFn
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.types import LabeledSet, Subset
@@ -32,14 +33,7 @@ _NUM_PACKED_SIZES = 8
 @functools.cache  # The same object, as another would compile anew.
 def optimizer(config: CachingConfig) -> optax.GradientTransformation:
   """The optimiser of the images and labels of one set."""
-  return distill_step.make_optimizer(
-    config.optimizer,
-    config.learning_rate,
-    label_learning_rate=config.label_learning_rate,
-    schedule=lambda rate: distill_step.SCHEDULES[config.schedule](
-      rate, config.num_steps
-    ),
-  )
+  return distillation.optimizer(config, config.num_steps)
 
 
 @functools.partial(jax.jit, static_argnames='tx')
@@ -84,7 +78,7 @@ def step(
   variables: Any,
   targets: list[krr_errors.Target],
   rows: jax.Array,
-  keys: jax.Array,
+  keys: jax.Array | None,
   *,
   features_of: FeatureFn,
   tx: optax.GradientTransformation,
@@ -99,7 +93,7 @@ def step(
     variables: theta.
     targets: what each of the sets is scored against (line 16).
     rows: of `packed_rows`.
-    keys: of `image_keys`, for `moves`.
+    keys: of `image_keys`, for `moves`; None if images stay.
     features_of: the feature map f.
     tx: see `init_state`.
     loss: a name in `krr_errors.ERRORS`.
@@ -125,8 +119,9 @@ def step(
     images = trainable['images']
     flat = images.reshape(-1, *images.shape[2:])
     packed = flat.at[rows].get(mode='fill')
-    own = keys.at[rows].get(mode='clip')
-    packed = features_of(variables, jitter.move(own, packed, moves))
+    if keys is not None:
+      packed = jitter.move(keys.at[rows].get(mode='clip'), packed, moves)
+    packed = features_of(variables, packed)
     features = jnp.zeros((len(flat), packed.shape[-1]), packed.dtype)
     features = features.at[rows].set(packed, mode='drop').reshape(*sizes, -1)
     # One regression after another, unrolled: with `jax.vmap`, batched LAPACK

@@ -61,9 +61,14 @@ def _draw_color(*samplers: Sampler) -> Draw:
   return draw
 
 
-def _draw_shift(key: jax.Array, n: int, size: Size) -> jax.Array:
-  limit = jnp.array(_pixels(0.125, size), jnp.int32)
-  return jax.random.randint(key, (n, 2), -limit, limit + 1, jnp.int32)
+def shift_by(ratio: float) -> Draw:
+  """Draws whole pixels `[n, 2]`, up to a share of each side either way."""
+
+  def draw(key: jax.Array, n: int, size: Size) -> jax.Array:
+    limit = jnp.array(_pixels(ratio, size), jnp.int32)
+    return jax.random.randint(key, (n, 2), -limit, limit + 1, jnp.int32)
+
+  return draw
 
 
 def _draw_translation(key: jax.Array, n: int, size: Size) -> jax.Array:
@@ -113,7 +118,7 @@ STRATEGIES: dict[str, dict[str, Operation]] = {
       image_ops.color,
       _draw_color(_uniform(-0.5, 0.5), _uniform(0, 2), _uniform(0.5, 1.5)),
     ),
-    'crop': Operation(image_ops.crop, _draw_shift),
+    'crop': Operation(image_ops.crop, shift_by(0.125)),
     'cutout': Operation(image_ops.cutout, _draw_box),
     'flip': Operation(image_ops.flip, _draw_flipped),
     'scale': Operation(

@@ -9,7 +9,6 @@ augments real images alone (Alg. 1, line 16).
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +16,12 @@ import jax.numpy as jnp
 from fsdd_jax.core import augment, image_ops
 from fsdd_jax.types import LabeledSet
 
-
-def _draw_shift(key: jax.Array, n: int, size: augment.Size) -> jax.Array:
-  limit = jnp.array([int(side / 32 + 0.5) for side in size], jnp.int32)
-  return jax.random.randint(key, (n, 2), -limit, limit + 1, jnp.int32)
-
-
 # In the order of use.
 MOVES: dict[str, augment.Operation] = {
   'flip': augment.STRATEGIES['dsa']['flip'],
   'shift': augment.Operation(
-    functools.partial(image_ops.crop, fill=image_ops.edge_fill), _draw_shift
+    functools.partial(image_ops.crop, fill=image_ops.edge_fill),
+    augment.shift_by(1 / 32),
   ),
 }
 
@@ -46,15 +40,11 @@ def move(keys: jax.Array, images: jax.Array, names: Sequence[str]) -> jax.Array:
     `[n, h, w, c]` images.
   """
   size = (images.shape[1], images.shape[2])
-
-  def draw(key: jax.Array, number: int, operation: augment.Operation) -> Any:
-    own = operation.draw(jax.random.fold_in(key, number), 1, size)
-    return jax.tree.map(lambda x: x[0], own)
-
   for number, (name, operation) in enumerate(MOVES.items()):
     if name in names:
-      drawn = jax.vmap(lambda key, n=number, o=operation: draw(key, n, o))(keys)
-      images = operation.apply(images, drawn)
+      own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+      drawn = jax.vmap(lambda key, draw=operation.draw: draw(key, 1, size))(own)
+      images = operation.apply(images, jax.tree.map(lambda x: x[:, 0], drawn))
   return images
 
 
