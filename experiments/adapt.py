@@ -89,12 +89,19 @@ def main(_: list[str]) -> None:
     'options': options,
     'clock': clock,
   }
-  # All IPCs at once, so that they share the statistics.
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
-  before = in_theta.distill_in_theta(start.theta, ipcs=wanted, **common)
+  theta_networks = in_theta.theta_networks(start.theta, target, clock)
+  before = in_theta.distill_in_theta(
+    start.theta, ipcs=wanted, networks=theta_networks, **common
+  )
   pool = _pool(problem, target, config, clock)
   adapted = adaptation.adapt(
-    problem.network, start, in_theta=before, networks=pool, **common
+    problem.network,
+    start,
+    in_theta=before,
+    theta_networks=theta_networks,
+    networks=pool,
+    **common,
   ).translator
   made = {
     ipc: _sets(problem, adapted, before[ipc], ipc, pool, common) for ipc in ipcs

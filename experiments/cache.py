@@ -21,6 +21,7 @@ from fsdd_jax.algorithms import caching
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.data.normalization import Normalization, denormalize
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.reporting import pictures
 from fsdd_jax.runtime import files
 from fsdd_jax.storage.cache import summary as cache_summary
@@ -59,8 +60,7 @@ def main(_: list[str]) -> None:
   start = time.perf_counter()
   caching.build_cache(
     network,
-    train,
-    problems.fit_normalization(data, train),
+    TargetSet(train, problems.fit_normalization(data, train)),
     config=config,
     folder=files.resolve(_FOLDER.value),
     dataset_name=data.dataset,

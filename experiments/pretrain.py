@@ -16,6 +16,7 @@ from fsdd_jax.algorithms.configs import (
   TranslatorConfig,
 )
 from fsdd_jax.algorithms.method_configs import PretrainingConfig
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.storage import translators, weight_files
@@ -65,8 +66,7 @@ def main(_: list[str]) -> None:
       network,
       translator,
       source,
-      train,
-      problems.fit_normalization(data, train),
+      TargetSet(train, problems.fit_normalization(data, train)),
       config=config,
       options=options,
       start=(

@@ -56,8 +56,8 @@ Rows = dict[str, tuple[LabeledSet, float]]
 
 def _pretrain(workdir: pathlib.Path) -> fsdd.ThetaTranslator:
   """Algs. 1 and 2 on fractals."""
-  large = problems.load_dataset(_LARGE, 'train')
-  transform = problems.fit_normalization(_LARGE, large)
+  images = problems.load_dataset(_LARGE, 'train')
+  large = fsdd.TargetSet(images, problems.fit_normalization(_LARGE, images))
   network = problems.make_network(_NETWORK, _SHAPE, large.num_classes)
   steps = _STEPS.value
   caching = CachingConfig(
@@ -73,13 +73,12 @@ def _pretrain(workdir: pathlib.Path) -> fsdd.ThetaTranslator:
     num_steps=steps, batch_size=2, learning_rate=2e-3, eval_every=steps
   )
   folder = workdir / 'cache'
-  fsdd.build_cache(network, large, transform, config=caching, folder=folder)
+  fsdd.build_cache(network, large, config=caching, folder=folder)
   return fsdd.pretrain(
     network,
     _TRANSLATOR,
     fsdd.open_cache(folder),
     large,
-    transform,
     config=config,
   )
 

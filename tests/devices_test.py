@@ -109,7 +109,9 @@ def check_a_cache_has_the_bytes_of_one_device():
   files = []
   for surroundings in (contextlib.nullcontext, one_device):
     with tempfile.TemporaryDirectory() as folder, surroundings():
-      caching.build_cache(*toy.problem(), config=toy.CACHING, folder=folder)
+      caching.build_cache(
+        toy.problem()[0], toy.target(), config=toy.CACHING, folder=folder
+      )
       found = sorted(pathlib.Path(folder).iterdir())
       files.append({path.name: path.read_bytes() for path in found})
   assert len(files[0]) == 3
@@ -239,15 +241,14 @@ def check_a_method_that_shares_batches_resumes():
 
 
 def check_pretraining_follows_that_of_one_device():
-  network, dataset, transform = toy.problem()
+  network = toy.problem()[0]
   with tempfile.TemporaryDirectory() as folder:
     pretrain = functools.partial(
       pretraining.pretrain,
       network,
       toy.translator().translator,
       toy.build_cache(folder),
-      dataset,
-      transform,
+      toy.target(),
       config=PretrainingConfig(num_steps=3, batch_size=8, eval_every=2),
     )
     found = pretrain()

@@ -378,11 +378,11 @@ def test_the_start_of_peers_has_images_of_each_class():
 
 
 def test_each_step_of_caching_is_augmented_anew(monkeypatch):
-  network, dataset, transform = toy.problem()
+  network = toy.problem()[0]
   config = dataclasses.replace(
     toy.CACHING, num_steps=3, augmentation='dsa', augmented_copies=0
   )
-  distil = caching.SubsetDistiller(network, dataset, transform, config=config)
+  distil = caching.SubsetDistiller(network, toy.target(), config=config)
   seen = []
 
   prepare = drawn_subsets._prepare
@@ -419,7 +419,7 @@ class _Recorded:
 
 def _pretrain(monkeypatch, folder, scores, **changes):
   """Pre-trains with given held-out losses; returns what it consumed."""
-  network, dataset, transform = toy.problem()
+  network = toy.problem()[0]
   source = _Recorded(toy.build_cache(folder))
   seen = {'keys': [], 'params': [], 'heldout': None}
   original = pretraining_objectives.reconstruction
@@ -460,8 +460,7 @@ def _pretrain(monkeypatch, folder, scores, **changes):
     network,
     toy.translator().translator,
     source,
-    dataset,
-    transform,
+    toy.target(),
     config=config,
   )
   return result, source.read, seen

@@ -92,8 +92,7 @@ def pipeline(folder):
   network, dataset, transform = toy.problem()
   caching.build_cache(
     network,
-    dataset,
-    transform,
+    toy.target(),
     config=toy.CACHING,
     folder=folder / 'cache',
     process_index=jax.process_index(),
@@ -105,8 +104,7 @@ def pipeline(folder):
     network,
     toy.translator().translator,
     shards.open_cache(folder / 'cache'),
-    dataset,
-    transform,
+    toy.target(),
     config=PretrainingConfig(num_steps=3, batch_size=2, eval_every=2),
     options=LoopOptions(folder / 'pretrain'),
   )

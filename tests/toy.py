@@ -107,7 +107,11 @@ def build_cache(folder: str | os.PathLike[str]) -> shards.CacheSource:
     (4, (6, 8, 8, 3))
   """
   caching.build_cache(
-    *problem(), config=CACHING, folder=folder, dataset_name='toy'
+    problem()[0],
+    target(),
+    config=CACHING,
+    folder=folder,
+    dataset_name='toy',
   )
   return shards.open_cache(folder)
 

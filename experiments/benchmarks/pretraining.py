@@ -34,7 +34,7 @@ def measure() -> list[tables.Table]:
   """A row for the M of the flags, and one for all images of the classes."""
   data, config = config_flags.read(DataConfig), config_flags.read(CachingConfig)
   own = config_flags.read(Settings)
-  network, train, transform = settings.large_set()
+  network, large = settings.large_set()
   translator = problems.make_translator(config_flags.read(TranslatorConfig))
   rows = []
   for max_images in (config.max_images, 0):
@@ -52,8 +52,7 @@ def measure() -> list[tables.Table]:
       pairs = banks.pretraining_pairs(
         network,
         translator,
-        train,
-        transform,
+        large,
         caching_config=cached,
         config=pretraining,
         folder=pathlib.Path(folder),

@@ -30,8 +30,8 @@ from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.core import krr_errors, losses
 from fsdd_jax.data import passes, random_subsets, subsets
-from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks.fixed import FixedNetwork, maps_for
 from fsdd_jax.runtime.devices import ALONE
@@ -46,8 +46,7 @@ _IMAGES_A_CALL = 1000
 
 def caching_pairs(
   network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  large: TargetSet,
   *,
   config: CachingConfig,
   bank_root: pathlib.Path,
@@ -57,8 +56,7 @@ def caching_pairs(
 
   Args:
     network: f.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
+    large: the large set Z.
     config: of caching; without augmentation, so that X_T passes once a subset.
     bank_root: folder of the bank, which is made before the clock starts.
     repeats: timed pairs.
@@ -67,20 +65,18 @@ def caching_pairs(
     By the bank (measured) and by passing X_T (yardstick).
   """
   theta = random_networks.sample(
-    jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
+    jax.random.key(config.theta_seed), network, large.image_shape
   )
-  table = subsets.class_table(dataset.labels, dataset.num_classes)
 
   def passing(draws: Draws) -> drawn_subsets.TargetsAt:
     targets: list[krr_errors.Target] = [
-      _passed(network, theta, dataset, normalization, *part)
-      for part in _rows_and_labels(draws, table, config)
+      _passed(network, theta, large, *part)
+      for part in _rows_and_labels(draws, large.class_table, config)
     ]
     return lambda step: targets
 
-  common = network, dataset, normalization
-  by_bank = SubsetDistiller(*common, config=config, bank_root=bank_root)
-  by_pass = SubsetDistiller(*common, config=config, targets=passing)
+  by_bank = SubsetDistiller(network, large, config=config, bank_root=bank_root)
+  by_pass = SubsetDistiller(network, large, config=config, targets=passing)
   # The same subsets on both sides and in every round, so that sizes are
   # compiled before the clock starts.
   numbers = range(config.num_heldout, config.num_heldout + 4)
@@ -94,8 +90,7 @@ def caching_pairs(
 def pretraining_pairs(
   network: nn.Module,
   translator: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  large: TargetSet,
   *,
   caching_config: CachingConfig,
   config: PretrainingConfig,
@@ -107,8 +102,7 @@ def pretraining_pairs(
   Args:
     network: f.
     translator: the module G.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
+    large: the large set Z.
     caching_config: of the cache that is made first.
     config: of pre-training.
     folder: of the cache and the banks.
@@ -117,23 +111,25 @@ def pretraining_pairs(
   Returns:
     By banks (measured) and by passing X_T (yardstick).
   """
-  common = network, dataset, normalization
   caching.build_cache(
-    *common, config=caching_config, folder=folder / 'cache', bank_root=folder
+    network,
+    large,
+    config=caching_config,
+    folder=folder / 'cache',
+    bank_root=folder,
   )
   source = shards.open_cache(folder / 'cache')
-  problem = Problem(*common, jax.random.key(0), config)
+  problem = Problem(network, large, jax.random.key(0), config)
   banks = pretraining_objectives.translation_in_banks(problem, folder)
   literal = pretraining_objectives.translation(problem)
-  table = subsets.class_table(dataset.labels, dataset.num_classes)
   # The same samples on both sides and in every round.
   chosen = np.arange(config.batch_size) % len(source)
   batch = cache_batches.read(
-    source, dataset, cache_batches.without_images, rows=chosen.tolist()
+    source, large.dataset, cache_batches.without_images, rows=chosen.tolist()
   )
 
   def literal_inputs(step: int, batch: Sample) -> Any:
-    whole = _with_target_images(batch, dataset, table, caching_config)
+    whole = _with_target_images(batch, large, caching_config)
     return literal.inputs(step, whole)
 
   sides = [(banks.loss_fn, banks.inputs), (literal.loss_fn, literal_inputs)]
@@ -154,7 +150,7 @@ def _updates(
   inputs: Callable[[int, Sample], Any],
 ) -> Callable[[], Any]:
   """One more update a call."""
-  image_shape = problem.dataset.images.shape[1:]
+  image_shape = problem.large.image_shape
   theta = FixedNetwork(problem.network, 0, image_shape)
   maps_of = maps_for(translator, theta)
   tx = optax.adam(problem.config.learning_rate)
@@ -206,15 +202,16 @@ def _rows_and_labels(
 def _passed(
   network: nn.Module,
   theta: Any,
-  dataset: Dataset,
-  normalization: Normalization,
+  large: TargetSet,
   rows: np.ndarray,
   labels: np.ndarray,
 ) -> krr_errors.FeatureSet:
   """Features of X_T that has just passed the network."""
-  parts = list(passes.batches(dataset.images[rows], labels, _IMAGES_A_CALL))
+  parts = list(
+    passes.batches(large.dataset.images[rows], labels, _IMAGES_A_CALL)
+  )
   features = [
-    _features(losses.feature_fn(network), theta, images, normalization)
+    _features(losses.feature_fn(network), theta, images, large.normalization)
     for images, _, _ in parts
   ]
   _, each_labels, each_mask = zip(*parts, strict=True)
@@ -236,18 +233,15 @@ def _features(
 
 
 def _with_target_images(
-  batch: Sample,
-  dataset: Dataset,
-  table: subsets.ClassTable,
-  config: CachingConfig,
+  batch: Sample, large: TargetSet, config: CachingConfig
 ) -> Sample:
   """The batch with the images of X_T, those of all images padded alike."""
   if config.max_images:
-    images: Any = dataset.images[np.asarray(batch.target.rows)]
+    images: Any = large.dataset.images[np.asarray(batch.target.rows)]
     return dataclasses.replace(batch, images=images)
   draws: Any = batch
-  parts = _rows_and_labels(draws, table, config)
-  size = config.max_classes * int(np.asarray(table.counts).max())
+  parts = _rows_and_labels(draws, large.class_table, config)
+  size = config.max_classes * int(np.asarray(large.class_table.counts).max())
 
   def pad(x: np.ndarray) -> np.ndarray:
     missing = size - len(x)
@@ -259,5 +253,5 @@ def _with_target_images(
     'labels': np.stack([pad(labels) for _, labels in parts]),
     'mask': np.stack([pad(np.ones(len(r), np.float32)) for r, _ in parts]),
   }
-  found: Any = dataset.images[rows]
+  found: Any = large.dataset.images[rows]
   return dataclasses.replace(batch, images=found, target=Subset(**fields))

@@ -7,8 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
-from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.options import Config, option
 from fsdd_jax.reporting import tables
 from measures import timing, yardsticks
@@ -56,12 +55,12 @@ def network(image_shape: tuple[int, ...], num_classes: int = 10) -> nn.Module:
   return problems.make_network(config, image_shape, num_classes)
 
 
-def large_set() -> tuple[nn.Module, Dataset, Normalization]:
-  """Network, large set and normalisation of the flags."""
+def large_set() -> tuple[nn.Module, TargetSet]:
+  """Network and large set of the flags."""
   data = config_flags.read(DataConfig)
   train = problems.load_dataset(data, 'train')
   found = network(train.images.shape[1:], train.num_classes)
-  return found, train, problems.fit_normalization(data, train)
+  return found, TargetSet(train, problems.fit_normalization(data, train))
 
 
 def row(name: str, pairs: yardsticks.Pairs) -> list[str]:

@@ -9,8 +9,7 @@ import numpy as np
 from fsdd_jax.algorithms import drawn_subsets, subset_step
 from fsdd_jax.algorithms.caching import SubsetDistiller
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import metrics
 from fsdd_jax.storage.cache.records import CacheEntry
 
@@ -53,8 +52,7 @@ class CachingComparison:
 
 def compare(
   network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  large: TargetSet,
   *,
   config: CachingConfig,
   repeats: int = 1,
@@ -67,15 +65,14 @@ def compare(
 
   Args:
     network: f.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
+    large: the large set Z.
     config: of the caching stage; subsets 0 to N - 1 are distilled.
     repeats: passes after the first one.
 
   Returns:
     Seconds of each pass, padding, and how far the losses differ.
   """
-  distiller = SubsetDistiller(network, dataset, normalization, config=config)
+  distiller = SubsetDistiller(network, large, config=config)
   passes = []
   for _ in range(1 + repeats):
     batched, *ours = _timed(lambda: _in_batches(distiller, config))

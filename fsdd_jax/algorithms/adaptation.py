@@ -92,6 +92,7 @@ def adapt(
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
   in_theta: Mapping[int, LabeledSet] | None = None,
+  theta_networks: NetworksFn | None = None,
   networks: NetworksFn | None = None,
   clock: metrics.StageClock | None = None,
 ) -> AdaptationResult:
@@ -112,6 +113,8 @@ def adapt(
     progress_fn: replaces that of the options; follows each distillation in
       theta, then the adaptation, each from step 1.
     in_theta: sets distilled in theta before, by IPC, instead of anew.
+    theta_networks: theta with its statistics, which `in_theta.theta_networks`
+      made of the same target set, to share them.
     networks: the pool with its statistics, which `pool_networks` made with
       the same config, to share them.
     clock: adds to these seconds instead of starting at zero.
@@ -151,6 +154,7 @@ def adapt(
     names=[name for name in names if name not in given],
     config=config,
     options=options,
+    networks=theta_networks,
     clock=clock,
   )
   sets = {name: (given | found)[name] for name in names}

@@ -21,10 +21,8 @@ import numpy as np
 from fsdd_jax.algorithms import drawn_subsets, subset_step
 from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.core.losses import feature_fn
-from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.feature_bank import BankSource
-from fsdd_jax.data.normalization import Normalization
-from fsdd_jax.data.subsets import class_table
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import random_networks
 from fsdd_jax.runtime import finite, progress
 from fsdd_jax.runtime.devices import default_device, map_devices
@@ -45,8 +43,7 @@ _NOT_IN_CONFIGURATION = (
 
 def build_cache(
   network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  large: TargetSet,
   *,
   config: CachingConfig,
   folder: str | os.PathLike[str],
@@ -64,8 +61,7 @@ def build_cache(
 
   Args:
     network: f; its weights theta follow from `config.theta_seed`.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
+    large: the large set Z.
     config: N, C_min, C_max, M, I_max, T, alpha and the rest.
     folder: made if missing.
     dataset_name: the name of Z in the manifest.
@@ -90,7 +86,8 @@ def build_cache(
     >>> done = []
     >>> folder = tempfile.mkdtemp()
     >>> manifest = build_cache(
-    ...   *toy.problem(),
+    ...   toy.problem()[0],
+    ...   toy.target(),
     ...   config=toy.CACHING,
     ...   folder=folder,
     ...   progress_fn=lambda subsets, losses: done.append(subsets),
@@ -115,16 +112,11 @@ def build_cache(
   def distiller_on(device: Any) -> SubsetDistiller:
     del device  # JAX's default one, where the distiller keeps theta.
     return SubsetDistiller(
-      network,
-      dataset,
-      normalization,
-      config=config,
-      on_step=on_step,
-      bank_root=bank_root,
+      network, large, config=config, on_step=on_step, bank_root=bank_root
     )
 
   distiller_on(default_device())  # Checks, before anything is made.
-  manifest = _manifest(network, dataset, normalization, config, dataset_name)
+  manifest = _manifest(network, large, config, dataset_name)
   writer = CacheWriter(folder, manifest)
   missing = writer.missing_shards(
     process_index=process_index, process_count=process_count
@@ -153,8 +145,7 @@ def build_cache(
 
 def _manifest(
   network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
+  large: TargetSet,
   config: CachingConfig,
   dataset_name: str,
 ) -> Manifest:
@@ -162,7 +153,7 @@ def _manifest(
   for name in _NOT_IN_CONFIGURATION:
     del configuration[name]
   return Manifest(
-    **facts_of(network, dataset, normalization, theta_seed=config.theta_seed),
+    **facts_of(network, large, theta_seed=config.theta_seed),
     dataset=dataset_name,
     configuration=configuration,
     num_subsets=config.num_subsets,
@@ -186,8 +177,7 @@ class SubsetDistiller:
   def __init__(
     self,
     network: nn.Module,
-    dataset: Dataset,
-    normalization: Normalization,
+    large: TargetSet,
     *,
     config: CachingConfig,
     on_step: Callable[[int, float], None] | None = None,
@@ -198,8 +188,7 @@ class SubsetDistiller:
 
     Args:
       network: as for `build_cache`, like what is not described here.
-      dataset: the large set Z.
-      normalization: how its images become network inputs.
+      large: the large set Z.
       config: of the caching stage; `num_subsets` plays no part here.
       on_step: called every `config.log_every` steps with the steps done and
         the mean loss of the batch.
@@ -210,19 +199,17 @@ class SubsetDistiller:
     Raises:
       ValueError: if the data set cannot serve the config.
     """
-    self._table = class_table(dataset.labels, dataset.num_classes)
+    self._table = large.class_table
     drawn_subsets.check(self._table, config)
     drawn_subsets.allowed_classes(self._table, [0], config)
     self._features_of = feature_fn(network)
     self._variables = random_networks.sample(
-      jax.random.key(config.theta_seed), network, dataset.images.shape[1:]
+      jax.random.key(config.theta_seed), network, large.image_shape
     )
-    self._images, self._normalization = dataset.images, normalization
+    self._large = large
     self._config, self._on_step = config, on_step
     seed = {'seed': config.theta_seed}
-    bank = BankSource(
-      network, self._variables, dataset, normalization, seed, root=bank_root
-    )
+    bank = BankSource(network, self._variables, large, seed, root=bank_root)
     self._targets = targets or drawn_subsets.targets_fn(bank, config)
 
   def __call__(self, numbers: Sequence[int]) -> list[CacheEntry]:
@@ -251,9 +238,9 @@ class SubsetDistiller:
     config, moves = self._config, self._config.jitter
     tx = subset_step.optimizer(config)
     targets_at = self._targets(draws)
-    images = self._images[np.asarray(draws.initial.rows)]
+    images = self._large.dataset.images[np.asarray(draws.initial.rows)]
     state = subset_step.init_state(
-      images, self._normalization, draws.initial, tx=tx
+      images, self._large.normalization, draws.initial, tx=tx
     )
     mask = np.asarray(draws.initial.mask)
     rows, count = jax.device_put(subset_step.packed_rows(mask)), mask.shape[1]

@@ -245,15 +245,16 @@ def _augmented_anew(
   source: BankSource, config: CachingConfig, draws: Draws
 ) -> TargetsAt:
   """The literal way: a fresh augmentation of X_T at each step."""
+  normalization = source.large.normalization
   rows = np.asarray(draws.target.rows)
   # uint8 images go to the device once, and become floats there each step.
-  images = jax.device_put(list(source.dataset.images[rows]))
+  images = jax.device_put(list(source.large.dataset.images[rows]))
   features_of = losses.feature_fn(source.network)
 
   def targets_at(step: int) -> list[krr_errors.Target]:
     found: list[krr_errors.Target] = []
     for i, (own, key) in enumerate(zip(images, draws.keys, strict=True)):
-      parts = _prepare(own, source.normalization, key, step, config=config)
+      parts = _prepare(own, normalization, key, step, config=config)
       features = jnp.concatenate(
         [
           _extract(source.variables, part, features_of=features_of)

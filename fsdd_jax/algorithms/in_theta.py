@@ -38,13 +38,15 @@ def theta_networks(
 
   Args:
     theta: the fixed network.
-    target: the target set (X_T, Y_T), with the channels of theta.
+    target: the target set (X_T, Y_T), with the channels of theta; images above
+      its resolution are scaled down to it.
     clock: gets the seconds of `statistics`.
 
   Returns:
-    A function whose number plays no part; `baseline.distill_over_networks`
-    takes it as `networks`.
+    A function whose number plays no part, and which sums the statistics at its
+    first call; `baseline.distill_over_networks` takes it as `networks`.
   """
+  target = target.at_most(theta.image_shape)
   return target.networks(
     losses.feature_fn(theta.network),
     lambda index: theta.sample(target.image_shape),
@@ -59,6 +61,7 @@ def distill_in_theta(
   ipcs: Sequence[int],
   config: AdaptationConfig,
   options: LoopOptions | None = None,
+  networks: NetworksFn | None = None,
   clock: metrics.StageClock | None = None,
 ) -> dict[int, LabeledSet]:
   """Distils a target set in theta for some IPCs (Alg. 3, lines 2-16).
@@ -72,6 +75,8 @@ def distill_in_theta(
     config: T, alpha and the rest of the distillation.
     options: progress, logs, checkpoints; each IPC has a folder
       `in_theta/ipc_<I>` in the work directory.
+    networks: theta with its statistics, which `theta_networks` made of the same
+      target set, to share them.
     clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
 
   Returns:
@@ -88,6 +93,7 @@ def distill_in_theta(
     names=[(ipc, 0) for ipc in ipcs],
     config=config,
     options=options,
+    networks=networks,
     clock=clock,
   )
   return {ipc: labeled for (ipc, _), labeled in found.items()}
@@ -100,6 +106,7 @@ def distill_sets(
   names: Sequence[SetName],
   config: AdaptationConfig,
   options: LoopOptions | None = None,
+  networks: NetworksFn | None = None,
   clock: metrics.StageClock | None = None,
 ) -> dict[SetName, LabeledSet]:
   """Distils several sets of an IPC in theta, from different real images.
@@ -116,6 +123,7 @@ def distill_sets(
     options: progress, logs, checkpoints; each set has a folder
       `in_theta/ipc_<I>`, or `in_theta/ipc_<I>_start_<number>` above 0. Curves
       (`state_fn`) follow the starts of number 0 alone.
+    networks: as for `distill_in_theta`.
     clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
 
   Returns:
@@ -130,7 +138,7 @@ def distill_sets(
   target = target.coded(config.label_coding).at_most(theta.image_shape)
   features_of = losses.feature_fn(theta.network)
   loss_fn = losses.LOSSES[config.loss].on_statistics
-  network = theta_networks(theta, target, clock)  # Line 9.
+  network = networks or theta_networks(theta, target, clock)  # Line 9.
   starts = {name: _start_of(target, name, config) for name in names}
   found = {}
   for (ipc, number), start in starts.items():  # Lines 2-3.

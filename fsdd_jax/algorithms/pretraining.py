@@ -31,7 +31,7 @@ from fsdd_jax.algorithms.pretraining_state import (
 )
 from fsdd_jax.core import distill_step, translator_step
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.layers import choose
 from fsdd_jax.networks.translator import MapsFn, translate
@@ -57,8 +57,7 @@ def pretrain(
   network: nn.Module,
   translator: nn.Module,
   source: CacheSource,
-  dataset: Dataset,
-  normalization: Normalization,
+  large: TargetSet,
   *,
   config: PretrainingConfig,
   options: LoopOptions | None = None,
@@ -75,8 +74,7 @@ def pretrain(
     network: f; its initialisers are Theta, and theta was drawn from them.
     translator: the module G.
     source: D, from `shards.open_cache`.
-    dataset: the large set Z that the cache was made of.
-    normalization: how its images become network inputs.
+    large: the large set Z that the cache was made of.
     config: B, eta, the objective and the rest.
     options: progress, logs, checkpoints; by default only a progress bar.
     progress_fn: instead of that of the options.
@@ -96,15 +94,14 @@ def pretrain(
   Example:
     >>> import tempfile
     >>> import toy
-    >>> network, dataset, transform = toy.problem()
+    >>> network, _, _ = toy.problem()
     >>> source = toy.build_cache(tempfile.mkdtemp())
     >>> config = PretrainingConfig(num_steps=1, batch_size=1)
     >>> result = pretrain(
     ...   network,
     ...   toy.translator().translator,
     ...   source,
-    ...   dataset,
-    ...   transform,
+    ...   toy.target(),
     ...   config=config,
     ... )
     >>> result.record['num_steps'], result.record['ended_by']
@@ -112,10 +109,8 @@ def pretrain(
   """
   options = with_progress(options, progress_fn)
   manifest = source.manifest
-  seed = config.theta_seed
-  check_made_of(
-    manifest, facts_of(network, dataset, normalization, theta_seed=seed)
-  )
+  facts = facts_of(network, large, theta_seed=config.theta_seed)
+  check_made_of(manifest, facts)
   claim_workdir(
     options,
     config,
@@ -130,12 +125,12 @@ def pretrain(
   learned, heldout = cache_batches.split(
     source, config.num_subsets, config.heldout_subsets
   )
-  problem = Problem(network, dataset, normalization, network_key, config)
+  problem = Problem(network, large, network_key, config)
   objective = pretraining_objectives.choose(problem, manifest)
   score = make_score(
     objective,
     jax.random.split(heldout_key, config.heldout_networks),
-    cache_batches.read(source, dataset, objective.read_fn, rows=heldout),
+    cache_batches.read(source, large.dataset, objective.read_fn, rows=heldout),
   )
   theta = FixedNetwork(network, manifest.network_seed, manifest.image_shape)
   random = ThetaTranslator(translator, {}, theta)
@@ -158,7 +153,7 @@ def pretrain(
     maps_of=random.maps_of,
     start=start,
   )
-  inputs = _inputs_fn(source, dataset, objective, learned, config)
+  inputs = _inputs_fn(source, large.dataset, objective, learned, config)
   state, untranslated = _run(  # Lines 2-12.
     devices.replicate(state), update, inputs, score, random, config, options
   )

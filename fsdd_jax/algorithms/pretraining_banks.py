@@ -17,9 +17,8 @@ import numpy as np
 from fsdd_jax.algorithms.method_configs import PretrainingConfig
 from fsdd_jax.core import krr_errors
 from fsdd_jax.data import feature_bank, random_subsets
-from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.feature_bank import BankSource
-from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import random_networks
 from fsdd_jax.runtime import array_store, processes
 from fsdd_jax.types import LABEL_CODINGS
@@ -32,15 +31,13 @@ class Problem(NamedTuple):
 
   Attributes:
     network: f; its initialisers are Theta.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
+    large: the large set Z.
     network_key: networks of updates are drawn from it.
     config: of pre-training.
   """
 
   network: nn.Module
-  dataset: Dataset
-  normalization: Normalization
+  large: TargetSet
   network_key: jax.Array
   config: PretrainingConfig
 
@@ -81,7 +78,7 @@ class NetworkBanks:
         class, or as many as the smallest class has.
       root: folder of the banks; None: `array_store.default_root`.
     """
-    config, dataset = problem.config, problem.dataset
+    config, dataset = problem.config, problem.large.dataset
     self._problem, self._root = problem, root
     least = int(np.bincount(dataset.labels).min())
     per_class = min(config.bank_images or least, least)
@@ -115,13 +112,11 @@ class NetworkBanks:
     return jax.random.fold_in(self._problem.network_key, number)
 
   def _source(self, key: jax.Array) -> BankSource:
-    network, dataset, normalization, _, _ = self._problem
-    shape = dataset.images.shape[1:]
+    network, large, _, _ = self._problem
     return BankSource(
       network,
-      random_networks.sample(key, network, shape),
-      dataset,
-      normalization,
+      random_networks.sample(key, network, large.image_shape),
+      large,
       {'key': np.asarray(jax.random.key_data(key)).tolist()},
       root=self._root,
     )

@@ -89,7 +89,8 @@ def translation(problem: Problem) -> Objective:
   Returns:
     The objective.
   """
-  network, _, normalization, network_key, config = problem
+  network, large, network_key, config = problem
+  normalization = large.normalization
   features_of = feature_fn(network)
   krr_loss = LOSSES[config.loss]
 
@@ -148,7 +149,8 @@ def translation_in_banks(
   Returns:
     The objective.
   """
-  network, _, normalization, network_key, config = problem
+  network, large, network_key, config = problem
+  normalization = large.normalization
   features_of = feature_fn(network)
   banks = NetworkBanks(problem, root)
   choice_key = jax.random.fold_in(network_key, 2**31 - 1)
@@ -217,6 +219,7 @@ def reconstruction(problem: Problem) -> Objective:
   Returns:
     The objective: mean squared error a value.
   """
+  normalization = problem.large.normalization
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
     del variables
@@ -225,11 +228,15 @@ def reconstruction(problem: Problem) -> Objective:
 
   def inputs(step: int, batch: Sample) -> Inputs:
     del step
-    return (), sets_of(batch, problem.normalization), batch.synthetic.images
+    return (
+      (),
+      sets_of(batch, normalization),
+      batch.synthetic.images,
+    )
 
   def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
     del keys
-    pairs = in_turn(batch, sets_of(batch, problem.normalization))
+    pairs = in_turn(batch, sets_of(batch, normalization))
     return [((), labeled, labeled.images) for labeled, _ in pairs]
 
   return Objective(

@@ -27,6 +27,7 @@ from fsdd_jax.data.normalization import (
   describe_normalization,
   normalize,
 )
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import array_store, progress
 
@@ -56,8 +57,7 @@ class BankSource(NamedTuple):
   Attributes:
     network: f.
     variables: its weights.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
+    large: the large set Z.
     facts: what sets these weights apart, JSON values.
     augmentation: `strategy`, `seed` and `copy`; by default none.
     root: folder of all banks; None: that of `array_store.default_root`.
@@ -65,8 +65,7 @@ class BankSource(NamedTuple):
 
   network: nn.Module
   variables: Any
-  dataset: Dataset
-  normalization: Normalization
+  large: TargetSet
   facts: Mapping[str, Any]
   augmentation: Mapping[str, Any] = _NO_AUGMENTATION
   root: pathlib.Path | None = None
@@ -74,7 +73,7 @@ class BankSource(NamedTuple):
   @property
   def num_features(self) -> int:
     """The number of features d."""
-    shape = (1, *self.dataset.images.shape[1:])
+    shape = (1, *self.large.image_shape)
     found = jax.eval_shape(
       losses.feature_fn(self.network),
       self.variables,
@@ -96,12 +95,12 @@ def feature_rows(source: BankSource, rows: np.ndarray | None = None) -> Any:
   Raises:
     FloatingPointError: if a feature is not finite in float16.
   """
-  every = np.arange(len(source.dataset.labels)) if rows is None else rows
+  every = np.arange(len(source.large.dataset.labels)) if rows is None else rows
   pieces = array_store.pieces_of(len(every), _IMAGES_A_PIECE)
 
   def make(number: int) -> dict[str, np.ndarray]:
     own = every[pieces[number]]
-    batches = passes.batches(source.dataset.images[own], own)
+    batches = passes.batches(source.large.dataset.images[own], own)
     parts = [
       np.asarray(_features_of(source, images, number, index))[mask > 0]
       for index, (images, _, mask) in enumerate(batches)
@@ -125,7 +124,7 @@ def class_sums(source: BankSource) -> ClassSums:
   Returns:
     The sums.
   """
-  dataset, d = source.dataset, source.num_features
+  dataset, d = source.large.dataset, source.num_features
   k = dataset.num_classes
   by_class = [np.flatnonzero(dataset.labels == c) for c in range(k)]
 
@@ -219,9 +218,9 @@ def _facts(
   return {
     'kind': kind,
     'rows': digest,
-    'dataset': source.dataset.fingerprint(),
+    'dataset': source.large.dataset.fingerprint(),
     'network': extractors.describe_network(source.network),
-    'normalization': describe_normalization(source.normalization),
+    'normalization': describe_normalization(source.large.normalization),
     'weights': dict(source.facts),
     'augmentation': dict(source.augmentation),
     'versions': {'jax': jax.__version__, 'platform': jax.default_backend()},
@@ -258,7 +257,7 @@ def _features_of(
   return _extract(
     source.variables,
     images,
-    source.normalization,
+    source.large.normalization,
     key,
     features_of=losses.feature_fn(source.network),
     strategy=augmentation['strategy'],

@@ -282,6 +282,34 @@ def test_sets_of_other_starts_differ_and_reach_the_adaptation(
   assert _bytes(one) != _bytes(two)
 
 
+def test_the_statistics_of_theta_are_summed_once_for_all_that_share_them(
+  tiny_network, start, target, monkeypatch
+):
+  passes = []
+  summed = TargetSet.statistics
+
+  def counted(self, *arguments, **keywords):
+    passes.append(self)
+    return summed(self, *arguments, **keywords)
+
+  monkeypatch.setattr(TargetSet, 'statistics', counted)
+  config = dataclasses.replace(_CONFIG, num_starts=2, network_pool=2)
+  shared = in_theta_stage.theta_networks(start.theta, target)
+  sets = in_theta_stage.distill_in_theta(
+    start.theta, target, ipcs=(1, 2), config=config, networks=shared
+  )
+  assert len(passes) == 1
+  adaptation.adapt(
+    tiny_network,
+    start,
+    target,
+    config=config,
+    in_theta=sets,
+    theta_networks=shared,
+  )
+  assert len(passes) == 3  # Two more in the pool.
+
+
 def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
   tiny_network, start, target, in_theta
 ):

@@ -26,6 +26,7 @@ from fsdd_jax.core import distill_step, krr, krr_errors
 from fsdd_jax.core.losses import feature_fn
 from fsdd_jax.data import datasets
 from fsdd_jax.data.normalization import normalize, standardization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.runtime import metrics
 from fsdd_jax.storage.cache import shards
@@ -64,13 +65,13 @@ def data():
 
 def _distiller(data, **changes):
   config = dataclasses.replace(_CONFIG, **changes)
-  return SubsetDistiller(_NETWORK, *data, config=config)
+  return SubsetDistiller(_NETWORK, TargetSet(*data), config=config)
 
 
 def _build(data, folder, *, process_index=0, process_count=1, **changes):
   return caching.build_cache(
     _NETWORK,
-    *data,
+    TargetSet(*data),
     config=dataclasses.replace(_CONFIG, **changes),
     folder=folder,
     process_index=process_index,
@@ -143,7 +144,7 @@ def test_a_batch_of_padded_subsets_is_each_alone_without_padding(
   config = dataclasses.replace(
     _CONFIG, optimizer=optimizer, subsets_per_batch=3, ridge=1e-3
   )
-  entries = SubsetDistiller(_NETWORK, *data, config=config)(range(2))
+  entries = SubsetDistiller(_NETWORK, TargetSet(*data), config=config)(range(2))
   assert len(entries) == 2
   assert len({int(e.num_classes * e.ipc) for e in entries}) == 2
   for entry in entries[:checked]:
@@ -285,7 +286,7 @@ def test_progress_and_losses_reach_the_caller(data, whole, tmp_path):
   done = []
   manifest = caching.build_cache(
     _NETWORK,
-    *data,
+    TargetSet(*data),
     config=_CONFIG,
     folder=tmp_path,
     progress_fn=lambda count, values: done.append((count, values)),
@@ -431,8 +432,7 @@ def test_the_binary_killed_and_restarted_gives_the_bytes_of_a_straight_run(
   )
   caching.build_cache(
     problems.make_network(NetworkConfig(width=4), (8, 8, 3), 6),
-    train,
-    standardization(train.images),
+    TargetSet(train, standardization(train.images)),
     config=CachingConfig(
       num_subsets=4,
       min_classes=2,

@@ -12,6 +12,7 @@ from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.algorithms.pretraining_objectives import translation_in_banks
 from fsdd_jax.core import krr, krr_errors, losses
 from fsdd_jax.data.normalization import normalize
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache import shards
@@ -26,7 +27,7 @@ _NETWORK = extractors.make(
 
 def _problem(data, **changes):
   config = dataclasses.replace(_CONFIG, **changes)
-  return Problem(_NETWORK, *data, jax.random.key(5), config)
+  return Problem(_NETWORK, TargetSet(*data), jax.random.key(5), config)
 
 
 @pytest.fixture
@@ -45,7 +46,9 @@ def batch(data, tmp_path):
     num_steps=1,
     augmentation='none',
   )
-  caching.build_cache(_NETWORK, *data, config=config, folder=tmp_path / 'c')
+  caching.build_cache(
+    _NETWORK, TargetSet(*data), config=config, folder=tmp_path / 'c'
+  )
   source = shards.open_cache(tmp_path / 'c')
   return cache_batches.read(
     source, data[0], cache_batches.without_images, rows=[0, 1]

@@ -17,6 +17,7 @@ from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.algorithms.pretraining_objectives import make_score, translation
 from fsdd_jax.core import losses, params_step
 from fsdd_jax.data import datasets, normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator
@@ -74,7 +75,9 @@ def source(data, network, tmp_path_factory):
   )
   assert config.num_heldout == 1  # A tenth at most.
   folder = tmp_path_factory.mktemp('cache')
-  manifest = caching.build_cache(network, *data, config=config, folder=folder)
+  manifest = caching.build_cache(
+    network, TargetSet(*data), config=config, folder=folder
+  )
   return shards.open_cache(folder, manifest)
 
 
@@ -83,7 +86,7 @@ def _pretrain(network, source, data, *, options=None, **changes):
     network,
     _TRANSLATOR,
     source,
-    *data,
+    TargetSet(*data),
     config=dataclasses.replace(_CONFIG, **changes),
     options=options,
   )
@@ -134,7 +137,7 @@ def test_reconstruction_learns_the_identity(data, source, network):
     network,
     _TRANSLATOR,
     source,
-    *data,
+    TargetSet(*data),
     config=dataclasses.replace(
       _CONFIG,
       objective='reconstruction',
@@ -154,7 +157,9 @@ def test_reconstruction_learns_the_identity(data, source, network):
 def test_heldout_score_is_the_loss_on_the_real_images(data, network, source):
   dataset, transform = data
   config = dataclasses.replace(_CONFIG, ridge=1e-3, loss='squared')
-  objective_ = translation(Problem(network, *data, jax.random.key(0), config))
+  objective_ = translation(
+    Problem(network, TargetSet(*data), jax.random.key(0), config)
+  )
   keys = jax.random.split(jax.random.key(3), 2)
   batch = cache_batches.read(source, dataset, objective_.read_fn, rows=range(3))
   score = make_score(objective_, keys, batch)(lambda labeled: labeled)
@@ -390,8 +395,7 @@ def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
   transform = normalization.standardization(dataset.images)
   caching.build_cache(
     _NETWORK,
-    dataset,
-    transform,
+    TargetSet(dataset, transform),
     config=CachingConfig(
       num_subsets=4,
       min_classes=2,

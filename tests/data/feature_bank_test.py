@@ -7,6 +7,7 @@ import pytest
 from fsdd_jax.core import krr_errors, losses
 from fsdd_jax.data import feature_bank
 from fsdd_jax.data.normalization import normalize
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, random_networks
 
 _NETWORK = extractors.make(
@@ -20,15 +21,14 @@ def source(tiny_dataset, tiny_normalization, tmp_path):
   return feature_bank.BankSource(
     _NETWORK,
     variables,
-    tiny_dataset,
-    tiny_normalization,
+    TargetSet(tiny_dataset, tiny_normalization),
     {'seed': 0},
     root=tmp_path,
   )
 
 
 def _features(source):
-  x = normalize(source.dataset.images, source.normalization)
+  x = normalize(source.large.dataset.images, source.large.normalization)
   return np.asarray(losses.feature_fn(_NETWORK)(source.variables, x))
 
 
@@ -46,7 +46,7 @@ def test_class_sums_make_the_statistics_of_any_classes(source):
   classes, labels = np.array([2, 0, -1]), np.eye(3, dtype=np.float32)
   found = feature_bank.statistics_of(sums, classes, labels)
   of_column = {2: 0, 0: 1}
-  own = source.dataset.labels
+  own = source.large.dataset.labels
   keep = np.isin(own, [0, 2])
   columns = [of_column[label] for label in own[keep]]
   expected = krr_errors.statistics(_features(source)[keep], labels[columns])

@@ -140,12 +140,14 @@ def test_a_translation_that_overflows_is_no_set():
 def test_a_cache_of_infinite_images_is_not_written(tmp_path):
   config = dataclasses.replace(toy.CACHING, learning_rate=1e39)
   with pytest.raises(FloatingPointError, match=r'Subsets \[0, 1\] after'):
-    caching.build_cache(*toy.problem(), config=config, folder=tmp_path)
+    caching.build_cache(
+      toy.problem()[0], toy.target(), config=config, folder=tmp_path
+    )
   assert not list(tmp_path.glob('*.array_record'))
 
 
 def test_pretraining_and_bilevel_end_as_well(tmp_path):
-  network, dataset, transform = toy.problem()
+  network = toy.problem()[0]
   source = toy.build_cache(tmp_path)
   config = fsdd.PretrainingConfig(
     num_steps=1, batch_size=1, learning_rate=float('inf')
@@ -155,8 +157,7 @@ def test_pretraining_and_bilevel_end_as_well(tmp_path):
       network,
       toy.translator().translator,
       source,
-      dataset,
-      transform,
+      toy.target(),
       config=config,
     )
   bilevel_config = BilevelConfig(

@@ -11,8 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization, describe_normalization
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import files
 from fsdd_jax.runtime.workdir import differences, flatten
@@ -106,30 +105,23 @@ class Manifest:
 
 
 def facts_of(
-  network: nn.Module,
-  dataset: Dataset,
-  normalization: Normalization,
-  *,
-  theta_seed: int,
+  network: nn.Module, large: TargetSet, *, theta_seed: int
 ) -> dict[str, Any]:
   """The fields of a manifest that name what its entries were made of.
 
   Args:
     network: f.
-    dataset: the large set Z.
-    normalization: how its images become network inputs.
+    large: the large set Z.
     theta_seed: seed of theta.
 
   Returns:
     Values by the name of the field.
   """
-  height, width, channels = dataset.images.shape[1:]
   return {
-    'dataset_fingerprint': dataset.fingerprint(),
-    'image_shape': (height, width, channels),
+    **large.facts,
+    'image_shape': large.image_shape,
     'network': extractors.describe_network(network),
     'network_seed': theta_seed,
-    'normalization': describe_normalization(normalization),
   }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.core import losses
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.runtime import metrics
 from measures import adaptation_yardstick, side_by_side, yardsticks
@@ -101,7 +102,9 @@ def test_caching_side_by_side_is_the_loop_with_padding(
   tiny_network, tiny_dataset, tiny_normalization
 ):
   result = side_by_side.compare(
-    tiny_network, tiny_dataset, tiny_normalization, config=_CACHING
+    tiny_network,
+    TargetSet(tiny_dataset, tiny_normalization),
+    config=_CACHING,
   )
   assert 0 < result.difference < 1e-3
   first, second = result.passes
