@@ -78,6 +78,7 @@ def to_markdown(table: Table) -> str:
     | ----------- | ---------: |
     | random real | 23.5 ± 0.3 |
   """
+  # Not by tabulate: it escapes no cell, and what is left are these few lines.
   cells = [[_markdown_cell(x) for x in row] for row in _text_rows(table)]
   widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
   numeric = _numeric_columns(table)

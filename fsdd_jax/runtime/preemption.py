@@ -4,6 +4,9 @@ Pre-emptible machines send SIGTERM. A binary calls `install`. From then on
 either ends it, at once or, while a stage `defers` it, after the step under way;
 further ones change nothing. The status is 0, for nothing went wrong, unless who
 started the program asks for another by `STATUS_VARIABLE`.
+
+Orbax's `reached_preemption` does not serve: it asks JAX's coordination service,
+which a program of one process does not have, and it ignores Ctrl-C.
 """
 
 import contextlib
