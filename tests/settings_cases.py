@@ -171,6 +171,7 @@ CASES = {
       'test_another_network_data_or_theta_is_named_and_refused'
     ),
     'clip_norm': Seen('test_a_large_gradient_is_clipped'),
+    'jitter': Seen('test_sets_move_with_their_starts_anew_at_each_step'),
     'num_subsets': Seen('test_too_few_subsets_are_refused'),
     'bank_networks': _BANKS,
     'bank_renewal': _BANKS,

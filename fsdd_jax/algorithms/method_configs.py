@@ -149,6 +149,7 @@ class PretrainingConfig(Config):
   clip_norm: float = option(
     1.0, 'Largest norm of a gradient; 0: not clipped [ours].', least=0
   )
+  jitter: tuple[str, ...] = jitter_option()
   num_subsets: int = option(
     0,
     'Learn from the first so many cached subsets; 0: all that are not held '

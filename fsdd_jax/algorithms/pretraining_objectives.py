@@ -4,7 +4,6 @@ An objective is a pair of losses with the inputs they take; `pretraining` knows
 nothing else about it.
 """
 
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fsdd_jax.algorithms import pretraining_samples as samples
 from fsdd_jax.algorithms.pretraining_banks import (
   NetworkBanks,
   Problem,
@@ -21,13 +21,14 @@ from fsdd_jax.algorithms.pretraining_banks import (
 )
 from fsdd_jax.core import krr, krr_errors
 from fsdd_jax.core.losses import LOSSES, feature_fn
-from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.networks import random_networks
 from fsdd_jax.runtime import processes
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.batches import Sample
 from fsdd_jax.storage.cache.manifest import Manifest
 from fsdd_jax.types import LabeledSet, LossFn
+
+_CHOICES = 2**31 - 1  # Beyond the numbers of networks.
 
 Inputs = tuple[Any, LabeledSet, Any]
 ScoreFn = Callable[[Callable[[LabeledSet], LabeledSet]], jax.Array]
@@ -51,30 +52,6 @@ class Objective(NamedTuple):
   inputs: Callable[[int, Sample], Inputs]
   heldout_loss_fn: LossFn
   heldout_inputs: Callable[[jax.Array, Sample], list[Inputs]]
-
-
-def sets_of(batch: Sample, normalization: Normalization) -> LabeledSet:
-  """The distilled sets of a batch, `[b, n, ...]`, with their starts."""
-  keep = batch.synthetic.mask[..., None, None, None]
-  start = _normalized(batch.start, normalization) * keep
-  return batch.synthetic.replace(start=start)  # type: ignore[attr-defined]
-
-
-@jax.jit
-def _normalized(images: jax.Array, normalization: Normalization) -> jax.Array:
-  flat = normalize(images.reshape(-1, *images.shape[-3:]), normalization)
-  return flat.reshape(images.shape)
-
-
-def in_turn(batch: Sample, sets: LabeledSet) -> list[tuple[LabeledSet, Sample]]:
-  """Each set of a batch with its sample."""
-  return [
-    (
-      jax.tree.map(lambda x, i=i: x[i], sets),
-      jax.tree.map(lambda x, i=i: x[i], batch),
-    )
-    for i in range(len(batch.num_classes))
-  ]
 
 
 def translation(problem: Problem) -> Objective:
@@ -107,14 +84,14 @@ def translation(problem: Problem) -> Objective:
     )
 
   def target_of(batch: Sample) -> LabeledSet:
-    images = _normalized(batch.images, normalization)
+    images = samples.normalized(batch.images, normalization)
     return LabeledSet(images, batch.target.labels, batch.target.mask)
 
   def inputs(step: int, batch: Sample) -> Inputs:
     shape = batch.start.shape[-3:]
-    keys = sample_keys(network_key, step, config.batch_size)
+    keys = samples.sample_keys(network_key, step, config.batch_size)
     networks = random_networks.sample_many(keys, network, shape)
-    return networks, sets_of(batch, normalization), target_of(batch)
+    return networks, samples.sets_at(problem, step, batch), target_of(batch)
 
   @jax.jit
   def statistics(variables: Any, target: LabeledSet) -> krr_errors.Statistics:
@@ -125,7 +102,7 @@ def translation(problem: Problem) -> Objective:
     shape = batch.start.shape[-3:]
     networks = [random_networks.sample(key, network, shape) for key in keys]
     result = []
-    pairs = in_turn(batch, sets_of(batch, normalization))
+    pairs = samples.in_turn(batch, samples.sets_of(batch, normalization))
     for i, (labeled, sample) in enumerate(pairs):
       variables = networks[i % len(networks)]
       stats = statistics(variables, target_of(sample))
@@ -153,7 +130,7 @@ def translation_in_banks(
   normalization = large.normalization
   features_of = feature_fn(network)
   banks = NetworkBanks(problem, root)
-  choice_key = jax.random.fold_in(network_key, 2**31 - 1)
+  choice_key = jax.random.fold_in(network_key, _CHOICES)
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
     features = features_of(variables, labeled.images)
@@ -179,13 +156,13 @@ def translation_in_banks(
       targets.append(
         target_of(bank, batch.classes[i], batch.num_classes[i], problem)
       )
-    sets = sets_of(batch, normalization)
+    sets = samples.sets_at(problem, step, batch)
     return _stack(networks), sets, _stack_on_host(targets)
 
   def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
     networks = [banks.of_key(key) for key in keys]
     result: list[Inputs] = []
-    pairs = in_turn(batch, sets_of(batch, normalization))
+    pairs = samples.in_turn(batch, samples.sets_of(batch, normalization))
     for i, (labeled, sample) in enumerate(pairs):
       variables, bank = networks[i % len(networks)]
       target = target_of(bank, sample.classes, sample.num_classes, problem)
@@ -195,17 +172,6 @@ def translation_in_banks(
   return Objective(
     cache_batches.without_images, loss_fn, inputs, loss_fn, heldout_inputs
   )
-
-
-def sample_keys(key: jax.Array, step: int, size: int) -> jax.Array:
-  """Keys of this process's samples of an update, one network each."""
-  return _keys_of(key, step * size, processes.own_places(size))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _keys_of(key: jax.Array, first: int, numbers: range) -> jax.Array:
-  fold_in = jax.vmap(jax.random.fold_in, (None, 0))
-  return fold_in(key, first + jnp.asarray(numbers))
 
 
 def reconstruction(problem: Problem) -> Objective:
@@ -227,16 +193,12 @@ def reconstruction(problem: Problem) -> Objective:
     return jnp.sum(errors * labeled.mask) / jnp.maximum(labeled.mask.sum(), 1.0)
 
   def inputs(step: int, batch: Sample) -> Inputs:
-    del step
-    return (
-      (),
-      sets_of(batch, normalization),
-      batch.synthetic.images,
-    )
+    sets = samples.sets_at(problem, step, batch)
+    return (), sets, sets.images
 
   def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
     del keys
-    pairs = in_turn(batch, sets_of(batch, normalization))
+    pairs = samples.in_turn(batch, samples.sets_of(batch, normalization))
     return [((), labeled, labeled.images) for labeled, _ in pairs]
 
   return Objective(

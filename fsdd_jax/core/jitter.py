@@ -55,13 +55,17 @@ def move_set(
 
   Args:
     key: of the step; image i uses `fold_in(key, i)`.
-    labeled: images `[n, h, w, c]`.
+    labeled: images `[n, h, w, c]`; their starts, if any, move alike.
     names: of `MOVES`.
   """
   if not names:
     return labeled
-  moved = move(row_keys(key, len(labeled.images)), labeled.images, names)
-  return dataclasses.replace(labeled, images=moved)
+  keys, start = row_keys(key, len(labeled.images)), labeled.start
+  return dataclasses.replace(
+    labeled,
+    images=move(keys, labeled.images, names),
+    start=None if start is None else move(keys, start, names),
+  )
 
 
 def row_keys(key: jax.Array, count: int) -> jax.Array:

@@ -6,7 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax.algorithms import caching, pretraining_banks
+from fsdd_jax.algorithms import (
+  caching,
+  pretraining_banks,
+  pretraining_samples,
+)
 from fsdd_jax.algorithms.method_configs import CachingConfig, PretrainingConfig
 from fsdd_jax.algorithms.pretraining_banks import Problem
 from fsdd_jax.algorithms.pretraining_objectives import translation_in_banks
@@ -109,6 +113,31 @@ def test_the_loss_is_that_on_the_images_of_the_bank(data, batch, tmp_path):
     )
     found = goal.loss_fn(own, labeled, target)
     assert float(found) == pytest.approx(float(expected), rel=2e-3)
+
+
+def test_sets_move_with_their_starts_anew_at_each_step(data, batch):
+  problem = _problem(data, jitter=('flip',))
+  still = pretraining_samples.sets_at(_problem(data), 0, batch)
+  seen = []
+  for step in range(4):
+    moved = pretraining_samples.sets_at(problem, step, batch)
+    np.testing.assert_array_equal(moved.labels, still.labels)
+    mirrored = np.zeros(still.mask.shape, bool)
+    for i, j in np.argwhere(np.asarray(still.mask) > 0):
+      for name in ('images', 'start'):
+        before = np.asarray(getattr(still, name)[i, j])
+        after = np.asarray(getattr(moved, name)[i, j])
+        flipped = np.array_equal(after, before[:, ::-1])
+        assert flipped or np.array_equal(after, before)
+        if name == 'images':
+          mirrored[i, j] = flipped
+        else:
+          assert flipped == mirrored[i, j]
+    seen.append(mirrored.tobytes())
+    assert mirrored.any()
+  assert len(set(seen)) == 4
+  again = pretraining_samples.sets_at(problem, 3, batch)
+  np.testing.assert_array_equal(again.images, moved.images)
 
 
 def test_updates_see_other_networks_and_old_ones_are_deleted(
