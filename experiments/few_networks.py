@@ -211,5 +211,5 @@ def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:
 
 
 if __name__ == '__main__':
-  recipes.define_flags(ipcs=(1, 10))
+  recipes.define_flags(ipcs=(1, 10), scale='omega')
   launching.run(main)

@@ -10,11 +10,12 @@ from workbench import config_flags
 from workbench.columns import Recipe
 
 
-def define_flags(*, ipcs: Sequence[int]) -> None:
+def define_flags(*, ipcs: Sequence[int], scale: str = 'cpu') -> None:
   """Defines the flags of a `Recipe`, and the folder of results.
 
   Args:
     ipcs: the default images per class.
+    scale: the default scale.
   """
   flags.DEFINE_string(
     'workdir',
@@ -22,7 +23,9 @@ def define_flags(*, ipcs: Sequence[int]) -> None:
     'Folder of results, and of tasks, which tables and figures may share.',
     required=True,
   )
-  flags.DEFINE_string('scale', 'cpu', 'cpu or paper, or yours in --recipes.')
+  flags.DEFINE_string(
+    'scale', scale, 'cpu, omega or paper, or yours in --recipes.'
+  )
   flags.DEFINE_string(
     'recipes', '', "Folder of flagfiles; empty: the binary's."
   )
