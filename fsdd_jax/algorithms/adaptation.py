@@ -220,10 +220,8 @@ def _learn(
     loss_fn, samples_at = samples.pool(pool, network, config)
   else:
     loss_fn, samples_at = samples.fresh(network, target, config, clock)
-  num_steps, devices = (
-    config.num_adaptation_steps,
-    devices_for(config.batch_size),
-  )
+  num_steps = config.num_adaptation_steps
+  devices = devices_for(config.batch_size)
   schedule = distill_step.SCHEDULES[config.adaptation_schedule]
   tx = optax.adam(schedule(config.adaptation_learning_rate, num_steps))
   update = translator_step.make_step(

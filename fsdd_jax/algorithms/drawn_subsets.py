@@ -249,20 +249,19 @@ def _augmented_anew(
   rows = np.asarray(draws.target.rows)
   # uint8 images go to the device once, and become floats there each step.
   images = jax.device_put(list(source.large.dataset.images[rows]))
-  features_of = losses.feature_fn(source.network)
+  extract = jax.jit(losses.feature_fn(source.network))
 
   def targets_at(step: int) -> list[krr_errors.Target]:
     found: list[krr_errors.Target] = []
     for i, (own, key) in enumerate(zip(images, draws.keys, strict=True)):
       parts = _prepare(own, normalization, key, step, config=config)
-      features = jnp.concatenate(
-        [
-          _extract(source.variables, part, features_of=features_of)
-          for part in parts
-        ]
-      )
+      features = [extract(source.variables, part) for part in parts]
       target: Subset = jax.tree.map(lambda x, i=i: x[i], draws.target)
-      found.append(krr_errors.FeatureSet(features, target.labels, target.mask))
+      found.append(
+        krr_errors.FeatureSet(
+          jnp.concatenate(features), target.labels, target.mask
+        )
+      )
     return found
 
   return targets_at
@@ -292,10 +291,3 @@ def _prepare(
     siamese=False,
   )
   return jnp.array_split(x, -(-len(x) // config.features_per_call))
-
-
-@functools.partial(jax.jit, static_argnames='features_of')
-def _extract(
-  variables: Any, images: jax.Array, *, features_of: losses.FeatureFn
-) -> jax.Array:
-  return features_of(variables, images)
