@@ -276,6 +276,7 @@ class _Wrong(nn.Module):
       'a map': (logits, images),
       'three': (logits, features, features),
       'one row': (logits, features[:1]),
+      'few': (logits, features),
     }[self.form]
 
 
@@ -304,6 +305,22 @@ def test_a_network_that_returns_something_else_is_told_what_it_must(
       TargetSet(dataset, transform),
       config=fsdd.DistillationConfig(ipc=1, num_steps=1),
     )
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_logits_of_another_number_of_classes_are_no_scores(count):
+  _, dataset, transform = toy.problem()
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
+  network = _Wrong('few', num_classes=count)
+  with pytest.raises(ValueError, match=f'{count} logits .* for 3 classes'):
+    fsdd.evaluate(
+      *(jax.random.key(1), real, dataset, transform, network),
+      protocol='dc',
+      repeats=1,
+    )
+  config = fsdd.DistillationConfig(ipc=1, num_steps=1, real_batch=3)
+  with pytest.raises(ValueError, match=f'{count} logits .* for 3 classes'):
+    fsdd.distill_by(fsdd.PEERS['frepo'], network, toy.target(), config=config)
 
 
 def test_a_class_with_few_images_is_named_or_filled():

@@ -121,7 +121,9 @@ def _training_step(
         train=True,
         mutable=['batch_stats'],
       )
-      logits, _ = extractors.outputs(found, images)
+      logits, _ = extractors.outputs(
+        found, images, num_classes=targets.shape[1]
+      )
       return training.loss(logits, targets), changed
 
     params = variables['params']
