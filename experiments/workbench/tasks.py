@@ -7,7 +7,6 @@ digest, and by its files being as it left them; one that was killed goes on, as
 the binaries do; a changed one alone, and what needs it, runs anew.
 """
 
-import ast
 import dataclasses
 import functools
 import hashlib
@@ -24,7 +23,7 @@ from absl import flags
 
 import fsdd_jax
 from fsdd_jax.data import sources, undecoded
-from fsdd_jax.runtime import files, preemption
+from fsdd_jax.runtime import files, hashes, preemption
 from fsdd_jax.storage import distilled_set
 
 _DONE = 'done.json'
@@ -121,7 +120,7 @@ def _fingerprint(name: str, data_dir: str | None, _: str | None) -> str:
 
 def _code(binary: str) -> list[Any]:
   """What a binary, the library, the workbench and what they rest on are."""
-  return [_parsed(pathlib.Path(binary)), _package()]
+  return [hashes.hash_code([pathlib.Path(binary)]), _package()]
 
 
 @functools.cache
@@ -130,24 +129,8 @@ def _package() -> list[Any]:
     sorted(pathlib.Path(path).parent.rglob('*.py'))
     for path in (fsdd_jax.__file__, __file__)
   )
-  own = [*library, *workbench]
-  return [distilled_set.library_versions(), *map(_parsed, own)]
-
-
-def _parsed(path: pathlib.Path) -> str:
-  """A digest of a program, to which comments and docstrings do not count."""
-  if not path.exists():
-    return ''
-  tree = ast.parse(path.read_bytes())
-  for node in ast.walk(tree):
-    body = getattr(node, 'body', None)
-    if isinstance(body, list) and body and _is_text(body[0]):
-      del body[0]
-  return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _is_text(node: ast.AST) -> bool:
-  return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+  own = hashes.hash_code([*library, *workbench])
+  return [distilled_set.library_versions(), own]
 
 
 def _expanded(argument: str) -> Any:

@@ -19,7 +19,7 @@ from fsdd_jax.data.undecoded import (
   Source,
   fingerprint_of,
 )
-from fsdd_jax.runtime import array_store, files
+from fsdd_jax.runtime import array_store, files, hashes
 
 with epy.lazy_imports():  # Slow, and some data sets come without it.
   import tensorflow_datasets as tfds
@@ -50,7 +50,11 @@ def open_tfds(name: str, split: str, data_dir: PathLike | None) -> Source:
     own = [record[label_key] for record in records.__getitems__(batch)]
     return {'labels': np.asarray(own, np.int64)}
 
-  facts = {'labels of': fingerprint(name, data_dir), 'split': split}
+  facts = {
+    'labels of': fingerprint(name, data_dir),
+    'split': split,
+    'code': hashes.package_code('data/tfds_source.py'),
+  }
   labels = array_store.fill(
     array_store.folder_for(array_store.default_root() / 'labels', facts),
     facts,
