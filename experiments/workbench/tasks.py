@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 
 import fsdd_jax
+from fsdd_jax import zoo
 from fsdd_jax.data import sources, undecoded
 from fsdd_jax.runtime import files, hashes, preemption
 from fsdd_jax.storage import distilled_set
@@ -58,6 +59,7 @@ class Task:
       [_expanded(argument) for argument in self.arguments],
       {name: task.digest for name, task in self.needs.items()},
       _data(self.arguments),
+      _inputs(self.arguments),
       _code(self.binary),
     ]
     text = json.dumps(facts, sort_keys=True)
@@ -118,6 +120,26 @@ def _fingerprint(name: str, data_dir: str | None, _: str | None) -> str:
   return sources.fingerprint(name, data_dir)
 
 
+def _inputs(arguments: Sequence[str]) -> dict[str, str]:
+  """Fingerprints of the files that flags name, such as translators."""
+  found = {}
+  for argument in _flags(arguments):
+    flag, _, value = argument.partition('=')
+    path = os.path.expanduser(value or flag)
+    if flag == '--translator' and value in zoo.translator_names():
+      path = str(zoo.path_of(value))
+    if os.path.isfile(path):
+      found[argument] = files.fingerprint([path])
+  return found
+
+
+def _flags(arguments: Sequence[Any]) -> Iterator[str]:
+  """Arguments, with the lines of flagfiles in their places."""
+  for argument in arguments:
+    expanded = _expanded(argument)
+    yield from [expanded] if isinstance(expanded, str) else _flags(expanded)
+
+
 def _code(binary: str) -> list[Any]:
   """What a binary, the library, the workbench and what they rest on are."""
   return [hashes.hash_code([pathlib.Path(binary)]), _package()]
@@ -133,12 +155,12 @@ def _package() -> list[Any]:
   return [distilled_set.library_versions(), own]
 
 
-def _expanded(argument: str) -> Any:
+def _expanded(argument: Any) -> Any:
   """An argument; a flagfile as its lines, so that a change of it counts."""
   prefix = '--flagfile='
-  if not argument.startswith(prefix):
+  if not isinstance(argument, str) or not argument.startswith(prefix):
     return argument
-  path = pathlib.Path(argument.removeprefix(prefix))
+  path = files.resolve(argument.removeprefix(prefix))
   lines = (line.strip() for line in path.read_text().splitlines())
   return [
     _expanded(line)
