@@ -102,7 +102,7 @@ def _rows(
       ipc=distilled.metadata.ipc,
       short_classes='repeat',
     )
-  name = distilled.metadata.recipe.get('method', pathlib.Path(path).stem)
+  name = str(distilled.metadata.recipe.get('method', pathlib.Path(path).stem))
   rows[name] = labeled_set(
     jax.numpy.asarray(distilled.images), jax.numpy.asarray(distilled.labels)
   )

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 from absl import flags
 
+import binaries
 import fsdd_jax as fsdd
 import toy
 from fsdd_jax.algorithms import adaptation, baseline
@@ -210,6 +211,23 @@ def test_a_translator_of_other_variables_is_refused_at_load(tmp_path, change):
   containers.write_container(path, 'translator', arrays, metadata)
   with pytest.raises(ValueError, match=f'translator.safetensors: .*{name}'):
     translators.read_translator(path)
+
+
+def test_a_start_of_pretraining_is_checked_as_a_translator_is(tmp_path):
+  path = _translator_file(tmp_path)
+  arrays, metadata = containers.read_container(path, 'translator')
+  arrays = {name.replace('params/', 'other/'): x for name, x in arrays.items()}
+  containers.write_container(path, 'translator', arrays, metadata)
+  toy.build_cache(tmp_path / 'cache')
+  result = binaries.run(
+    'pretrain.py',
+    *('--dataset=fractals:3', '--limit=30', '--image_size=8', '--width=4'),
+    *(f'--cache={tmp_path}/cache', f'--start={path}'),
+    f'--workdir={tmp_path}/run',
+  )
+  assert result.returncode == 1
+  assert 'translator.safetensors: its variables are not' in result.stderr
+  assert 'Traceback' not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,14 @@ arrays were made of and the SHA-256 of each piece that is done. A killed program
 goes on with the first missing piece, and a damaged piece is made again.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +90,7 @@ def fill(
       stacklevel=2,
     )
     return _in_memory(specification, pieces, make, on_piece)
-  with _locked(folder):
+  with files.lock_in_turn(folder):
     hashes = _read_hashes(folder, facts)
     try:
       arrays = _open(folder, specification, 'r+' if hashes else 'w+')
@@ -139,21 +137,8 @@ def _in_memory(
 def remove(folder: pathlib.Path) -> None:
   """Deletes a folder of arrays, if it is there."""
   if folder.exists():
-    with _locked(folder):
+    with files.lock_in_turn(folder):
       shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Waits until no other program fills the folder."""
-  with contextlib.ExitStack() as stack:
-    while True:
-      try:
-        stack.enter_context(files.lock(folder))
-        break
-      except BlockingIOError:
-        time.sleep(0.5)
-    yield
 
 
 def _canonical(facts: Mapping[str, Any]) -> str:

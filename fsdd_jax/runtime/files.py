@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import secrets
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -231,6 +232,21 @@ def lock(folder: str | os.PathLike[str], name: str = '.lock') -> Iterator[None]:
     finally:
       if name != '.lock':
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_in_turn(
+  folder: str | os.PathLike[str], name: str = '.lock'
+) -> Iterator[None]:
+  """As `lock`, but waits until no other program keeps it."""
+  with contextlib.ExitStack() as stack:
+    while True:
+      try:
+        stack.enter_context(lock(folder, name))
+        break
+      except BlockingIOError:
+        time.sleep(0.2)
+    yield
 
 
 # Not by filelock: without flock it falls back to a soft lock, which a kill

@@ -37,6 +37,27 @@ def test_chosen_images_of_other_settings_are_not_written_over(method, tmp_path):
   assert 'Another program works in this folder' in result.stderr
 
 
+def test_a_finished_command_leaves_the_scores_of_its_set(tmp_path):
+  command = (
+    *('distill.py', *_DATA, '--method=random_real', '--ipc=1'),
+    f'--workdir={tmp_path}',
+  )
+  path = tmp_path / 'distilled.safetensors'
+  assert run(*command).returncode == 0
+  score = {
+    **{'protocol': 'krr', 'network': 'ConvNet', 'split': 'test'},
+    **{'accuracies': [50.0], 'mean': 50.0, 'std': None, 'n': 1},
+  }
+  distilled_set.add_scores(path, [score])
+  before = path.read_bytes()
+  assert run(*command).returncode == 0
+  assert path.read_bytes() == before
+  # A damaged or another set is written anew.
+  path.write_bytes(before[:-1])
+  assert run(*command).returncode == 0
+  assert distilled_set.load_distilled(path).metadata.scores == ()
+
+
 def test_short_classes_start_from_what_the_flag_says(tmp_path):
   command = ('distill.py', *_DATA, '--method=random_real', '--ipc=12')
   result = run(*command, f'--workdir={tmp_path}/a')
