@@ -72,8 +72,9 @@ def run(main: Main, *, check: Check = no_files) -> None:
   --help lists all its flags; --import names modules that are imported before,
   so that networks and data sets that these register have names.
 
-  SIGTERM and Ctrl-C end it with one line and status 0, see `preemption`. It
-  goes on when its output cannot be written or encoded, see `terminal`.
+  SIGTERM, Ctrl-C and SIGHUP end it with one line and status 0, see
+  `preemption`. It goes on when its output cannot be written or encoded, see
+  `terminal`.
 
   Args:
     main: of the binary; takes what is no flag, after the program's name.
