@@ -109,6 +109,31 @@ def test_whole_numbers():
     whole('ipc', 0, least=1)
 
 
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    *(('limit', x) for x in (20.5, 0, -1, True, '20')),
+    *(('image_size', x) for x in (8.5, 0, '8')),
+    *(('holdout', x) for x in ('0.1', None, float('nan'))),
+  ],
+)
+def test_types_of_what_is_loaded_are_checked(name, value):
+  with pytest.raises(ValueError, match=name):
+    fsdd.load_dataset('digits', progress=False, **{name: value})
+
+
+@pytest.mark.parametrize('name', ['checkpoint_every', 'log_every'])
+@pytest.mark.parametrize('value', [0, -1, 1.5, None])
+def test_how_often_a_stage_writes_is_a_number_from_1(name, value):
+  with pytest.raises(ValueError, match=f'^{name} = '):
+    fsdd.LoopOptions(**{name: value})
+
+
+def test_subsets_of_one_class_are_refused_at_once():
+  with pytest.raises(ValueError, match='min_classes = 1 is out of range'):
+    CachingConfig(min_classes=1)
+
+
 def _images(count):
   return np.random.default_rng(0).integers(
     0, 256, (count, 8, 8, 3), dtype=np.uint8
