@@ -456,6 +456,30 @@ def test_no_test_images_are_told_before_the_work(tmp_path, capsys):
   assert capsys.readouterr().err == ''
 
 
+@pytest.mark.parametrize(
+  'command',
+  [
+    ('distill.py',),
+    ('adapt.py', '--translator=none', '--translator_width=2'),
+  ],
+)
+def test_stages_tell_of_no_test_images_before_they_load(
+  command, tmp_path, monkeypatch
+):
+  def stop(*_):
+    raise ValueError('Loading begins.')
+
+  monkeypatch.setattr(problems, 'load_dataset', stop)
+  for name in ('train/a', 'train/b'):
+    (tmp_path / name).mkdir(parents=True)
+  result = binaries.run(
+    *command, f'--dataset=folder:{tmp_path}', f'--workdir={tmp_path}/run'
+  )
+  told, _, later = result.stderr.partition('Loading begins.')
+  assert 'has train but no test images' in told
+  assert later.strip() == ''
+
+
 def test_flags_name_a_seed_that_wraps():
   values = flags.FlagValues()
   tuple(config_flags._define(values, [EvaluationConfig], {}))

@@ -111,6 +111,13 @@ def tfds_size(name: str, split: str, data_dir: PathLike | None) -> Size:
   return Size(part.num_examples, len(label.names), shape)
 
 
+def has_test_split(name: str, data_dir: PathLike | None) -> bool:
+  """Whether a data set has a test split; True while TFDS does not know."""
+  builder, _ = _find_builder(name, data_dir)
+  splits = builder.info.splits
+  return not splits or 'test' in splits or 'validation' in splits
+
+
 def _split_name(builder: Any, name: str, split: str) -> str:
   """TFDS's name of a split: the validation split where there is no test."""
   names = [split, 'validation'] if split == 'test' else [split]

@@ -137,6 +137,9 @@ def test_tfds_missing_split_and_label_and_class(tmp_path):
   folder = _write_tfds(tmp_path, 'bugs', {'train': examples})
   with pytest.raises(ValueError, match="no split 'test' or 'validation'"):
     _load(str(folder), split='test')
+  assert not sources.has_test_split(str(folder))
+  assert not sources.has_test_split('bugs', tmp_path)
+  assert sources.has_test_split('digits')
   examples[4] = (examples[4][0], -1)
   folder = _write_tfds(tmp_path, 'unlabeled', {'train': examples})
   with pytest.raises(ValueError, match='Label -1 of row 4'):

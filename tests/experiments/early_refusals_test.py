@@ -60,6 +60,22 @@ def test_what_is_no_flag_is_not_passed_over(command_line, tmp_path):
   assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+  'settings',
+  [
+    ('--method=networks', '--pool_size=2'),
+    ('--method=frepo', '--real_batch=9', '--kernel=ntk'),
+    ('--method=herding', '--networks_per_step=2'),
+  ],
+)
+def test_settings_of_another_method_are_not_passed_over(settings, tmp_path):
+  result = binaries.run(
+    'distill.py', '--dataset=digits', *settings, f'--workdir={tmp_path}/new'
+  )
+  _assert_refused(result, 'which would pass it over')
+  assert not (tmp_path / 'new').exists()
+
+
 @pytest.mark.parametrize('protocols', ['krr,krrr', ''])
 def test_protocols_are_looked_at_before_the_first_scores(distilled, protocols):
   result = binaries.run(
