@@ -9,7 +9,7 @@ r"""Adapts a translator to a data set and distils it for any IPC (Alg. 3).
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -24,9 +24,9 @@ from fsdd_jax.algorithms.configs import (
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
-from fsdd_jax.runtime import files, metrics, processes
+from fsdd_jax.runtime import files, hashes, metrics, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
-from fsdd_jax.runtime.workdir import options_within
+from fsdd_jax.runtime.workdir import claimed_workdir, options_within
 from fsdd_jax.storage import translators
 from fsdd_jax.types import LabeledSet
 from workbench import config_flags, launching, problems, results
@@ -89,6 +89,28 @@ def main(_: list[str]) -> None:
     'options': options,
     'clock': clock,
   }
+  # All of the run, as its parts share seconds and files.
+  with claimed_workdir(
+    options,
+    config,
+    network=repr(problem.network),
+    theta=repr(start.theta),
+    translator=repr(start.translator),
+    translator_sha256=hashes.hash_tree(start.variables),
+    **target.facts,
+  ):
+    _run(problem, ipcs, common, workdir)
+
+
+def _run(
+  problem: problems.AdaptationProblem,
+  ipcs: Sequence[int],
+  common: dict[str, Any],
+  workdir: pathlib.Path,
+) -> None:
+  """Adapts, and writes the sets of each IPC."""
+  start, target = problem.start, common['target']
+  config, clock = common['config'], common['clock']
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
   theta_networks = in_theta.theta_networks(start.theta, target, clock)
   before = in_theta.distill_in_theta(

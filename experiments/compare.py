@@ -37,7 +37,7 @@ from fsdd_jax.algorithms.configs import (
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.evaluation.evaluate import PROTOCOLS
+from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks.translator import translate
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files
@@ -67,17 +67,25 @@ _SECONDS = flags.DEFINE_float(
   'seconds',
   0.0,
   'Time of each method, without compilation; 0: the steps of its flagfile.',
+  lower_bound=0,
 )
 _TRANSLATOR = flags.DEFINE_string(
   'translator', 'none', "A translator's file; none: a random one."
 )
 _DIRECT_STEPS = flags.DEFINE_integer(
-  'direct_steps', 50, 'Steps on the translated set (adapt_then_pool).'
+  'direct_steps',
+  50,
+  'Steps on the translated set (adapt_then_pool).',
+  lower_bound=1,
 )
-_POINTS = flags.DEFINE_integer('points', 8, 'Points of each part of a curve.')
-_REPEATS = flags.DEFINE_integer('repeats', 3, 'Fresh networks a point.')
+_POINTS = flags.DEFINE_integer(
+  'points', 8, 'Points of each part of a curve.', lower_bound=1
+)
+_REPEATS = flags.DEFINE_integer(
+  'repeats', 3, 'Fresh networks a point.', lower_bound=1
+)
 _PROTOCOL = flags.DEFINE_enum(
-  'protocol', 'krr', list(PROTOCOLS), 'How each point is scored.'
+  'protocol', 'krr', list(evaluate.PROTOCOLS), 'How each point is scored.'
 )
 _SPLIT = flags.DEFINE_enum(
   'split', 'holdout', ['holdout', 'test'], 'Images to score on.'
@@ -135,8 +143,13 @@ def _curve(
 def _columns(
   problem: runners.Problem, network_config: NetworkConfig
 ) -> dict[str, tuple[str, Any]]:
-  """Protocol and network of each column of the table of ends."""
+  """Protocol and network of each column of the table of ends.
+
+  Raises the errors of protocols that cannot score in the network.
+  """
   network, train, _ = problem
+  for name in (_PROTOCOL.value, *_END_PROTOCOLS.value):
+    evaluate.network_for(name, network)
   columns = {name: (name, network) for name in _END_PROTOCOLS.value}
   for name in _END_NETWORKS.value:
     config = NetworkConfig(network=name, width=network_config.width)
@@ -202,6 +215,8 @@ def main(_: list[str]) -> None:
     direct_steps=_DIRECT_STEPS.value,
   )
   # All of them before the first runs, so that a mistake is told at once.
+  files.check_writable(files.resolve(_WORKDIR.value) / 'compare.json')
+  columns = _columns(problem, found.network_config)
   methods = {
     ipc: {
       text: runners.make_runner(
@@ -209,12 +224,13 @@ def main(_: list[str]) -> None:
       )
       for text in _METHODS.value
     }
-    for ipc in config_flags.integers('ipcs')
+    for ipc in config_flags.counts('ipcs')
   }
+  if not _METHODS.value:
+    raise ValueError('--methods names none; give some, parted by commas.')
   held = resolution.repeat_channels(
     problems.load_dataset(data, _SPLIT.value), train.images.shape[-1]
   )
-  columns = _columns(problem, found.network_config)
   scoring = comparison.Scoring(
     *(problem, held, data.dataset, columns),
     repeats=_REPEATS.value,

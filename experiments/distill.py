@@ -68,10 +68,8 @@ _SAVE_NETWORKS = flags.DEFINE_bool(
   '--theta; FRePo and RCIG have trained theirs.',
 )
 
-CONFIGS = (
-  *(DataConfig, NetworkConfig, DistillationConfig),
-  *(FrepoConfig, RfadConfig, RcigConfig, KipConfig),
-)
+_PEER_CONFIGS = (FrepoConfig, RfadConfig, RcigConfig, KipConfig)
+CONFIGS = (DataConfig, NetworkConfig, DistillationConfig, *_PEER_CONFIGS)
 
 
 class Plan(NamedTuple):
@@ -93,11 +91,28 @@ class Plan(NamedTuple):
   further: dict[str, Any]
 
 
+def _check_flags(own: type | None) -> None:
+  """Raises a ValueError for a setting that is another method's alone."""
+  taken = {
+    field.name
+    for kind in (DistillationConfig, own)
+    for field in (dataclasses.fields(kind) if kind else ())
+  }
+  for kind in _PEER_CONFIGS:
+    for field in dataclasses.fields(kind):
+      if flags.FLAGS[field.name].present and field.name not in taken:
+        raise ValueError(
+          f'--{field.name} is no setting of --method={_METHOD.value}, which '
+          'would pass it over. Leave it out, or choose its method.'
+        )
+
+
 def _by_method(
   config: DistillationConfig, network: nn.Module, target: TargetSet
 ) -> Plan:
   """A method of `METHODS` with its own settings."""
   method, own = METHODS[_METHOD.value], None
+  _check_flags(method.config_class)
   further: dict[str, Any] = {}
   if method.config_class is not None:
     own = config_flags.read(method.config_class)

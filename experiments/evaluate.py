@@ -23,7 +23,7 @@ from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import files, processes
-from fsdd_jax.storage import distilled_set
+from fsdd_jax.storage import distilled_set, weight_files
 from fsdd_jax.types import LabeledSet, labeled_set
 from workbench import config_flags, launching, problems
 
@@ -102,7 +102,7 @@ def _rows(
       ipc=distilled.metadata.ipc,
       short_classes='repeat',
     )
-  name = distilled.metadata.recipe.get('method', pathlib.Path(path).stem)
+  name = str(distilled.metadata.recipe.get('method', pathlib.Path(path).stem))
   rows[name] = labeled_set(
     jax.numpy.asarray(distilled.images), jax.numpy.asarray(distilled.labels)
   )
@@ -115,27 +115,46 @@ def _networks(
   dataset: datasets.Dataset,
   names: Sequence[str],
 ) -> list[nn.Module]:
-  """Architectures by name; that of the distillation as it was there."""
-  own = _config(NetworkConfig, distilled.metadata.network, path)
-  return [
-    problems.make_network(
-      own
-      if name == own.network
-      else NetworkConfig(network=name, width=own.width),
-      dataset.images.shape[1:],
-      dataset.num_classes,
+  """Architectures by name; that of the distillation as it was there.
+
+  Stages write the fields of their config, Python those of a module by its name.
+  """
+  described = distilled.metadata.network
+  kind = 'name' if 'name' in described else 'network'
+  shape, count = dataset.images.shape[1:], dataset.num_classes
+  found = []
+  for name in names or (described.get(kind),):
+    if kind == 'name' and name == described[kind]:
+      own = {'image_shape': list(shape), 'network': described}
+      found.append(weight_files.network_of(path, own, count)[1])
+      continue
+    config = _config(
+      NetworkConfig, described if kind == 'network' else {}, path
     )
-    for name in names or (own.network,)
-  ]
+    if name != described.get(kind):
+      config = NetworkConfig(network=str(name), width=config.width)
+    found.append(problems.make_network(config, shape, count))
+  return found
+
+
+def _check(
+  config: EvaluationConfig,
+  networks: Sequence[nn.Module],
+  written: Sequence[Any],
+) -> None:
+  """Raises now the errors that would lose the scores of what goes before."""
+  if not config.protocols:
+    raise ValueError('--protocols names none; give some of krr, frepo and dc.')
+  for protocol in config.protocols:
+    for network in networks:
+      evaluate.network_for(protocol, network)
+  if processes.is_first_process():
+    for path in written:
+      files.check_writable(path)
 
 
 def main(arguments: list[str]) -> None:
   """Loads a distilled set, scores it and writes the scores."""
-  if len(arguments) != 2:
-    raise ValueError(
-      f'Give one file to score, not {len(arguments) - 1}; options need two '
-      'dashes, as in --repeats=5.'
-    )
   path = str(files.resolve(arguments[1]))
   output = files.resolve(_OUTPUT.value or f'{path}.scores.json')
   config = config_flags.read(EvaluationConfig)
@@ -143,6 +162,7 @@ def main(arguments: list[str]) -> None:
   data = _data_config(path, distilled)
   dataset = _load(data, config.split, distilled)
   networks = _networks(path, distilled, dataset, config.networks)
+  _check(config, networks, [output, *([path] * _WRITE_SCORES.value)])
   seed = config.evaluation_seed
   scores, table = {}, []
   for row, synthetic in _rows(path, distilled, data, seed).items():
@@ -191,4 +211,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == '__main__':
   config_flags.define(EvaluationConfig)
-  launching.run_in_processes(main)
+  launching.run_in_processes(main, check=launching.one_file)

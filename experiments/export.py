@@ -4,7 +4,7 @@ Example:
   python experiments/export.py set.safetensors --output=out --formats=png,npz
 """
 
-from absl import app, flags
+from absl import flags
 
 from fsdd_jax.reporting import exports
 from fsdd_jax.storage import distilled_set
@@ -23,10 +23,6 @@ _FORMATS = flags.DEFINE_list(
 
 def main(arguments: list[str]) -> None:
   """Loads the file named on the command line and exports it."""
-  if len(arguments) != 2:
-    raise app.UsageError(
-      f'Give one distilled set to export; got {arguments[1:]}.'
-    )
   distilled = distilled_set.load_distilled(arguments[1])
   formats = _FORMATS.value or exports.default_formats()
   exports.export(distilled, _OUTPUT.value, formats)
@@ -40,4 +36,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  launching.run(main)
+  launching.run(main, check=launching.one_file)

@@ -122,9 +122,11 @@ def main(_: list[str]) -> None:
   """Runs what is missing; writes a picture and a table for each IPC."""
   recipe = recipes.from_flags(__file__)
   counts, steps = (
-    config_flags.integers('networks'),
-    config_flags.integers('steps'),
+    config_flags.counts('networks'),
+    config_flags.counts('steps'),
   )
+  if len(set(counts)) < len(counts):
+    raise ValueError(f'--networks={counts} names a number twice.')
   if len(counts) != len(steps):
     raise ValueError(
       f'--networks lists {len(counts)} numbers, --steps {len(steps)}; give one '

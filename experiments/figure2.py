@@ -59,7 +59,7 @@ def _curves(recipe: Recipe, row: str, seen: Sequence[int]) -> dict[str, Any]:
 
 def main(_: list[str]) -> None:
   """Runs what is missing; writes the picture and the table."""
-  recipe, seen = recipes.from_flags(__file__), config_flags.integers('seen')
+  recipe, seen = recipes.from_flags(__file__), config_flags.counts('seen')
   if unseen := set(seen) - set(recipe.ipcs):
     raise ValueError(f'--seen has {sorted(unseen)}, which are not in --ipcs.')
   wanted = _curves(recipe, _ROW.value, seen)

@@ -31,7 +31,9 @@ from workbench import (
 from workbench.columns import Made, Recipe
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
-_IPC = flags.DEFINE_integer('ipc', 10, 'Images per class that are shown.')
+_IPC = flags.DEFINE_integer(
+  'ipc', 10, 'Images per class that are shown.', lower_bound=1
+)
 _SEEN = flags.DEFINE_list('seen', ['1', '10'], 'IPCs to adapt on, with --ipc.')
 _UNSEEN = flags.DEFINE_list('unseen', ['1', '20'], 'Others, without --ipc.')
 _ARBITRARY = 'in an arbitrary network'
@@ -39,7 +41,7 @@ _ARBITRARY = 'in an arbitrary network'
 
 def _sets(recipe: Recipe, row: str) -> dict[str, Made]:
   """What the figure shows, by the caption."""
-  seen, unseen = config_flags.integers('seen'), config_flags.integers('unseen')
+  seen, unseen = config_flags.counts('seen'), config_flags.counts('unseen')
   if _IPC.value not in seen or _IPC.value in unseen:
     raise ValueError(
       f'--ipc={_IPC.value} must be in --seen and not in --unseen.'
@@ -125,5 +127,5 @@ def _grid(images: np.ndarray, names: Sequence[str], title: str) -> bytes:
 
 
 if __name__ == '__main__':
-  recipes.define_flags(ipcs=())
+  recipes.define_flags()
   launching.run(main)

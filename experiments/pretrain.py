@@ -9,6 +9,7 @@ Give the data and the network of the cache. The column `w AE` is
 
 from absl import flags
 
+from fsdd_jax import zoo
 from fsdd_jax.algorithms import pretraining
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -19,7 +20,7 @@ from fsdd_jax.algorithms.method_configs import PretrainingConfig
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
-from fsdd_jax.storage import translators, weight_files
+from fsdd_jax.storage import translators
 from fsdd_jax.storage.cache import manifest as cache_manifest
 from fsdd_jax.storage.cache import shards
 from workbench import config_flags, launching, problems
@@ -35,7 +36,10 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 _START = flags.DEFINE_string(
-  'start', None, 'A translator file to go on from; random weights if not given.'
+  'start',
+  None,
+  'A translator to go on from, a file or a shipped one; random weights if not '
+  'given.',
 )
 
 CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, PretrainingConfig)
@@ -58,6 +62,7 @@ def main(_: list[str]) -> None:
     config_flags.read(NetworkConfig), train.images.shape[1:], train.num_classes
   )
   translator = problems.make_translator(config_flags.read(TranslatorConfig))
+  start = zoo.load_translator(_START.value).variables if _START.value else None
   options, clock = with_clock(
     LoopOptions(workdir, config.checkpoint_every, config.log_every)
   )
@@ -69,9 +74,7 @@ def main(_: list[str]) -> None:
       TargetSet(train, problems.fit_normalization(data, train)),
       config=config,
       options=options,
-      start=(
-        weight_files.load_translator(_START.value)[0] if _START.value else None
-      ),
+      start=start,
     )
   if not processes.is_first_process():
     return

@@ -40,8 +40,12 @@ from workbench import launching, problems
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/quickstart', 'Folder of the results.'
 )
-_STEPS = flags.DEFINE_integer('num_steps', 100, 'Updates a row or a stage.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Fresh networks a score.')
+_STEPS = flags.DEFINE_integer(
+  'num_steps', 100, 'Updates a row or a stage.', lower_bound=1
+)
+_REPEATS = flags.DEFINE_integer(
+  'repeats', 5, 'Fresh networks a score.', lower_bound=1
+)
 
 _LARGE = DataConfig(dataset='fractals:20', image_size=16)
 _TARGET = DataConfig(dataset='digits', image_size=16)

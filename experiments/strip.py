@@ -14,7 +14,7 @@ Example (the picture of the README):
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib import figure as mpl_figure
 
 from fsdd_jax.reporting import exports, pictures
@@ -68,8 +68,6 @@ def draw(sets: Sequence[DistilledSet], most: int) -> mpl_figure.Figure:
 
 def main(arguments: list[str]) -> None:
   """Loads the files named on the command line and draws them."""
-  if len(arguments) < 2:
-    raise app.UsageError('Give the files of one or more distilled sets.')
   sets = [distilled_set.load_distilled(path) for path in arguments[1:]]
   check(sets)
   picture = pictures.figure_png(draw(sets, _IMAGES.value))
@@ -79,4 +77,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  launching.run(main)
+  launching.run(main, check=launching.files_given)

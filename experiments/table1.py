@@ -73,7 +73,7 @@ def _places() -> list[Place]:
     row, _, own = text.partition(':')
     recipe = shared
     if own:
-      if not all(part.isdecimal() for part in own.split('+')):
+      if not all(part.isdecimal() and int(part) for part in own.split('+')):
         raise ValueError(
           f'--rows has {text!r}; write the IPCs of a row as in cifar10:1+10.'
         )
@@ -84,6 +84,8 @@ def _places() -> list[Place]:
       for ipc in recipe.ipcs
       for column in _COLUMNS.value
     ]
+  if not found:
+    raise ValueError('--rows and --columns must each name one or more.')
   return found
 
 

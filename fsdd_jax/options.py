@@ -113,6 +113,23 @@ def whole(
   return number
 
 
+def real(name: str, value: Any) -> float:
+  """A float of Python, of an argument that has to be a number.
+
+  Args:
+    name: of the argument.
+    value: what was given; integers and NumPy's numbers are taken as well.
+
+  Raises:
+    ValueError: if it is none.
+
+  Example:
+    >>> real('holdout', 0)
+    0.0
+  """
+  return _typed(name, value, float)
+
+
 def seed_option(help_text: str) -> Any:
   """A seed in the range that JAX does not silently wrap to 32 bits.
 

@@ -27,7 +27,7 @@ from absl import app, flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
-_SIGNALS = signal.SIGTERM, signal.SIGINT
+_SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 Result = subprocess.CompletedProcess
 

@@ -5,6 +5,7 @@ import functools
 import pathlib
 import re
 import runpy
+import tomllib
 
 import pytest
 
@@ -85,6 +86,47 @@ def test_functions_that_follow_the_paper_are_there():
     if not (package / path).exists() or name not in _defined(package / path)
   ]
   assert not missing
+
+
+def _constants(path):
+  return {
+    node.value
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+  }
+
+
+def test_the_test_split_is_read_where_the_documentation_says():
+  page = ' '.join((_ROOT / 'docs/howto/own_data.md').read_text().split())
+  said = 'is read by `evaluate.py`, by the quickstart and by `compare.py'
+  assert said in page
+  naming = {
+    path.name
+    for path in (_ROOT / 'experiments').rglob('*.py')
+    if 'test' in _constants(path)
+  }
+  # evaluate.py asks its config for the split; estimates are of its size alone.
+  assert naming == {'quickstart.py', 'compare.py', 'estimates.py'}
+  stages = {
+    path.name
+    for path in (_ROOT / 'fsdd_jax' / 'algorithms').rglob('*.py')
+    if 'test' in _constants(path)
+  }
+  assert stages == {'configs.py'}  # The choices of `EvaluationConfig`.
+
+
+def test_extras_that_install_tensorflow_and_platforms_are_told():
+  project = tomllib.loads((_ROOT / 'pyproject.toml').read_text())['project']
+  page = (_ROOT / 'docs' / 'start.md').read_text()
+  rows = dict(re.findall(r'^\| `\.\[(\w+)\]` \| (.*) \|$', page, re.M))
+  extras = project['optional-dependencies']
+  assert rows.keys() == extras.keys()
+  for name, needed in extras.items():
+    kernels = any('neural-tangents' in x or '[kernels]' in x for x in needed)
+    assert ('TensorFlow' in rows[name]) == kernels, name
+  assert 'array-record has no wheel for Windows and Intel' in ' '.join(
+    page.split()
+  )
 
 
 def test_topics_list_what_is_exported():

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 from absl import flags
 
+import binaries
 import fsdd_jax as fsdd
 import toy
 from fsdd_jax.algorithms import adaptation, baseline
@@ -106,6 +107,31 @@ def test_whole_numbers():
   assert whole('ipc', np.int64(3), least=1) == 3
   with pytest.raises(ValueError, match='ipc = 0 is out of range: use 1 or'):
     whole('ipc', 0, least=1)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    *(('limit', x) for x in (20.5, 0, -1, True, '20')),
+    *(('image_size', x) for x in (8.5, 0, '8')),
+    *(('holdout', x) for x in ('0.1', None, float('nan'))),
+  ],
+)
+def test_types_of_what_is_loaded_are_checked(name, value):
+  with pytest.raises(ValueError, match=name):
+    fsdd.load_dataset('digits', progress=False, **{name: value})
+
+
+@pytest.mark.parametrize('name', ['checkpoint_every', 'log_every'])
+@pytest.mark.parametrize('value', [0, -1, 1.5, None])
+def test_how_often_a_stage_writes_is_a_number_from_1(name, value):
+  with pytest.raises(ValueError, match=f'^{name} = '):
+    fsdd.LoopOptions(**{name: value})
+
+
+def test_subsets_of_one_class_are_refused_at_once():
+  with pytest.raises(ValueError, match='min_classes = 1 is out of range'):
+    CachingConfig(min_classes=1)
 
 
 def _images(count):
@@ -212,6 +238,23 @@ def test_a_translator_of_other_variables_is_refused_at_load(tmp_path, change):
     translators.read_translator(path)
 
 
+def test_a_start_of_pretraining_is_checked_as_a_translator_is(tmp_path):
+  path = _translator_file(tmp_path)
+  arrays, metadata = containers.read_container(path, 'translator')
+  arrays = {name.replace('params/', 'other/'): x for name, x in arrays.items()}
+  containers.write_container(path, 'translator', arrays, metadata)
+  toy.build_cache(tmp_path / 'cache')
+  result = binaries.run(
+    'pretrain.py',
+    *('--dataset=fractals:3', '--limit=30', '--image_size=8', '--width=4'),
+    *(f'--cache={tmp_path}/cache', f'--start={path}'),
+    f'--workdir={tmp_path}/run',
+  )
+  assert result.returncode == 1
+  assert 'translator.safetensors: its variables are not' in result.stderr
+  assert 'Traceback' not in result.stderr
+
+
 @pytest.mark.parametrize(
   'changes',
   [
@@ -276,6 +319,7 @@ class _Wrong(nn.Module):
       'a map': (logits, images),
       'three': (logits, features, features),
       'one row': (logits, features[:1]),
+      'few': (logits, features),
     }[self.form]
 
 
@@ -304,6 +348,22 @@ def test_a_network_that_returns_something_else_is_told_what_it_must(
       TargetSet(dataset, transform),
       config=fsdd.DistillationConfig(ipc=1, num_steps=1),
     )
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_logits_of_another_number_of_classes_are_no_scores(count):
+  _, dataset, transform = toy.problem()
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
+  network = _Wrong('few', num_classes=count)
+  with pytest.raises(ValueError, match=f'{count} logits .* for 3 classes'):
+    fsdd.evaluate(
+      *(jax.random.key(1), real, dataset, transform, network),
+      protocol='dc',
+      repeats=1,
+    )
+  config = fsdd.DistillationConfig(ipc=1, num_steps=1, real_batch=3)
+  with pytest.raises(ValueError, match=f'{count} logits .* for 3 classes'):
+    fsdd.distill_by(fsdd.PEERS['frepo'], network, toy.target(), config=config)
 
 
 def test_a_class_with_few_images_is_named_or_filled():
@@ -394,6 +454,30 @@ def test_no_test_images_are_told_before_the_work(tmp_path, capsys):
   assert sources.has_test_split(config.dataset)
   problems.warn_without_test(config)
   assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+  'command',
+  [
+    ('distill.py',),
+    ('adapt.py', '--translator=none', '--translator_width=2'),
+  ],
+)
+def test_stages_tell_of_no_test_images_before_they_load(
+  command, tmp_path, monkeypatch
+):
+  def stop(*_):
+    raise ValueError('Loading begins.')
+
+  monkeypatch.setattr(problems, 'load_dataset', stop)
+  for name in ('train/a', 'train/b'):
+    (tmp_path / name).mkdir(parents=True)
+  result = binaries.run(
+    *command, f'--dataset=folder:{tmp_path}', f'--workdir={tmp_path}/run'
+  )
+  told, _, later = result.stderr.partition('Loading begins.')
+  assert 'has train but no test images' in told
+  assert later.strip() == ''
 
 
 def test_flags_name_a_seed_that_wraps():

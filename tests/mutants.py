@@ -199,7 +199,7 @@ MUTANTS = (
   # Scores.
   Mutant('evaluation/evaluate', '(jnp.argmax(scores, axis=1) == classes) * mask)',
          '(jnp.argmax(scores, axis=1) == classes))', 'runtime/finite:counted_once'),
-  Mutant('evaluation/evaluate', '_check_scores(bad, len(dataset.labels))', 'pass',
+  Mutant('evaluation/evaluate', 'kernels.check_scores(bad, len(dataset.labels))', 'pass',
          'runtime/finite:constant'),
   Mutant('evaluation/evaluate', 'jax.random.fold_in(key, index)',
          'jax.random.fold_in(key, 0)', 'draws:repeat'),

@@ -11,7 +11,6 @@ takes what the first run of the one before wrote.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import random
@@ -25,146 +24,9 @@ from typing import NamedTuple
 
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import metrics
+from soak_stages import STAGES, comparable, needed_for
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_LARGE = ('--dataset=fractals:6', '--limit=240', '--image_size=16')
-_NETWORK = ('--width=16',)
-_WATCHED = ('--checkpoint_every=5', '--log_every=1')
-
-
-class Stage(NamedTuple):
-  """A binary, how it is called and what it leaves behind.
-
-  Attributes:
-    output: the flag that names the folder it writes to.
-    results: patterns of its final files.
-    flags_of: its other flags, of the folder that holds the straight run of
-      each stage, and of a function that scales numbers of steps.
-    binary: its name without ending; by default that of the stage.
-  """
-
-  output: str
-  results: Sequence[str]
-  flags_of: Callable[[pathlib.Path, Callable[[int], int]], Sequence[str]]
-  binary: str = ''
-
-
-def _method(name: str, *flags: str) -> Stage:
-  """A method of `distill.py` on digits."""
-  return Stage(
-    'workdir',
-    ('distilled.safetensors',),
-    lambda straight, scaled: (
-      *('--dataset=digits', '--limit=200', '--ipc=2', *_NETWORK, *_WATCHED),
-      *(f'--method={name}', f'--num_steps={scaled(100)}', *flags),
-    ),
-    'distill',
-  )
-
-
-_PEER = '--real_batch=50'
-
-# By the name of the binary, in the order of their inputs.
-STAGES = {
-  'cache': Stage(
-    'folder',
-    ('manifest.json', '*.array_record'),
-    lambda straight, scaled: (
-      *(*_LARGE, *_NETWORK, '--min_classes=2', '--max_classes=6'),
-      *('--max_images=60', '--max_synthetic=18', '--subsets_per_batch=2'),
-      *(f'--num_subsets={scaled(24)}', f'--num_steps={scaled(200)}'),
-    ),
-  ),
-  'pretrain': Stage(
-    'workdir',
-    ('translator.safetensors',),
-    lambda straight, scaled: (
-      *(*_LARGE, *_NETWORK, *_WATCHED, f'--cache={straight / "cache"}'),
-      *('--translator_width=8', '--translator_blocks=1', '--batch_size=2'),
-      *(f'--num_steps={scaled(200)}', '--eval_every=20', '--patience=0'),
-    ),
-  ),
-  'adapt': Stage(
-    'workdir',
-    ('distilled_*.safetensors', 'translator.safetensors'),
-    lambda straight, scaled: (
-      f'--translator={straight / "pretrain" / "translator.safetensors"}',
-      *('--dataset=digits', '--limit=200', '--image_size=16', *_WATCHED),
-      *('--adapt_ipcs=1,3', '--ipcs=1,2', '--network_pool=3'),
-      *(f'--num_steps={scaled(60)}', f'--num_adaptation_steps={scaled(120)}'),
-    ),
-  ),
-  'bilevel': Stage(
-    'workdir',
-    ('network.safetensors',),
-    lambda straight, scaled: (
-      *(*_LARGE, *_NETWORK, *_WATCHED, '--min_classes=2', '--max_classes=6'),
-      *('--max_images=60', '--max_synthetic=18', '--num_steps=3'),
-      *('--norm=none', f'--num_updates={scaled(60)}'),
-    ),
-  ),
-  'networks': _method('networks', '--num_networks=3', '--revisit'),
-  'frepo': _method('frepo', _PEER, '--pool_size=2'),
-  'rfad': _method('rfad', _PEER, '--networks_per_step=2'),
-  'kip': _method('kip', _PEER, '--network=mlp', '--norm=none'),
-  'herding': _method('herding'),
-  'evaluate': Stage(
-    'output',
-    ('scores.json',),
-    lambda straight, scaled: (
-      str(straight / 'networks' / 'distilled.safetensors'),
-      '--repeats=3',
-    ),
-  ),
-  'export': Stage(
-    'output',
-    ('README.md', '*.npz', '*.safetensors'),
-    lambda straight, scaled: (
-      str(straight / 'networks' / 'distilled.safetensors'),
-      '--formats=npz,torch',
-    ),
-  ),
-  'table1': Stage(
-    'workdir',
-    ('table1.md', 'table1.csv'),
-    lambda straight, scaled: (
-      *(f'--recipes={recipes(straight, scaled)}', '--scale=soak'),
-      *('--rows=digits', '--ipcs=1', '--columns=random real,1 Net,Pool'),
-    ),
-  ),
-}
-
-
-def recipes(folder: pathlib.Path, scaled: Callable[[int], int]) -> pathlib.Path:
-  """Writes the flagfiles of a small table, and returns their folder."""
-  texts = {
-    'digits': '--dataset=digits\n--limit=200\n--width=16\n',
-    'one_net': f'--num_steps={scaled(60)}\n--checkpoint_every=5\n',
-    'pool': f'--num_steps={scaled(60)}\n--num_networks=3\n--revisit\n'
-    '--checkpoint_every=5\n',
-  }
-  path = folder / 'recipes'
-  path.mkdir(parents=True, exist_ok=True)
-  for name, text in texts.items():
-    (path / f'soak_{name}.flags').write_text(text)
-  return path
-
-
-def comparable(path: pathlib.Path) -> bytes:
-  """A file's bytes without times, which no two runs share."""
-  data = path.read_bytes()
-  if path.name == 'scores.json':
-    found = json.loads(data)
-    found.pop('file')
-    for scores in found['scores'].values():
-      for score in scores:
-        score.pop('seconds')
-    return json.dumps(found, sort_keys=True).encode()
-  if path.name.startswith('table1'):
-    timed = (b'seconds', b'compilation', b'times faster')
-    lines = data.splitlines()
-    return b'\n'.join(x for x in lines if not any(t in x for t in timed))
-  return data
 
 
 class Outcome(NamedTuple):
@@ -214,11 +76,13 @@ def soak(
   flags = stage.flags_of(root / 'straight', scaled)
 
   def start(folder: pathlib.Path) -> '_Run':
-    out = folder / 'scores.json' if name == 'evaluate' else folder
+    out = folder / stage.file if stage.file else folder
     command = [f'{stage.binary or name}.py', *flags, f'--{stage.output}={out}']
     return _Run(command, root / 'log.txt')
 
   start(straight).ends_within(None)
+  if not kills:  # Others read its files.
+    return Outcome(0, 0, 0, 0.0, 0, [])
   again, began = root / 'again' / name, time.monotonic()
   start(again).ends_within(None)
   seconds = time.monotonic() - began
@@ -287,7 +151,7 @@ def compare(
   """
   names = sorted(
     {
-      path.name
+      path.relative_to(folder)
       for folder in (expected, found)
       for pattern in patterns
       for path in folder.glob(pattern)
@@ -339,20 +203,22 @@ def main() -> None:
     '--last',
     choices=STAGES,
     default=list(STAGES)[-1],
-    help='the last stage to run',
+    help='the last stage to kill',
   )
   arguments = parser.parse_args()
   rng = random.Random(arguments.seed)
+  first = list(STAGES)[: 1 + list(STAGES).index(arguments.last)]
+  killed = [name for name in first if name in arguments.only]
   rows, different = [], []
   with tempfile.TemporaryDirectory() as folder:
     # Starts get short, so that kills hit work more often than compilation.
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{folder}/compiled')
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
-    for name in list(STAGES)[: 1 + list(STAGES).index(arguments.last)]:
+    for name in needed_for(killed):
       result = soak(
         name,
         pathlib.Path(folder),
-        kills=arguments.kills if name in arguments.only else 0,
+        kills=arguments.kills if name in killed else 0,
         scaled=lambda steps: max(2, round(steps * arguments.work)),
         rng=rng,
       )

@@ -1,5 +1,6 @@
 """The soak itself: it kills, restarts and would notice a difference."""
 
+import json
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 import soak
+from workbench import command, methods
 
 
 @pytest.mark.slow
@@ -25,6 +27,43 @@ def test_a_stage_survives_a_kill():
   assert result.returncode == 0, result.stderr
   rows = re.findall(r'^\| (\w+) +\| +1 \|.*\| yes +\|$', result.stdout, re.M)
   assert rows == ['cache']
+
+
+def test_every_binary_and_method_is_a_stage():
+  binaries = {stage.binary or name for name, stage in soak.STAGES.items()}
+  expected = {x for x in command.commands() if not x.startswith('bench_')}
+  assert binaries == expected
+  assert soak.STAGES.keys() >= methods.METHODS.keys()
+
+
+def test_stages_come_after_those_whose_files_they_read():
+  names = list(soak.STAGES)
+  for name, stage in soak.STAGES.items():
+    assert all(names.index(need) < names.index(name) for need in stage.needs)
+  assert soak.needed_for(['adapt', 'export']) == [
+    *('cache', 'pretrain', 'adapt', 'networks', 'export')
+  ]
+
+
+def test_times_and_folders_are_left_out_and_nothing_else(tmp_path):
+  path = tmp_path / 'ends.json'
+
+  def compared(**score):
+    path.write_text(json.dumps({'file': '/a', 'ends': [score]}))
+    return soak.comparable(path)
+
+  first = compared(mean=1.0, seconds=2.0)
+  assert compared(mean=1.0, seconds=3.0) == first
+  assert compared(mean=1.5, seconds=2.0) != first
+  page = tmp_path / 'report.html'
+  row = '<tr><td>1 Net</td><td class="number">{}</td>'
+  found = []
+  for accuracy, seconds in (('9.0', '1.2'), ('9.0', '3.4'), ('8.0', '1.2')):
+    page.write_text(
+      row.format(accuracy) + f'<td class="number">{seconds}</td></tr>'
+    )
+    found.append(soak.comparable(page))
+  assert found[0] == found[1] != found[2]
 
 
 def test_other_bytes_and_missing_files_are_noticed(tmp_path):

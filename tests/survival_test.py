@@ -18,7 +18,7 @@ from binaries import EXPERIMENTS, command, run
 from fsdd_jax.runtime import files, metrics
 from fsdd_jax.storage import distilled_set
 from fsdd_jax.storage.cache import shards
-from workbench import tasks
+from workbench import problems, tasks
 
 _DISTILL = ('distill.py', '--dataset=digits', '--limit=50', '--ipc=1')
 _SMALL = ('--width=4', '--checkpoint_every=10', '--log_every=1')
@@ -119,13 +119,18 @@ def test_a_set_whose_folder_moved_is_scored_where_it_is_now(tmp_path):
   assert "has the classes ('black', 'light'), the set" in other.stderr
 
 
-def test_a_set_written_from_python_asks_for_its_data(tmp_path):
+def test_a_set_written_from_python_asks_for_its_data(tmp_path, monkeypatch):
   path = tmp_path / 'set.safetensors'
   distilled_set.save_distilled(path, toy.distilled())
   result = run('evaluate.py', path, *_QUICK)
   assert result.returncode == 1
   assert 'does not tell how its data were loaded' in result.stderr
   assert 'Give --dataset' in result.stderr
+  # Its network is described as Python does, by the fields of the module.
+  monkeypatch.setattr(problems, 'load_dataset', lambda *_: toy.problem()[1])
+  result = run('evaluate.py', path, *_QUICK, '--dataset=toy')
+  assert result.returncode == 0, result.stderr
+  assert 'width=4' in _scores(path)['first image'][0]['network']
 
 
 def _started(folder, *further):

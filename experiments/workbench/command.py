@@ -49,11 +49,20 @@ def usage() -> str:
   return '\n'.join(lines)
 
 
+def _print(text: str) -> None:
+  """Prints as far as someone reads, as in `fsdd | head -1`."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    # Else the interpreter complains when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
   """Replaces this process by the binary that the first argument names."""
   found, name = commands(), (sys.argv[1:] or ['--help'])[0]
   if name in ('-h', '--help', 'help'):
-    print(usage())
+    _print(usage())
     return
   if name not in found:
     sys.exit(f'error: no command {name!r}; choose among {", ".join(found)}.')

@@ -115,6 +115,19 @@ def parse(
   return tuple(read(kind, values) for kind in config_classes)
 
 
+def counts(
+  name: str, values: flags.FlagValues = flags.FLAGS
+) -> tuple[int, ...]:
+  """The value of a flag that lists numbers from 1 up, at least one."""
+  found = integers(name, values)
+  if not found or min(found) < 1:
+    raise ValueError(
+      f'--{name}={",".join(map(str, found))} must list one or more numbers '
+      f'from 1 up, as in --{name}=1,10.'
+    )
+  return found
+
+
 def integers(
   name: str, values: flags.FlagValues = flags.FLAGS
 ) -> tuple[int, ...]:

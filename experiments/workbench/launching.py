@@ -15,6 +15,10 @@ from absl import app, flags, logging
 from fsdd_jax.runtime import preemption, processes, terminal
 from workbench import help_text
 
+Main = Callable[[list[str]], None]
+Check = Callable[[Sequence[str]], None]
+
+_DASHES = 'Flags need two dashes and their value, as in --ipc=10.'
 _HELP = {'-h', '-help', '--help', '-?'}
 _RECIPES = pathlib.Path(__file__).parents[1] / 'recipes'
 
@@ -27,22 +31,62 @@ _LOST = re.compile(
 )
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def no_files(arguments: Sequence[str]) -> None:
+  """Refuses what absl takes for no flag, and which a binary would pass over.
+
+  Args:
+    arguments: of `main`: the program, then all that is no flag.
+
+  Raises:
+    ValueError: if there is any, such as `ipc=10` without its dashes.
+  """
+  if len(arguments) > 1:
+    raise ValueError(f'{arguments[1]!r} is no flag. {_DASHES}')
+
+
+def one_file(arguments: Sequence[str]) -> None:
+  """As `no_files`, for a binary that takes one file.
+
+  Raises:
+    ValueError: if there is none, or more.
+  """
+  if len(arguments) != 2:
+    raise ValueError(
+      f'Give one file, not {len(arguments) - 1}: {arguments[1:]}. {_DASHES}'
+    )
+
+
+def files_given(arguments: Sequence[str]) -> None:
+  """As `no_files`, for a binary that takes one file or more.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  if len(arguments) < 2:
+    raise ValueError(f'Give the files of one or more distilled sets. {_DASHES}')
+
+
+def run(main: Main, *, check: Check = no_files) -> None:
   """Runs a binary; a known error ends it with one line and status 1.
 
   --help lists all its flags; --import names modules that are imported before,
   so that networks and data sets that these register have names.
 
-  SIGTERM and Ctrl-C end it with one line and status 0, see `preemption`. It
-  goes on when its output cannot be written or encoded, see `terminal`.
+  SIGTERM, Ctrl-C and SIGHUP end it with one line and status 0, see
+  `preemption`. It goes on when its output cannot be written or encoded, see
+  `terminal`.
+
+  Args:
+    main: of the binary; takes what is no flag, after the program's name.
+    check: raises the error of arguments that it does not take.
   """
 
   def guarded(arguments: list[str]) -> None:
     if not flags.FLAGS['verbosity'].present:
       logging.set_verbosity(logging.WARNING)
     preemption.install()
-    terminal.protect()
     try:
+      check(arguments)
       _import(flags.FLAGS['import'].value or ())
       main(arguments)
     except _KNOWN as error:
@@ -56,8 +100,10 @@ def run(main: Callable[[list[str]], None]) -> None:
   flags.DEFINE_list(
     'import', [], 'Modules to import first, of this folder or installed.'
   )
+  terminal.protect()
   if _HELP.intersection(sys.argv[1:]):
     print(help_text.text(sys.modules['__main__'].__doc__ or ''))
+    terminal.flush()
     return
   app.run(guarded, argv=[sys.argv[0], *_with_recipes(sys.argv[1:])])
 
@@ -103,7 +149,7 @@ def _leave(error: Exception) -> NoReturn:
   os._exit(1)
 
 
-def run_in_processes(main: Callable[[list[str]], None]) -> None:
+def run_in_processes(main: Main, *, check: Check = no_files) -> None:
   """As `run`, for a binary that several processes may share.
 
   They find each other by the flags that this defines or, without these, as
@@ -135,4 +181,4 @@ def run_in_processes(main: Callable[[list[str]], None]) -> None:
   flags.DEFINE_integer(
     'heartbeat_seconds', 100, 'Silence after which a process counts as lost.'
   )
-  run(joined)
+  run(joined, check=check)

@@ -13,7 +13,11 @@ from fsdd_jax.algorithms.peers import PEERS, frame, selection
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.options import Config
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
+from fsdd_jax.runtime.workdir import claimed_workdir
 from fsdd_jax.types import LabeledSet
+
+# Of a key, a network, the target set and a config.
+ChooseFn = Callable[..., LabeledSet]
 
 
 class Method(NamedTuple):
@@ -51,7 +55,7 @@ def _over_networks(
   )
 
 
-def _chosen(choose: Callable[..., LabeledSet]) -> Callable[..., Any]:
+def _chosen(title: str, choose: ChooseFn) -> Callable[..., Any]:
   def run(
     network: nn.Module,
     target: TargetSet,
@@ -64,28 +68,47 @@ def _chosen(choose: Callable[..., LabeledSet]) -> Callable[..., Any]:
     del own
     if start is not None:
       raise ValueError('Real images are chosen, not improved: leave start out.')
-    _, clock = with_clock(options)
-    with clock.part('selection'):
-      chosen = choose(
-        jax.random.key(config.seed),
-        network,
-        target.coded(config.label_coding),
-        ipc=config.ipc,
-      )
+    target = target.coded(config.label_coding)
+    facts = {'network_fields': repr(network), **target.facts}
+    options, clock = with_clock(options)
+    with (
+      claimed_workdir(options, config, method=title, **facts),
+      clock.part('selection'),
+    ):
+      chosen = choose(jax.random.key(config.seed), network, target, config)
     return baseline.DistillationResult(chosen, [], clock.seconds())
 
   return run
 
 
 def _random_real(
-  key: jax.Array, network: nn.Module, target: TargetSet, *, ipc: int
+  key: jax.Array,
+  network: nn.Module,
+  target: TargetSet,
+  config: DistillationConfig,
 ) -> LabeledSet:
   del network
-  return target.random_real(key, ipc=ipc)
+  return target.random_real(
+    key, ipc=config.ipc, short_classes=config.short_classes
+  )
 
 
-def _real(title: str, choose: Callable[..., LabeledSet]) -> Method:
-  return Method(lambda config: title, _chosen(choose), learns=False)
+def _selected(select_fn: selection.SelectFn) -> ChooseFn:
+  def choose(
+    key: jax.Array,
+    network: nn.Module,
+    target: TargetSet,
+    config: DistillationConfig,
+  ) -> LabeledSet:
+    return selection.select(
+      key, network, target, select_fn=select_fn, ipc=config.ipc
+    )
+
+  return choose
+
+
+def _real(title: str, choose: ChooseFn) -> Method:
+  return Method(lambda config: title, _chosen(title, choose), learns=False)
 
 
 def _peer(peer: frame.Peer) -> Method:
@@ -97,11 +120,6 @@ METHODS = {
   'networks': Method(baseline.method_name, _over_networks),
   **{name: _peer(peer) for name, peer in PEERS.items()},
   'random_real': _real('random real', _random_real),
-  'herding': _real(
-    'herding', functools.partial(selection.select, select_fn=selection.herding)
-  ),
-  'k_centre': _real(
-    'k-centre',
-    functools.partial(selection.select, select_fn=selection.k_centre),
-  ),
+  'herding': _real('herding', _selected(selection.herding)),
+  'k_centre': _real('k-centre', _selected(selection.k_centre)),
 }

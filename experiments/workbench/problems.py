@@ -43,11 +43,11 @@ def load_dataset(config: DataConfig, split: str) -> datasets.Dataset:
 
 def warn_without_test(config: DataConfig) -> None:
   """Says before the work, not after it, that there is nothing to score on."""
-  if not sources.has_test_split(config.dataset):
+  if not sources.has_test_split(config.dataset, config.data_dir or None):
     print(
       f'{config.dataset} has train but no test images: before '
-      'experiments/evaluate.py, add a folder test; or keep some apart now, by '
-      '--holdout=0.1, and score with --split=holdout.',
+      'experiments/evaluate.py, add them (a folder test); or keep some apart '
+      'now, by --holdout=0.1, and score with --split=holdout.',
       file=sys.stderr,
     )
 

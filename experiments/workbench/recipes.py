@@ -5,16 +5,17 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import files
 from workbench import config_flags
 from workbench.columns import Recipe
 
 
-def define_flags(*, ipcs: Sequence[int], scale: str = 'cpu') -> None:
+def define_flags(*, ipcs: Sequence[int] = (), scale: str = 'cpu') -> None:
   """Defines the flags of a `Recipe`, and the folder of results.
 
   Args:
-    ipcs: the default images per class.
+    ipcs: the default images per class; without any there is no flag for them.
     scale: the default scale.
   """
   flags.DEFINE_string(
@@ -29,9 +30,10 @@ def define_flags(*, ipcs: Sequence[int], scale: str = 'cpu') -> None:
   flags.DEFINE_string(
     'recipes', '', "Folder of flagfiles; empty: the binary's."
   )
-  flags.DEFINE_list('ipcs', list(map(str, ipcs)), 'Images per class.')
+  if ipcs:
+    flags.DEFINE_list('ipcs', list(map(str, ipcs)), 'Images per class.')
   flags.DEFINE_list('protocols', ['krr'], 'Protocols: krr, frepo, dc.')
-  flags.DEFINE_integer('repeats', 3, 'Fresh networks a score.')
+  flags.DEFINE_integer('repeats', 3, 'Fresh networks a score.', lower_bound=1)
   flags.DEFINE_multi_string(
     'target_flag', [], 'Further flag of all that distils, e.g. --seed=1.'
   )
@@ -42,13 +44,22 @@ def from_flags(binary: str) -> Recipe:
 
   Args:
     binary: path of the binary that runs.
+
+  Raises:
+    ValueError: for IPCs or protocols that do not exist.
   """
   folder, values = pathlib.Path(binary).parent, flags.FLAGS
+  unknown = [x for x in values.protocols if x not in evaluate.PROTOCOLS]
+  if unknown or not values.protocols:
+    raise ValueError(
+      f'--protocols={",".join(values.protocols)} must list some of '
+      f'{", ".join(evaluate.PROTOCOLS)}.'
+    )
   return Recipe(
     binaries=str(folder),
     folder=str(files.resolve(values.recipes or folder / 'recipes')),
     scale=values.scale,
-    ipcs=config_flags.integers('ipcs'),
+    ipcs=config_flags.counts('ipcs') if 'ipcs' in values else (),
     protocols=tuple(values.protocols),
     repeats=values.repeats,
     flags=tuple(values.target_flag),

@@ -19,6 +19,7 @@ from fsdd_jax.data import datasets
 from fsdd_jax.data import normalization as normalization_lib
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
+from fsdd_jax.runtime.workdir import differences
 from fsdd_jax.storage import distilled_set
 from fsdd_jax.types import LabeledSet
 from workbench.columns import Recipe
@@ -82,8 +83,14 @@ def describe_result(
 def write_result(
   path: pathlib.Path, distilled: distilled_set.DistilledSet
 ) -> None:
-  """Writes a distilled set and its picture, and tells how to score it."""
-  distilled_set.save_distilled(path, distilled)
+  """Writes a distilled set and its picture, and tells how to score it.
+
+  A file that holds this very set stays, with its scores and with the versions
+  that made it, as when a finished command is given again.
+  """
+  with distilled_set.written_in_turn(path):
+    if not _holds(path, distilled):
+      distilled_set.save_distilled(path, distilled)
   pictures.save_grid(
     path.with_suffix('.png'),
     np.asarray(
@@ -95,6 +102,28 @@ def write_result(
     ipc=distilled.metadata.ipc,
   )
   print(f'Score it: python experiments/evaluate.py {path}')
+
+
+def _holds(path: pathlib.Path, distilled: distilled_set.DistilledSet) -> bool:
+  """Whether a file holds a set, whatever its scores and versions."""
+  try:
+    found = distilled_set.load_distilled(path)
+  except (FileNotFoundError, ValueError):  # None yet, or a damaged one.
+    return False
+  left_out = {'scores': None, 'versions': None}
+  facts = (
+    {
+      **dataclasses.asdict(each.metadata),
+      **left_out,
+      **normalization_lib.describe_normalization(each.normalization),
+    }
+    for each in (found, distilled)
+  )
+  return (
+    not differences(*facts)
+    and np.array_equal(found.images, distilled.images)
+    and np.array_equal(found.labels, distilled.labels)
+  )
 
 
 def report_seconds(title: str, seconds: Mapping[str, float]) -> None:

@@ -7,7 +7,6 @@ digest, and by its files being as it left them; one that was killed goes on, as
 the binaries do; a changed one alone, and what needs it, runs anew.
 """
 
-import ast
 import dataclasses
 import functools
 import hashlib
@@ -23,8 +22,9 @@ from typing import Any
 from absl import flags
 
 import fsdd_jax
+from fsdd_jax import zoo
 from fsdd_jax.data import sources, undecoded
-from fsdd_jax.runtime import files, preemption
+from fsdd_jax.runtime import files, hashes, preemption
 from fsdd_jax.storage import distilled_set
 
 _DONE = 'done.json'
@@ -59,6 +59,7 @@ class Task:
       [_expanded(argument) for argument in self.arguments],
       {name: task.digest for name, task in self.needs.items()},
       _data(self.arguments),
+      _inputs(self.arguments),
       _code(self.binary),
     ]
     text = json.dumps(facts, sort_keys=True)
@@ -119,9 +120,29 @@ def _fingerprint(name: str, data_dir: str | None, _: str | None) -> str:
   return sources.fingerprint(name, data_dir)
 
 
+def _inputs(arguments: Sequence[str]) -> dict[str, str]:
+  """Fingerprints of the files that flags name, such as translators."""
+  found = {}
+  for argument in _flags(arguments):
+    flag, _, value = argument.partition('=')
+    path = os.path.expanduser(value or flag)
+    if flag == '--translator' and value in zoo.translator_names():
+      path = str(zoo.path_of(value))
+    if os.path.isfile(path):
+      found[argument] = files.fingerprint([path])
+  return found
+
+
+def _flags(arguments: Sequence[Any]) -> Iterator[str]:
+  """Arguments, with the lines of flagfiles in their places."""
+  for argument in arguments:
+    expanded = _expanded(argument)
+    yield from [expanded] if isinstance(expanded, str) else _flags(expanded)
+
+
 def _code(binary: str) -> list[Any]:
   """What a binary, the library, the workbench and what they rest on are."""
-  return [_parsed(pathlib.Path(binary)), _package()]
+  return [hashes.hash_code([pathlib.Path(binary)]), _package()]
 
 
 @functools.cache
@@ -130,32 +151,16 @@ def _package() -> list[Any]:
     sorted(pathlib.Path(path).parent.rglob('*.py'))
     for path in (fsdd_jax.__file__, __file__)
   )
-  own = [*library, *workbench]
-  return [distilled_set.library_versions(), *map(_parsed, own)]
+  own = hashes.hash_code([*library, *workbench])
+  return [distilled_set.library_versions(), own]
 
 
-def _parsed(path: pathlib.Path) -> str:
-  """A digest of a program, to which comments and docstrings do not count."""
-  if not path.exists():
-    return ''
-  tree = ast.parse(path.read_bytes())
-  for node in ast.walk(tree):
-    body = getattr(node, 'body', None)
-    if isinstance(body, list) and body and _is_text(body[0]):
-      del body[0]
-  return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _is_text(node: ast.AST) -> bool:
-  return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def _expanded(argument: str) -> Any:
+def _expanded(argument: Any) -> Any:
   """An argument; a flagfile as its lines, so that a change of it counts."""
   prefix = '--flagfile='
-  if not argument.startswith(prefix):
+  if not isinstance(argument, str) or not argument.startswith(prefix):
     return argument
-  path = pathlib.Path(argument.removeprefix(prefix))
+  path = files.resolve(argument.removeprefix(prefix))
   lines = (line.strip() for line in path.read_text().splitlines())
   return [
     _expanded(line)

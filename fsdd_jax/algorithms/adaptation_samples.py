@@ -83,7 +83,7 @@ def thin(
   Returns:
     The smaller set.
   """
-  noise = jax.random.uniform(key, (len(labeled.mask) // ipc, ipc))
+  noise = jax.random.uniform(key, (len(labeled.mask) // ipc, ipc), jnp.float32)
   chosen = np.asarray(jax.lax.top_k(noise, keep)[1])
   rows = (chosen + ipc * np.arange(len(chosen))[:, None]).reshape(-1)
   return jax.tree.map(lambda x: x[rows], labeled)

@@ -226,7 +226,7 @@ class SubsetConfig(UpdateConfig):
   min_classes: int = option(
     10,
     'Least classes of a subset, C_min; M / C_min must fit a class [ours].',
-    least=1,
+    least=2,
   )
   max_classes: int = option(
     100,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax.algorithms.method_configs import PretrainingConfig
@@ -59,7 +60,7 @@ def network_number(
   """
   first = step // renew_every if renew_every else 0
   own = jax.random.fold_in(jax.random.fold_in(key, step), place)
-  return first + int(jax.random.randint(own, (), 0, pool))
+  return first + int(jax.random.randint(own, (), 0, pool, jnp.int32))
 
 
 class NetworkBanks:

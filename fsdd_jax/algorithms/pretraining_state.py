@@ -74,7 +74,9 @@ def init_state(
   omega = translator_step.init_state(key, translator, image_shape, tx, maps_of)
   # A copy, as the first step donates the parameters.
   best = jax.tree.map(jnp.copy, omega.params)
-  state = PretrainingState(omega, best, jnp.full(num_scores, jnp.inf))
+  state = PretrainingState(
+    omega, best, jnp.full(num_scores, jnp.inf, jnp.float32)
+  )
   return state if start is None else _with_params(state, start['params'])
 
 

@@ -118,10 +118,10 @@ def statistics(
 def zero_statistics(num_features: int, num_labels: int) -> Statistics:
   """The statistics of no images, to add batches to."""
   return Statistics(
-    gram=jnp.zeros((num_features, num_features)),
-    cross=jnp.zeros((num_features, num_labels)),
-    energy=jnp.zeros(()),
-    count=jnp.zeros(()),
+    gram=jnp.zeros((num_features, num_features), jnp.float32),
+    cross=jnp.zeros((num_features, num_labels), jnp.float32),
+    energy=jnp.zeros((), jnp.float32),
+    count=jnp.zeros((), jnp.float32),
   )
 
 

@@ -179,7 +179,7 @@ def first_rates(*given: float) -> Rates:
     own or first for own, first in zip(given, _FIRST_RATES, strict=True)
   ]
   zeros = jnp.zeros(2, jnp.int32)
-  return Rates(jnp.array(values), zeros, zeros)
+  return Rates(jnp.array(values, jnp.float32), zeros, zeros)
 
 
 def followed(

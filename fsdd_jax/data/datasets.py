@@ -16,6 +16,7 @@ import numpy as np
 
 from fsdd_jax.data import sources, subsets
 from fsdd_jax.data.decoding import decode_once
+from fsdd_jax.options import real, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,13 +108,15 @@ def load(
   """
   if split not in ('train', 'holdout', 'test'):
     raise ValueError(f"split is 'train', 'holdout' or 'test'; got {split!r}.")
+  holdout = real('holdout', holdout)
   if not 0.0 <= holdout < 1.0 or (split == 'holdout' and holdout == 0.0):
     raise ValueError(
       "holdout must lie in [0, 1), and above 0 for split='holdout'; got "
       f'holdout={holdout} with split={split!r}. Try holdout=0.1.'
     )
-  if image_size is not None and image_size < 1:
-    raise ValueError(f'image_size must be positive or None; got {image_size}.')
+  if image_size is not None:
+    image_size = whole('image_size', image_size, least=1)
+  limit = None if limit is None else whole('limit', limit, least=1)
   part = 'test' if split == 'test' else 'train'
   source = sources.open_source(
     name, part, image_size=image_size, data_dir=data_dir

@@ -9,9 +9,14 @@ import PIL
 from PIL import Image, ImageOps
 
 from fsdd_jax.data.undecoded import Picture, Source, as_shown, opened
-from fsdd_jax.runtime import array_store
+from fsdd_jax.runtime import array_store, hashes
 from fsdd_jax.runtime import progress as progress_lib
 
+# Programs that shape a decoded picture.
+_READERS = (
+  *('data/decoding.py', 'data/undecoded.py'),
+  *('data/image_folders.py', 'data/tfds_source.py'),
+)
 _BATCH_SIZE = 1000  # Pictures read at once.
 _WORTH_KEEPING = 5000  # Decoded pictures that are kept on disk.
 
@@ -70,6 +75,7 @@ def decode_once(
       'image_size': image_size,
       'rows': hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest(),
       'pillow': PIL.__version__,
+      'code': hashes.package_code(*_READERS),
     }
     return array_store.fill(
       array_store.folder_for(array_store.default_root() / 'images', facts),

@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,13 @@ from fsdd_jax.data.normalization import (
 )
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
-from fsdd_jax.runtime import array_store, progress
+from fsdd_jax.runtime import array_store, hashes, progress
 
 _IMAGES_A_PIECE = 2000
+_SHAPING = (  # Programs that shape features.
+  *('networks/*.py', 'core/augment.py', 'core/image_ops.py'),
+  *('data/normalization.py', 'data/feature_bank.py'),
+)
 # Drawn afresh for each batch of images, from the seed of a copy.
 _NO_AUGMENTATION: Mapping[str, Any] = {'strategy': 'none', 'seed': 0, 'copy': 0}
 
@@ -223,7 +228,8 @@ def _facts(
     'normalization': describe_normalization(source.large.normalization),
     'weights': dict(source.facts),
     'augmentation': dict(source.augmentation),
-    'versions': {'jax': jax.__version__, 'platform': jax.default_backend()},
+    'versions': [jax.__version__, flax.__version__, jax.default_backend()],
+    'code': hashes.package_code(*_SHAPING),
   }
 
 

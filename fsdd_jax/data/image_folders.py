@@ -85,7 +85,11 @@ def _annotated(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   """Pictures by class, as a tab-separated list of files and classes says."""
   pictures: dict[str, list[pathlib.Path]] = {}
   path = folder / _ANNOTATIONS
-  for number, line in enumerate(path.read_text().splitlines(), 1):
+  try:
+    lines = path.read_text('utf-8').splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is no text ({error}); repair it.') from error
+  for number, line in enumerate(lines, 1):
     name, _, rest = line.partition('\t')
     picture = folder / 'images' / name
     label = rest.partition('\t')[0]
@@ -100,12 +104,7 @@ def _annotated(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 def _names_in(folder: pathlib.Path) -> list[str]:
   """Sorted names of the folders in a folder, hidden ones left out."""
-  found = [path.name for path in folder.iterdir() if path.is_dir()]
-  return sorted(
-    name
-    for name in found
-    if not name.startswith('.') and name not in _NO_FOLDERS
-  )
+  return [path.name for path in _visible(folder) if path.is_dir()]
 
 
 def _class_folders(folder: pathlib.Path) -> list[str]:
@@ -118,26 +117,49 @@ def _class_folders(folder: pathlib.Path) -> list[str]:
   names = _names_in(folder)
   if not names:
     raise ValueError(f'{folder} holds no class folders; add CLASS/*.png.')
+  _warn_of(folder, [path for path in _visible(folder) if _is_picture(path)])
   return names
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Sorted image files of a class; warns of files that are none."""
-  if (folder / 'images').is_dir():
-    folder = folder / 'images'
+  """Sorted image files of a class; warns of what it passes over."""
+  inner = folder / 'images'
+  found = _visible(inner if inner.is_dir() else folder)
+  images = [path for path in found if _is_picture(path)]
+  other = sorted(set(found) - set(images))
+  if inner.is_dir():
+    other += [path for path in _visible(folder) if _is_picture(path)]
+  _warn_of(folder, other)
+  return images
+
+
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+  """What lies in a folder, sorted, hidden files and folders left out."""
   found = sorted(folder.iterdir()) if folder.is_dir() else []
-  paths = [p for p in found if not p.name.startswith('.') and p.is_file()]
-  images = [path for path in paths if path.suffix.lower() in _suffixes()]
-  other = collections.Counter(
-    path.suffix.lower() or path.name for path in paths if path not in images
+  return [
+    path
+    for path in found
+    if not path.name.startswith('.') and path.name not in _NO_FOLDERS
+  ]
+
+
+def _is_picture(path: pathlib.Path) -> bool:
+  return path.suffix.lower() in _suffixes() and path.is_file()
+
+
+def _warn_of(folder: pathlib.Path, passed_over: list[pathlib.Path]) -> None:
+  """Counts what is not read, by the ends of its names."""
+  kinds = collections.Counter(
+    'folder(s)' if path.is_dir() else path.suffix.lower() or path.name
+    for path in passed_over
   )
-  if other:
-    counts = ', '.join(f'{count} {name}' for name, count in other.items())
+  if kinds:
+    counts = ', '.join(f'{count} {name}' for name, count in kinds.items())
     warnings.warn(
-      f'{folder}: passed over {counts}, which Pillow does not open as images.',
+      f'{folder}: passed over {counts}. Only pictures that Pillow opens are '
+      'read, of CLASS/ or CLASS/images/.',
       stacklevel=2,
     )
-  return images
 
 
 @functools.cache

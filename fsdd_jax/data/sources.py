@@ -102,11 +102,16 @@ def is_on_disk(name: str) -> bool:
   return name.startswith('folder:') or _is_tfds(name)
 
 
-def has_test_split(name: str) -> bool:
-  """Whether a folder of images has test images; others have, or say so."""
-  if not name.startswith('folder:'):
-    return True
-  return image_folders.has_test_split(_folder(name))
+def has_test_split(name: str, data_dir: PathLike | None = None) -> bool:
+  """Whether a folder or a TFDS data set on disk has test images.
+
+  Args:
+    name: as in `datasets.load`.
+    data_dir: as in `datasets.load`.
+  """
+  if name.startswith('folder:'):
+    return image_folders.has_test_split(_folder(name))
+  return not _is_tfds(name) or tfds_source.has_test_split(name, data_dir)
 
 
 def _folder(name: str) -> pathlib.Path:

@@ -3,9 +3,11 @@
 TFDS reads array_record files through its random-access data sources.
 """
 
+import contextlib
 import io
 import os
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from fsdd_jax.data.undecoded import (
   Source,
   fingerprint_of,
 )
-from fsdd_jax.runtime import array_store, files
+from fsdd_jax.runtime import array_store, files, hashes
 
 with epy.lazy_imports():  # Slow, and some data sets come without it.
   import tensorflow_datasets as tfds
@@ -32,29 +34,41 @@ def open_tfds(name: str, split: str, data_dir: PathLike | None) -> Source:
   builder = _prepared_builder(name, data_dir)
   image_key, label_key = _feature_keys(builder.info, name)
   image, label = (builder.info.features[k] for k in (image_key, label_key))
+  part = _split_name(builder, name, split)
   try:
-    records: Any = builder.as_data_source(
-      split=_split_name(builder, name, split),
-      decoders={image_key: tfds.decode.SkipDecoding()},
-    )
+    with _reading(name, builder.data_dir):
+      records: Any = builder.as_data_source(
+        split=part, decoders={image_key: tfds.decode.SkipDecoding()}
+      )
+      total = len(records)
   except NotImplementedError as error:
     raise ValueError(
       f'{name!r} under {builder.data_dir} is not stored as array_record; '
       "prepare it elsewhere: download_and_prepare(file_format='array_record')."
     ) from error
   # Labels alone are kept, as the encoded images may not fit in memory.
-  pieces = array_store.pieces_of(len(records), _RECORDS_AT_ONCE)
+  pieces = array_store.pieces_of(total, _RECORDS_AT_ONCE)
+
+  def read(rows: Sequence[int], key: str) -> list[Any]:
+    with _reading(name, builder.data_dir):
+      found = [record[key] for record in records.__getitems__(rows)]
+      if any(value is None for value in found):
+        raise EOFError('it ends before its last record')
+      return found
 
   def read_labels(number: int) -> dict[str, np.ndarray]:
-    batch = range(len(records))[pieces[number]]
-    own = [record[label_key] for record in records.__getitems__(batch)]
+    own = read(range(total)[pieces[number]], label_key)
     return {'labels': np.asarray(own, np.int64)}
 
-  facts = {'labels of': fingerprint(name, data_dir), 'split': split}
+  facts = {
+    'labels of': fingerprint(name, data_dir),
+    'split': split,
+    'code': hashes.package_code('data/tfds_source.py'),
+  }
   labels = array_store.fill(
     array_store.folder_for(array_store.default_root() / 'labels', facts),
     facts,
-    {'labels': ((len(records),), 'int64')},
+    {'labels': ((total,), 'int64')},
     pieces,
     read_labels,
   )['labels']
@@ -62,11 +76,23 @@ def open_tfds(name: str, split: str, data_dir: PathLike | None) -> Source:
     labels=np.asarray(labels),
     class_names=tuple(label.names),
     channels=1 if image.shape[-1] == 1 else 3,
-    read=lambda rows: [
-      io.BytesIO(record[image_key])
-      for record in records.__getitems__(rows.tolist())
-    ],
+    read=lambda rows: list(map(io.BytesIO, read(rows.tolist(), image_key))),
   )
+
+
+@contextlib.contextmanager
+def _reading(name: str, folder: Any) -> Iterator[None]:
+  """Names a data set of damaged files, for which TFDS has many errors."""
+  try:
+    yield
+  except (MemoryError, NotImplementedError):
+    raise
+  except Exception as error:
+    reason = [*str(error).strip().splitlines(), type(error).__name__][0]
+    raise ValueError(
+      f'{name!r} cannot be read: its files under {folder} are damaged or '
+      f'incomplete ({reason}). Copy or prepare them again.'
+    ) from error
 
 
 def tfds_size(name: str, split: str, data_dir: PathLike | None) -> Size:
@@ -83,6 +109,13 @@ def tfds_size(name: str, split: str, data_dir: PathLike | None) -> Size:
   height, width, channels = image.shape
   shape = height, width, 1 if channels == 1 else 3
   return Size(part.num_examples, len(label.names), shape)
+
+
+def has_test_split(name: str, data_dir: PathLike | None) -> bool:
+  """Whether a data set has a test split; True while TFDS does not know."""
+  builder, _ = _find_builder(name, data_dir)
+  splits = builder.info.splits
+  return not splits or 'test' in splits or 'validation' in splits
 
 
 def _split_name(builder: Any, name: str, split: str) -> str:
@@ -121,13 +154,16 @@ def _feature_keys(info: Any, name: str) -> tuple[str, str]:
 
 def _find_builder(name: str, data_dir: PathLike | None) -> tuple[Any, str]:
   """The builder of a data set, prepared or not, and where it was sought."""
+  builder: Any = None
   path = files.resolve(name)
   if (path / 'dataset_info.json').is_file():
-    return tfds.builder_from_directory(path), name
+    with _reading(name, path):
+      builder = tfds.builder_from_directory(path)
+      dict(builder.info.features)
+    return builder, name
   given = data_dir or os.environ.get(DATA_DIR_VARIABLE)
   resolved = files.resolve(given) if given else None
   folders = [resolved] if data_dir else [resolved, None]
-  builder: Any = None
   reason: Any = None
   where = ' or '.join(str(f) for f in folders if f) or "TFDS's default folder"
   for folder in folders:
@@ -136,7 +172,12 @@ def _find_builder(name: str, data_dir: PathLike | None) -> tuple[Any, str]:
     except (ValueError, AssertionError) as error:  # Unknown name or version.
       reason = error
       continue
+    except Exception:
+      with _reading(name, folder or where):
+        raise
     if builder.is_prepared():
+      with _reading(name, builder.data_dir):
+        dict(builder.info.features)
       break
   if builder is None:
     raise ValueError(

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.core import krr
 from fsdd_jax.data import passes
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.evaluation import kernels
 from fsdd_jax.evaluation.protocols import FITS, ScoreFn, Settings
 from fsdd_jax.networks import extractors, infinite
 from fsdd_jax.options import whole
-from fsdd_jax.runtime import finite, metrics, processes, progress
+from fsdd_jax.runtime import finite, metrics, processes
 from fsdd_jax.runtime.devices import map_devices
 from fsdd_jax.types import LabeledSet
 
@@ -115,58 +115,11 @@ def accuracy(
   for batch in passes.batches(dataset.images, dataset.labels, batch_size):
     total = _count_hits(total, score, model, *batch, normalization)
   hits, bad = map(float, total)
-  _check_scores(bad, len(dataset.labels))
+  kernels.check_scores(bad, len(dataset.labels))
   return 100.0 * hits / len(dataset.labels)
 
 
-def _check_scores(bad: float, count: int) -> None:
-  if bad:
-    raise FloatingPointError(
-      f'The scores of {bad:.0f} of {count} images are NaN or infinite. '
-      'A set whose images are all constant has no features under instance '
-      'norm; distil it with a smaller learning rate, or score it in another '
-      'network.'
-    )
-
-
 _DEFAULTS = Settings()
-
-
-def kernel_accuracy(
-  network: nn.Module,
-  synthetic: LabeledSet,
-  dataset: Dataset,
-  normalization: Normalization,
-  *,
-  kind: str,
-  ridge: float = 1e-6,
-  float64: bool = False,
-) -> float:
-  """Accuracy of the closed form in an infinitely wide network, percent."""
-
-  def gram(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    name = f'{kind} kernel'
-    with progress.Bar(len(x) * len(y), name, unit='pair') as bar:
-      return infinite.gram(
-        network, kind, x, y, float64=float64, on_pairs=bar.update
-      )
-
-  own = np.asarray(synthetic.images)
-  parts = [
-    np.asarray(normalize(images, normalization))
-    for images, _, mask in passes.batches(dataset.images, dataset.labels)
-  ]
-  images = np.concatenate(parts)[: len(dataset.images)]
-  with jax.enable_x64(float64):
-    coefficients = krr.solve_kernel(
-      jnp.asarray(gram(own, own)),
-      jnp.asarray(synthetic.labels),
-      ridge=ridge,
-    )
-    found = krr.predict(jnp.asarray(gram(images, own)), coefficients)
-  _check_scores(float((~np.isfinite(found)).any(axis=1).sum()), len(found))
-  hits = np.argmax(found, axis=1) == dataset.labels
-  return 100.0 * float(hits.mean())
 
 
 class Protocol(NamedTuple):
@@ -200,7 +153,9 @@ def _accuracy_in_kernel(
   kind: str, key: jax.Array, *arguments: Any, settings: Settings
 ) -> float:
   del key
-  return kernel_accuracy(*arguments, kind=kind, float64=settings.float64)
+  return kernels.kernel_accuracy(
+    *arguments, kind=kind, float64=settings.float64
+  )
 
 
 PROTOCOLS = {
@@ -209,10 +164,28 @@ PROTOCOLS = {
   kind: Protocol(
     functools.partial(_accuracy_in_kernel, kind),
     is_random=False,
-    network_of=infinite.limit_of,
+    network_of=functools.partial(kernels.limit_for, kind),
   )
   for kind in infinite.KINDS
 }
+
+
+def network_for(protocol: str, network: nn.Module) -> nn.Module:
+  """The network that a protocol scores in, before anything is scored.
+
+  Args:
+    protocol: a name in `PROTOCOLS`.
+    network: the architecture asked for.
+
+  Raises:
+    ImportError: for a kernel where neural-tangents is not installed.
+    ValueError: if the protocol is unknown, or the network has no kernel.
+  """
+  if protocol not in PROTOCOLS:
+    raise ValueError(
+      f'Unknown protocol {protocol!r}; choose among {", ".join(PROTOCOLS)}.'
+    )
+  return PROTOCOLS[protocol].network_of(network)
 
 
 def evaluate(
@@ -258,10 +231,7 @@ def evaluate(
     >>> print(score)
     100.00 ± 0.00 (n=2)
   """
-  if protocol not in PROTOCOLS:
-    raise ValueError(
-      f'Unknown protocol {protocol!r}; choose among {", ".join(PROTOCOLS)}.'
-    )
+  network = network_for(protocol, network)
   if synthetic.images.shape[1:] != dataset.images.shape[1:]:
     raise ValueError(
       f'The distilled images have shape {synthetic.images.shape[1:]}, those '
@@ -271,7 +241,6 @@ def evaluate(
   whole('repeats', repeats, least=1)
   finite.check(synthetic, 'The distilled set', 'Distil it anew.')
   chosen = PROTOCOLS[protocol]
-  network = chosen.network_of(network)
   repeats = repeats if chosen.is_random else 1
   clock = metrics.StageClock()
   on_host = jax.device_get(synthetic)

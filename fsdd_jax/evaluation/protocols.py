@@ -63,7 +63,9 @@ def fit_krr_in(
   """
   features_of = jax.jit(losses.feature_fn(network))
   features = features_of(variables, synthetic.images)
-  noise = jax.random.normal(jax.random.key(0), synthetic.images.shape)
+  noise = jax.random.normal(
+    jax.random.key(0), synthetic.images.shape, jnp.float32
+  )
   usual = jnp.abs(features_of(variables, noise)).max()
   is_rounding = jnp.abs(features).max() < _ROUNDING * usual
   weights = krr.solve(
@@ -119,7 +121,9 @@ def _training_step(
         train=True,
         mutable=['batch_stats'],
       )
-      logits, _ = extractors.outputs(found, images)
+      logits, _ = extractors.outputs(
+        found, images, num_classes=targets.shape[1]
+      )
       return training.loss(logits, targets), changed
 
     params = variables['params']

@@ -170,12 +170,15 @@ def check_variables(
     )
 
 
-def outputs(found: Any, images: Any) -> tuple[jax.Array, jax.Array]:
+def outputs(
+  found: Any, images: Any, *, num_classes: int | None = None
+) -> tuple[jax.Array, jax.Array]:
   """What a network returned, once it is what all stages need.
 
   Args:
     found: of `network.apply`.
     images: `[n, h, w, c]` that it was applied to.
+    num_classes: k, where logits are used; fewer would be broadcast.
 
   Returns:
     Logits `[n, k]` and features `[n, d]`.
@@ -194,6 +197,11 @@ def outputs(found: Any, images: Any) -> tuple[jax.Array, jax.Array]:
     raise ValueError(
       'A network must return (logits [n, k], features [n, d]); got '
       f'{", ".join(parts)} for {len(images)} images.'
+    )
+  if num_classes not in (None, found[0].shape[1]):
+    raise ValueError(
+      f'A network returned {found[0].shape[1]} logits an image for '
+      f'{num_classes} classes. Let its field num_classes set their number.'
     )
   return found[0], found[1]
 

@@ -107,7 +107,7 @@ def kernel_fn(network: nn.Module, kind: str) -> KernelFn:
     if kind == 'ntk':  # The classifier's gradient is part of it.
       layers.append(stax.Dense(1, **_scales(limit, 0)))
     _, _, of_layers = stax.serial(*layers)
-    return jnp.asarray(of_layers(x, y, kind))
+    return jnp.asarray(of_layers(x, y, kind)).astype(x.dtype)
 
   return kernel
 

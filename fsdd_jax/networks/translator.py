@@ -279,7 +279,7 @@ def init(
     Its variables, `{'params': omega}`.
   """
   shape = tuple(image_shape)
-  maps = () if maps_of is None else maps_of(jnp.zeros((1, *shape)))
+  maps = () if maps_of is None else maps_of(jnp.zeros((1, *shape), jnp.float32))
   return _init(key, maps, translator, shape)
 
 

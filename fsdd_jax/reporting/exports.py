@@ -62,11 +62,6 @@ def export_png(distilled: DistilledSet, folder: pathlib.Path) -> None:
     ['png/0_red/0.png', 'png/1_green/1.png', 'png/2_blue/2.png']
   """
   target = folder / 'png'
-  if target.exists() and (not target.is_dir() or any(target.iterdir())):
-    raise FileExistsError(
-      f'{target}: already holds files. Remove it or choose another output '
-      'folder.'
-    )
   pixels, _ = to_pixels(distilled)
   classes = distilled.labels.argmax(axis=1)
   names = distilled.metadata.class_names
@@ -75,14 +70,33 @@ def export_png(distilled: DistilledSet, folder: pathlib.Path) -> None:
     for k, name in enumerate(names)
   ]
   digits = len(str(len(pixels) - 1))
+  written = {
+    f'{folders[k]}/{i:0{digits}d}.png': pictures.png_bytes(image)
+    for i, (image, k) in enumerate(zip(pixels, classes, strict=True))
+  }
+  if _contents(target) == written:  # As after a kill.
+    return
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise FileExistsError(
+      f'{target}: already holds other files. Remove it or choose another '
+      'output folder.'
+    )
   temporary = folder / f'.{secrets.token_hex(8)}.tmp'
   try:
-    for i, (image, k) in enumerate(zip(pixels, classes, strict=True)):
-      path = temporary / folders[k] / f'{i:0{digits}d}.png'
-      files.write_bytes_atomic(path, pictures.png_bytes(image))
+    for name, data in written.items():
+      files.write_bytes_atomic(temporary / name, data)
     os.replace(temporary, target)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _contents(folder: pathlib.Path) -> dict[str, bytes]:
+  """The bytes of all files in a folder, by their paths in it."""
+  return {
+    path.relative_to(folder).as_posix(): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
 
 
 def export_npz(distilled: DistilledSet, folder: pathlib.Path) -> None:
@@ -172,13 +186,14 @@ def export(
   Args:
     distilled: the set.
     folder: where to; made if missing. Files of an earlier export are replaced,
-      but PNG images are never mixed with those of another set.
+      but PNG images are never mixed with those of another set: they stay where
+      they are the same.
     formats: names in `FORMATS`; `pt` includes `torch`.
 
   Raises:
     ValueError: if a format is unknown, or PNG cannot hold the channels.
     ModuleNotFoundError: if `pt` is asked for without PyTorch.
-    FileExistsError: if `png` in the folder holds files already.
+    FileExistsError: if `png` in the folder holds other files.
     OSError: if a file cannot be written.
 
   Example:

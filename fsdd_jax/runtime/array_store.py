@@ -5,15 +5,14 @@ arrays were made of and the SHA-256 of each piece that is done. A killed program
 goes on with the first missing piece, and a damaged piece is made again.
 """
 
-import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,21 @@ from fsdd_jax.runtime import files
 _INDEX = 'pieces.json'
 _CACHE_VARIABLE = 'FSDD_CACHE_DIR'
 
+# What file systems answer that cannot set space aside.
+_UNKNOWN_THERE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
 Arrays = dict[str, np.ndarray]
 Specification = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
 def default_root() -> pathlib.Path:
-  """Root of what can be made again: FSDD_CACHE_DIR or ~/.cache/fsdd_jax."""
+  """Root of what can be made again: FSDD_CACHE_DIR or ~/.cache/fsdd_jax.
+
+  Raises:
+    ValueError: if FSDD_CACHE_DIR names no local folder.
+  """
   named = os.environ.get(_CACHE_VARIABLE) or '~/.cache/fsdd_jax'
-  return pathlib.Path(named).expanduser().absolute()
+  return files.resolve(named).absolute()
 
 
 def folder_for(root: pathlib.Path, facts: Mapping[str, Any]) -> pathlib.Path:
@@ -84,9 +90,13 @@ def fill(
       stacklevel=2,
     )
     return _in_memory(specification, pieces, make, on_piece)
-  with _locked(folder):
+  with files.lock_in_turn(folder):
     hashes = _read_hashes(folder, facts)
-    arrays = _open(folder, specification, 'r+' if hashes else 'w+')
+    try:
+      arrays = _open(folder, specification, 'r+' if hashes else 'w+')
+    except ValueError as error:
+      warnings.warn(f'{error} All of {folder} is made again.', stacklevel=2)
+      hashes, arrays = [], _open(folder, specification, 'w+')
     for number, piece in enumerate(pieces):
       own = {name: array[piece] for name, array in arrays.items()}
       if number >= len(hashes) or hashes[number] != _hash(own):
@@ -127,21 +137,8 @@ def _in_memory(
 def remove(folder: pathlib.Path) -> None:
   """Deletes a folder of arrays, if it is there."""
   if folder.exists():
-    with _locked(folder):
+    with files.lock_in_turn(folder):
       shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Waits until no other program fills the folder."""
-  with contextlib.ExitStack() as stack:
-    while True:
-      try:
-        stack.enter_context(files.lock(folder))
-        break
-      except BlockingIOError:
-        time.sleep(0.5)
-    yield
 
 
 def _canonical(facts: Mapping[str, Any]) -> str:
@@ -154,9 +151,11 @@ def _read_hashes(folder: pathlib.Path, facts: Mapping[str, Any]) -> list[str]:
   if not path.exists():
     return []
   try:
-    index = json.loads(path.read_text())
+    index = files.read_json(path)
     found, hashes = index['facts'], index['sha256']
-  except (ValueError, KeyError, TypeError) as error:
+    if not isinstance(hashes, list):
+      raise ValueError(f'its hashes are {hashes!r}')
+  except (ValueError, KeyError) as error:
     raise ValueError(
       f'{path}: not an index of arrays: {error!r}. Delete the folder; it is '
       'made again.'
@@ -166,7 +165,7 @@ def _read_hashes(folder: pathlib.Path, facts: Mapping[str, Any]) -> list[str]:
       f'{folder} holds arrays that were made of {found}, not of {facts}. '
       'Delete it, or give another folder.'
     )
-  return list(hashes)
+  return hashes
 
 
 def _write_hashes(
@@ -185,11 +184,13 @@ def _open(
     if mode == 'w+':
       array = _create(path, shape, dtype)
     else:
-      array = np.lib.format.open_memmap(path, mode)
+      try:
+        array = np.lib.format.open_memmap(path, mode)
+      except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f'{path} is missing or damaged ({error}).') from error
     if array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
       raise ValueError(
-        f'{path} holds {array.dtype} {array.shape}, not {dtype} {shape}. '
-        f'Delete {folder}; it is made again.'
+        f'{path} holds {array.dtype} {array.shape}, not {dtype} {shape}.'
       )
     arrays[name] = array
   return arrays
@@ -200,14 +201,19 @@ def _create(
 ) -> np.ndarray:
   """A new array on disk, whose space is taken at once.
 
-  Writing to a memory map on a full disk would end the process by a signal.
+  Writing to a memory map on a full disk would end the process by a signal, and
+  so would cutting a file that another program has mapped.
   """
-  array = np.lib.format.open_memmap(path, 'w+', dtype, shape)
+  with files.named(path):
+    path.unlink(missing_ok=True)
+    array = np.lib.format.open_memmap(path, 'w+', dtype, shape)
   if hasattr(os, 'posix_fallocate'):
     try:
       with path.open('r+b') as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
+      if error.errno in _UNKNOWN_THERE:
+        return array
       path.unlink()
       raise OSError(
         error.errno,

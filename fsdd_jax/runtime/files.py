@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import secrets
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -150,6 +151,30 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
   Raises:
     OSError: if the file cannot be written; an earlier file is then as before.
   """
+  with _temporary(path, data) as (temporary, target):
+    os.replace(temporary, target)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+  """Makes sure, before the work, that its file can be written after it.
+
+  Args:
+    path: as for `write_bytes_atomic`; a file that is there stays as it is.
+
+  Raises:
+    OSError: if the file could not be written.
+  """
+  with _temporary(path, b'') as (temporary, target):
+    if target.is_dir():
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    temporary.unlink()
+
+
+@contextlib.contextmanager
+def _temporary(
+  path: str | os.PathLike[str], data: bytes
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+  """A file of `data` beside its place, and the place; errors name the path."""
   target = pathlib.Path(os.path.realpath(resolve(path)))
   temporary = target.parent / f'.{secrets.token_hex(8)}.tmp'
   try:
@@ -159,7 +184,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-      os.replace(temporary, target)
+      yield temporary, target
     except BaseException:  # An interrupt must not leave the temporary behind.
       temporary.unlink(missing_ok=True)
       raise
@@ -207,6 +232,21 @@ def lock(folder: str | os.PathLike[str], name: str = '.lock') -> Iterator[None]:
     finally:
       if name != '.lock':
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_in_turn(
+  folder: str | os.PathLike[str], name: str = '.lock'
+) -> Iterator[None]:
+  """As `lock`, but waits until no other program keeps it."""
+  with contextlib.ExitStack() as stack:
+    while True:
+      try:
+        stack.enter_context(lock(folder, name))
+        break
+      except BlockingIOError:
+        time.sleep(0.2)
+    yield
 
 
 # Not by filelock: without flock it falls back to a soft lock, which a kill

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fsdd_jax.options import whole
 from fsdd_jax.runtime import (
   files,
   finite,
@@ -65,6 +66,9 @@ class LoopOptions:
   def __post_init__(self) -> None:
     if self.workdir is not None:
       object.__setattr__(self, 'workdir', files.resolve(self.workdir))
+    for name in ('checkpoint_every', 'log_every'):
+      number = whole(name, getattr(self, name), least=1)
+      object.__setattr__(self, name, number)
 
 
 def with_clock(

@@ -2,7 +2,9 @@
 
 import collections
 import contextlib
+import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ from tensorboardX.proto import event_pb2
 
 from fsdd_jax.runtime import files, processes
 
+_HASH = 'sha256'
 _COMPILE_EVENTS = (
   '/jax/core/compile/jaxpr_to_mlir_module_duration',
   '/jax/core/compile/backend_compile_duration',
@@ -199,13 +202,18 @@ class StageClock:
     if self._path is None or not processes.is_first_process():
       return
     self._settle()
-    lines = [json.dumps(run) for run in (*self._earlier, self._seconds)]
+    lines = [
+      json.dumps({**run, _HASH: _digest(run)})
+      for run in (*self._earlier, self._seconds)
+    ]
     text = ''.join(f'{line}\n' for line in lines)
     files.write_bytes_atomic(self._path, text.encode())
 
 
 def read_seconds(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   """Seconds a part of each run, as a `StageClock` wrote them.
+
+  Each line ends with the SHA-256 of its seconds; one without is taken as it is.
 
   Raises:
     ValueError: if the file is damaged.
@@ -219,7 +227,22 @@ def read_seconds(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     [['sum']]
   """
   runs = files.read_json_lines(path)
+  remedy = 'Delete the file, and with it the seconds until now.'
+  # Written as a whole: no kill cuts it short.
+  if not files.resolve(path).read_bytes().endswith(b'\n'):
+    raise ValueError(f'{path} was cut short. {remedy}')
   for run in runs:
-    if not all(isinstance(value, int | float) for value in run.values()):
-      raise ValueError(f'{path}: {run} are no seconds; repair or delete it.')
+    digest = run.pop(_HASH, None)
+    if not all(_is_number(value) for value in run.values()):
+      raise ValueError(f'{path}: {run} are no seconds. {remedy}')
+    if digest not in (None, _digest(run)):
+      raise ValueError(f'{path}: {run} are not those written. {remedy}')
   return runs
+
+
+def _is_number(value: object) -> bool:
+  return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _digest(run: Mapping[str, float]) -> str:
+  return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()

@@ -1,9 +1,10 @@
-"""SIGTERM and Ctrl-C: a stage saves its state, and the program ends.
+"""SIGTERM, Ctrl-C, a closed terminal: a stage saves, and the program ends.
 
-Pre-emptible machines send SIGTERM. A binary calls `install`. From then on
-either ends it, at once or, while a stage `defers` it, after the step under way;
-further ones change nothing. The status is 0, for nothing went wrong, unless who
-started the program asks for another by `STATUS_VARIABLE`.
+Pre-emptible machines send SIGTERM, a terminal that closes SIGHUP. A binary
+calls `install`. From then on each ends it, at once or, while a stage `defers`
+it, after the step under way; further ones change nothing. The status is 0, for
+nothing went wrong, unless who started the program asks for another by
+`STATUS_VARIABLE`.
 
 Orbax's `reached_preemption` does not serve: it asks JAX's coordination service,
 which a program of one process does not have, and it ignores Ctrl-C.
@@ -21,6 +22,8 @@ STATUS_VARIABLE = 'FSDD_STOPPED_STATUS'
 
 
 _NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
+if hasattr(signal, 'SIGHUP'):
+  _NAMES[signal.SIGHUP] = 'SIGHUP'
 
 
 class _Signals:
@@ -33,9 +36,10 @@ class _Signals:
 
 
 def install() -> None:
-  """Makes both signals print a line and end this program.
+  """Makes these signals print a line and end this program.
 
-  Call it in the main thread.
+  Call it in the main thread. A program that was started by nohup goes on after
+  SIGHUP.
 
   Example:
     >>> kinds = signal.SIGTERM, signal.SIGINT
@@ -50,7 +54,9 @@ def install() -> None:
   """
   _Signals.ending = False
   for kind in _NAMES:
-    signal.signal(kind, _on_signal)
+    by_nohup = signal.getsignal(kind) is signal.SIG_IGN
+    if kind in (signal.SIGTERM, signal.SIGINT) or not by_nohup:
+      signal.signal(kind, _on_signal)
 
 
 def _on_signal(number: int, frame: types.FrameType | None) -> None:
@@ -66,7 +72,7 @@ def _on_signal(number: int, frame: types.FrameType | None) -> None:
 
 @contextlib.contextmanager
 def defer() -> Iterator[None]:
-  """While it lasts, both are noted for `requested`; at the end, obeyed.
+  """While it lasts, they are noted for `requested`; at the end, obeyed.
 
   Example:
     >>> with defer():
@@ -97,7 +103,7 @@ def requested() -> bool:
 
 
 def stop(state: str) -> NoReturn:
-  """Ends the program for SIGTERM or Ctrl-C.
+  """Ends the program for SIGTERM, Ctrl-C or SIGHUP.
 
   Args:
     state: what of the work is safe.

@@ -3,10 +3,11 @@
 How all stages compare settings, and say which of them differ, is here, too.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fsdd_jax.runtime import files, processes
@@ -85,6 +86,23 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
       f'({"; ".join(different)}). Use those settings to resume it, or choose '
       'a new workdir.'
     )
+
+
+@contextlib.contextmanager
+def claimed_workdir(
+  options: LoopOptions, config: Any, **facts: Any
+) -> Iterator[None]:
+  """As `claim_workdir`, for what has several stages; locked in the block.
+
+  Raises:
+    OSError: if another program works in the folder.
+    ValueError: see `claim_workdir`.
+  """
+  with contextlib.ExitStack() as stack:
+    if options.workdir is not None and processes.is_first_process():
+      stack.enter_context(files.lock(options.workdir))
+    claim_workdir(options, config, **facts)
+    yield
 
 
 def options_within(options: LoopOptions, *names: str) -> LoopOptions:

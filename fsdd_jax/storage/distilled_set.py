@@ -5,6 +5,7 @@ its class names. So they travel in one file; `containers.py` says how it is laid
 out.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax.data.normalization import Normalization
+from fsdd_jax.runtime import files
 from fsdd_jax.storage import containers
 from fsdd_jax.types import LABEL_CODINGS
 
@@ -166,7 +168,7 @@ def load_distilled(path: Path) -> DistilledSet:
 def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
   """Appends measured scores to a distilled set's file; tensors stay the same.
 
-  One process at a time: of two that write together, one's scores are lost.
+  Programs that write to one file do so one after another.
 
   Args:
     path: a file that `save_distilled` wrote.
@@ -175,10 +177,21 @@ def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
   Raises:
     ValueError: if a score lacks a key; the file is unchanged then.
   """
-  distilled = load_distilled(path)
-  every = (*distilled.metadata.scores, *(dict(score) for score in scores))
-  metadata = dataclasses.replace(distilled.metadata, scores=every)
-  save_distilled(path, dataclasses.replace(distilled, metadata=metadata))
+  with written_in_turn(path):
+    distilled = load_distilled(path)
+    every = (*distilled.metadata.scores, *(dict(score) for score in scores))
+    metadata = dataclasses.replace(distilled.metadata, scores=every)
+    save_distilled(path, dataclasses.replace(distilled, metadata=metadata))
+
+
+def written_in_turn(path: Path) -> contextlib.AbstractContextManager[None]:
+  """Within it, no other program reads a file to write it again.
+
+  Args:
+    path: of a distilled set.
+  """
+  file = files.resolve(path)
+  return files.lock_in_turn(file.parent, f'.{file.name}.lock')
 
 
 def _check_distilled(

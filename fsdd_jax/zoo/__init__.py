@@ -6,6 +6,7 @@ what it scores, and under which terms the data may be used.
 
 import pathlib
 
+from fsdd_jax.runtime import files
 from fsdd_jax.storage.translators import ThetaTranslator, read_translator
 
 _FOLDER = pathlib.Path(__file__).parent / 'translators'
@@ -14,6 +15,17 @@ _FOLDER = pathlib.Path(__file__).parent / 'translators'
 def translator_names() -> tuple[str, ...]:
   """Names that `load_translator` takes."""
   return tuple(sorted(path.stem for path in _FOLDER.glob('*.safetensors')))
+
+
+def path_of(name: str) -> pathlib.Path:
+  """The file of a shipped translator, or the path that a name is itself.
+
+  Raises:
+    ValueError: for a remote address.
+  """
+  if name in translator_names():
+    return _FOLDER / f'{name}.safetensors'
+  return files.resolve(name)
 
 
 def load_translator(name: str, *, num_classes: int = 10) -> ThetaTranslator:
@@ -29,22 +41,20 @@ def load_translator(name: str, *, num_classes: int = 10) -> ThetaTranslator:
 
   Raises:
     FileNotFoundError: if it is neither; the message lists the names.
-    ValueError: if the file is damaged.
+    ValueError: if the file is damaged, or no local path.
 
   Example:
     >>> start = load_translator('tiny_imagenet_32')
     >>> start.theta.image_shape, start.translator.inputs
     ((32, 32, 3), ('images', 'start', 'theta'))
   """
-  if name in translator_names():
-    path = _FOLDER / f'{name}.safetensors'
-    return read_translator(path, num_classes=num_classes)
-  if not pathlib.Path(name).exists():
+  path = path_of(name)
+  if not path.exists():
     raise FileNotFoundError(
       f'{name!r} is no file and no shipped translator; these are '
       f'{", ".join(translator_names()) or "none"}.'
     )
-  return read_translator(name, num_classes=num_classes)
+  return read_translator(path, num_classes=num_classes)
 
 
 def card(name: str) -> str:

@@ -233,6 +233,9 @@ def test_many_pictures_are_decoded_once_and_again_when_a_file_changes(
   assert len(decoded) == 1
   np.testing.assert_array_equal(again.images, first.images)
   assert again.fingerprint() == first.fingerprint()
+  with monkeypatch.context() as changed_code:
+    changed_code.setattr(decoding.hashes, 'package_code', lambda *_: 'other')
+    assert len(load().images) == len(decoded) - 1
   for i in range(3):
     changed = tmp_path / 'data' / 'a' / f'{i}.png'
     Image.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(changed)

@@ -76,6 +76,19 @@ def test_a_bank_is_read_again_and_named_by_what_it_was_made_of(source):
   assert len(folders) == len(others) + 3
 
 
+def test_another_code_of_networks_makes_another_bank(source, monkeypatch):
+  before = feature_bank.folder_of(source, 'rows')
+  asked = []
+
+  def code(*patterns):
+    asked.extend(patterns)
+    return 'changed'
+
+  monkeypatch.setattr(feature_bank.hashes, 'package_code', code)
+  assert feature_bank.folder_of(source, 'rows') != before
+  assert {'networks/*.py', 'data/normalization.py'} <= set(asked)
+
+
 def test_augmented_copies_differ_and_come_back_the_same(source, tmp_path):
   def copy(number, root):
     augmentation = {'strategy': 'dsa', 'seed': 0, 'copy': number}

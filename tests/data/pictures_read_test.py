@@ -88,6 +88,26 @@ def test_what_is_passed_over_is_counted(tmp_path):
     _load(tmp_path)
 
 
+def test_pictures_in_the_wrong_place_are_counted(tmp_path):
+  def save(folder, image):
+    image.save(folder / '0.png')
+
+  _two_classes(tmp_path / 'x', save=save)
+  deep = tmp_path / 'x' / 'a' / 'more'
+  deep.mkdir()
+  _picture(5).save(deep / '1.png')
+  with pytest.warns(UserWarning, match=r'/a: passed over 1 folder\(s\)'):
+    assert len(_load(tmp_path / 'x').labels) == 2
+  # As the tree of Tiny-ImageNet, but for a picture beside images/.
+  (tmp_path / 'x' / 'b' / 'images').mkdir()
+  _picture(6).save(tmp_path / 'x' / 'b' / 'images' / '2.png')
+  with pytest.warns(UserWarning, match=r'/b: passed over 1 \.png'):
+    assert len(_load(tmp_path / 'x').labels) == 2
+  _picture(7).save(tmp_path / 'x' / 'stray.png')
+  with pytest.warns(UserWarning, match=r'/x: passed over 1 \.png'):
+    assert len(_load(tmp_path / 'x').labels) == 2
+
+
 def test_copies_of_a_mac_are_passed_over(tmp_path, recwarn):
   def save(folder, image):
     image.save(folder / '0.png')
@@ -126,6 +146,9 @@ def test_the_tree_of_tiny_imagenet(tmp_path):
   assert test.labels.tolist() == [0, 1, 1]
   for row, seed in enumerate((101, 100, 102)):
     np.testing.assert_array_equal(test.images[row], np.asarray(_picture(seed)))
+  annotations.write_bytes(b'\xff')
+  with pytest.raises(ValueError, match=r'val_annotations\.txt is no text'):
+    _load(tmp_path, split='test')
   annotations.write_text('val_9.png\tn01443537\n')
   with pytest.raises(ValueError, match=r'Line 1 of .*val_annotations\.txt'):
     _load(tmp_path, split='test')

@@ -137,6 +137,9 @@ def test_tfds_missing_split_and_label_and_class(tmp_path):
   folder = _write_tfds(tmp_path, 'bugs', {'train': examples})
   with pytest.raises(ValueError, match="no split 'test' or 'validation'"):
     _load(str(folder), split='test')
+  assert not sources.has_test_split(str(folder))
+  assert not sources.has_test_split('bugs', tmp_path)
+  assert sources.has_test_split('digits')
   examples[4] = (examples[4][0], -1)
   folder = _write_tfds(tmp_path, 'unlabeled', {'train': examples})
   with pytest.raises(ValueError, match='Label -1 of row 4'):
@@ -146,6 +149,41 @@ def test_tfds_missing_split_and_label_and_class(tmp_path):
   with pytest.raises(ValueError, match="Class 'bee' has no image"):
     _load(str(folder))
   assert len(_load(str(folder), classes=['cow', 'ant']).labels) == 4
+
+
+def _damaged(folder, part):
+  """Files with something wrong, one after another; whole again in the end."""
+  path = {
+    'info': folder / 'dataset_info.json',
+    'features': folder / 'features.json',
+    'records': next(folder.glob('*-train.*')),
+  }[part]
+  whole = path.read_bytes()
+  texts = [b'[]', b'{', b'\xff', b'{"name": 3}']
+  if part == 'records':
+    flipped = bytearray(whole)
+    flipped[100] ^= 4
+    texts = [bytes(flipped), whole[: len(whole) // 2], b'']
+  for text in texts:
+    path.write_bytes(text)
+    yield
+  if part == 'records':
+    path.unlink()
+    yield
+  path.write_bytes(whole)
+
+
+@pytest.mark.parametrize('part', ['info', 'features', 'records'])
+def test_tfds_files_that_are_damaged_are_named(tmp_path, part):
+  folder = _write_tfds(tmp_path, 'bugs', {'train': _examples(12)})
+  expected = _load(str(folder))
+  for _ in _damaged(folder, part):
+    for name, options in ((str(folder), {}), ('bugs', {'data_dir': tmp_path})):
+      with pytest.raises(ValueError, match='bugs') as caught:
+        _load(name, **options)
+      assert str(tmp_path) in str(caught.value)
+      assert '\n' not in str(caught.value)
+  np.testing.assert_array_equal(_load(str(folder)).images, expected.images)
 
 
 def test_tfds_other_file_format_is_refused(tmp_path):

@@ -93,9 +93,19 @@ def test_png_folder_holds_the_pixels_by_class(tmp_path, channels):
 def test_png_is_not_mixed_with_an_earlier_set(tmp_path):
   distilled, _ = make_distilled()
   exports.export(distilled, tmp_path, ['png'])
-  with pytest.raises(FileExistsError, match='png: already holds files'):
-    exports.export(distilled, tmp_path, ['npz', 'png'])
+  other = dataclasses.replace(distilled, images=-distilled.images)
+  with pytest.raises(FileExistsError, match='png: already holds other files'):
+    exports.export(other, tmp_path, ['npz', 'png'])
   assert not (tmp_path / 'distilled.npz').exists()
+
+
+def test_an_export_that_was_killed_goes_on(tmp_path):
+  distilled, _ = make_distilled()
+  exports.export_png(distilled, tmp_path)  # Then came the kill.
+  before = {p: p.read_bytes() for p in tmp_path.rglob('*.png')}
+  exports.export(distilled, tmp_path, ['npz', 'png'])
+  assert {p: p.read_bytes() for p in tmp_path.rglob('*.png')} == before
+  assert sorted(os.listdir(tmp_path)) == ['README.md', 'distilled.npz', 'png']
 
 
 def test_png_names_channels_it_cannot_hold(tmp_path):

@@ -1,5 +1,6 @@
 """Arrays on disk: resume, damage, foreign facts, values that are refused."""
 
+import errno
 import json
 import os
 
@@ -57,7 +58,8 @@ def test_arrays_of_something_else_are_refused(tmp_path):
   _fill(tmp_path, _Maker())
   with pytest.raises(ValueError, match=r'made of .*numbers.*Delete it'):
     _fill(tmp_path, _Maker(), {'what': 'letters'})
-  for text in ('[]', '{', json.dumps({'facts': _FACTS})):
+  wrong = {'facts': _FACTS, 'sha256': 5}
+  for text in ('[]', '{', json.dumps({'facts': _FACTS}), json.dumps(wrong)):
     (tmp_path / 'pieces.json').write_text(text)
     with pytest.raises(ValueError, match=r'pieces.json: not an index'):
       _fill(tmp_path, _Maker())
@@ -84,6 +86,42 @@ def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
   with pytest.raises(OSError, match=r'Cannot keep 20 bytes.*FSDD_CACHE_DIR'):
     _fill(tmp_path, make)
   assert not make.made
+
+
+@pytest.mark.parametrize('number', [errno.EOPNOTSUPP, errno.EINVAL])
+def test_it_does_without_space_set_aside(tmp_path, monkeypatch, number):
+  def unknown(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(os, 'posix_fallocate', unknown)
+  np.testing.assert_array_equal(_fill(tmp_path, _Maker()), np.arange(5) + 10)
+
+
+@pytest.mark.parametrize('damage', ['missing', 'cut', 'zeros', 'shape'])
+def test_a_damaged_file_is_made_again(tmp_path, damage):
+  _fill(tmp_path, _Maker())
+  path = tmp_path / 'x.npy'
+  if damage == 'shape':
+    np.save(path, np.zeros(4, np.float32))
+  else:
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != 'missing':
+      path.write_bytes(whole[:40] if damage == 'cut' else bytes(len(whole)))
+  again = _Maker()
+  with pytest.warns(UserWarning, match=r'x\.npy .*made again'):
+    found = _fill(tmp_path, again)
+  assert again.made == [0, 1, 2]
+  np.testing.assert_array_equal(found, np.arange(5) + 10)
+
+
+def test_the_folder_of_what_can_be_made_again(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setenv('FSDD_CACHE_DIR', '~/kept')
+  assert array_store.default_root() == tmp_path / 'kept'
+  monkeypatch.setenv('FSDD_CACHE_DIR', 'gs://bucket/kept')
+  with pytest.raises(ValueError, match='no local path'):
+    array_store.default_root()
 
 
 def test_facts_name_the_folder_whatever_their_order(tmp_path):

@@ -32,6 +32,20 @@ def test_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, step):
   assert os.listdir(tmp_path) == ['x.bin']
 
 
+def test_a_place_is_tried_before_the_work_and_left_as_it_was(tmp_path):
+  path = tmp_path / 'new' / 'x.json'
+  files.check_writable(path)
+  assert os.listdir(path.parent) == []
+  path.write_text('old')
+  files.check_writable(path)
+  assert path.read_text() == 'old'
+  for place in (tmp_path / 'new', path / 'x.json'):
+    with pytest.raises(OSError, match='Cannot write') as caught:
+      files.check_writable(place)
+    assert str(place) in str(caught.value)
+  assert os.listdir(tmp_path) == ['new']
+
+
 def test_interrupt_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
   path = tmp_path / 'x.bin'
   path.write_bytes(b'old')

@@ -89,9 +89,39 @@ def test_a_killed_run_leaves_the_seconds_of_what_it_saved(tmp_path):
   assert 0.2 <= metrics.StageClock(path).seconds()['distillation'] < 0.39
 
 
+@pytest.mark.parametrize('damage', ['bit', 'cut'])
+def test_no_flipped_bit_passes_for_seconds(tmp_path, damage):
+  path = tmp_path / 'seconds.jsonl'
+  _run_for(path, 0.01)
+  _run_for(path, 0.01, 'statistics')
+  whole, expected = path.read_bytes(), metrics.read_seconds(path)
+  refused = 0
+  for place in range(len(whole)):
+    data = bytearray(whole)
+    if damage == 'bit':
+      data[place] ^= 1 << place % 7
+    else:
+      data = data[: place or 1]
+    path.write_bytes(data)
+    try:
+      assert metrics.read_seconds(path) in (expected, expected[:1])
+    except ValueError as error:
+      assert 'seconds.jsonl' in str(error)  # noqa: PT017
+      refused += 1
+  # A file of whole lines may have been one of fewer runs.
+  assert refused >= len(whole) - 1
+
+
+def test_seconds_without_a_hash_are_taken_as_they_are(tmp_path):
+  path = tmp_path / 'seconds.jsonl'
+  path.write_text('{"distillation": 1.5}\n')
+  assert metrics.read_seconds(path) == [{'distillation': 1.5}]
+
+
 def test_damaged_seconds_are_named(tmp_path):
   path = tmp_path / 'seconds.jsonl'
-  for text in ('[1]\n{}\n', '{"a": "1"}\n', '\xff\n{}\n'):
+  broken = ('[1]\n{}\n', '{"a": "1"}\n', '\xff\n{}\n', '{"a": NaN}\n')
+  for text in (*broken, '{"a": true}\n', '{"a": 1}'):
     path.write_text(text, encoding='latin-1')
     with pytest.raises(ValueError, match=r'seconds\.jsonl'):
       metrics.StageClock(path)

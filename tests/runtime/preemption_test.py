@@ -17,7 +17,7 @@ from workbench import tasks
 
 @pytest.fixture(autouse=True)
 def _installed():
-  kinds = signal.SIGTERM, signal.SIGINT
+  kinds = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
   before = [signal.getsignal(kind) for kind in kinds]
   preemption.install()
   yield
@@ -71,6 +71,25 @@ def test_ctrl_c_twice_within_a_step_saves_that_step(tmp_path, capsys):
   assert capsys.readouterr().err.count('Stopped by Ctrl-C. Step 3') == 1
   preemption.install()
   assert _count(4, tmp_path) == [4]
+
+
+def test_a_terminal_that_closes_saves_the_step(tmp_path, capsys):
+  def on_log(done, values):
+    if done == 2:
+      signal.raise_signal(signal.SIGHUP)
+
+  with pytest.raises(SystemExit) as error:
+    _count(4, tmp_path, on_log)
+  assert error.value.code == 0
+  assert 'Stopped by SIGHUP. Step 3' in capsys.readouterr().err
+  assert _count(4, tmp_path) == [4]
+
+
+def test_a_program_under_nohup_goes_on():
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  preemption.install()
+  signal.raise_signal(signal.SIGHUP)
+  assert not preemption.requested()
 
 
 def test_who_started_the_program_may_ask_for_another_status(monkeypatch):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +135,23 @@ def test_scores_are_appended_and_tensors_stay(tmp_path):
   assert scores[0] == SCORE
   for name, value in before.items():
     np.testing.assert_array_equal(after[name], value)
+
+
+def test_programs_that_add_scores_do_so_one_after_another(tmp_path):
+  path = tmp_path / 'set.safetensors'
+  distilled_set.save_distilled(path, make_distilled()[0])
+  thread = threading.Thread(
+    target=distilled_set.add_scores, args=(path, [SCORE])
+  )
+  with distilled_set.written_in_turn(path):
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    assert distilled_set.load_distilled(path).metadata.scores == ()
+  thread.join()
+  distilled_set.add_scores(path, [SCORE])
+  assert len(distilled_set.load_distilled(path).metadata.scores) == 2
+  assert os.listdir(tmp_path) == ['set.safetensors']
 
 
 @pytest.mark.parametrize(

@@ -44,3 +44,14 @@ def test_a_card_says_how_it_was_made_and_the_file_is_small(name):
 def test_an_unknown_name_lists_those_there_are():
   with pytest.raises(FileNotFoundError, match='tiny_imagenet_32'):
     fsdd_jax.load_translator('tiny_imagenet_33')
+
+
+def test_a_file_in_a_home_is_found_and_a_remote_one_refused(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'own.safetensors').symlink_to(zoo.path_of('tiny_imagenet_32'))
+  start = fsdd_jax.load_translator('~/own.safetensors')
+  assert start.theta.image_shape == (32, 32, 3)
+  with pytest.raises(ValueError, match='no local path'):
+    fsdd_jax.load_translator('gs://bucket/own.safetensors')

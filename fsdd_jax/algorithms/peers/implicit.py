@@ -115,8 +115,12 @@ def inner_problem(
     level: the ridge, positive.
   """
   kernel = _kernel(network, variables, synthetic.images)
-  factor = jnp.linalg.cholesky(kernel + level * jnp.eye(len(kernel)))
-  return InnerProblem(variables, synthetic, factor, jnp.asarray(level))
+  factor = jnp.linalg.cholesky(
+    kernel + level * jnp.eye(len(kernel), dtype=kernel.dtype)
+  )
+  return InnerProblem(
+    variables, synthetic, factor, jnp.asarray(level, kernel.dtype)
+  )
 
 
 def curvature(network: nn.Module, problem: InnerProblem, tangent: Any) -> Any:

@@ -127,7 +127,9 @@ def training_step(
       train=True,
       mutable=['batch_stats'],
     )
-    logits, _ = extractors.outputs(found, batch.images)
+    logits, _ = extractors.outputs(
+      found, batch.images, num_classes=batch.labels.shape[1]
+    )
     return 0.5 * jnp.sum((logits - batch.labels) ** 2, axis=1).mean()
 
   def train(

@@ -26,7 +26,7 @@ def scaled_cross_entropy(
   Returns:
     `[]` mean over images.
   """
-  mask = jnp.ones(len(labels)) if mask is None else mask
+  mask = jnp.ones(len(labels), predictions.dtype) if mask is None else mask
   classes = jnp.argmax(labels, axis=1)
   log_shares = jax.nn.log_softmax(jnp.exp(log_scale) * predictions)
   own = jnp.take_along_axis(log_shares, classes[:, None], axis=1)[:, 0]
@@ -60,7 +60,7 @@ def least_cross_entropy(
   # In units of the predictions, so that none are too small or large.
   size = jnp.sqrt(jnp.mean(fixed**2)) + jnp.finfo(fixed.dtype).tiny
   shift = jnp.log(size)
-  log_scale = jnp.zeros(())
+  log_scale = jnp.zeros((), fixed.dtype)
   for _ in range(_NEWTON_STEPS):
     first = slope(log_scale - shift, fixed)
     second = jax.grad(slope)(log_scale - shift, fixed)

@@ -151,7 +151,7 @@ def init_state(
   learned = {'images': start.images, 'labels': start.labels}
   further = {}
   if own.platt_learning_rate:
-    learned['log_scale'] = jnp.zeros(())
+    learned['log_scale'] = jnp.zeros((), jnp.float32)
     further['log_scale'] = optax.adabelief(own.platt_learning_rate)
   tx = distillation.optimizer(config, config.num_steps, **further)
   rates = first_rates(own.inner_learning_rate, own.hessian_learning_rate)

@@ -96,10 +96,10 @@ def init_state(
     'labels': jnp.array(start.labels),
   }
   if own.platt and own.platt_learning_rate:
-    learned['log_scale'] = jnp.zeros(())
+    learned['log_scale'] = jnp.zeros((), jnp.float32)
     further['log_scale'] = optax.adabelief(own.platt_learning_rate)
   if own.map_learning_rate:
-    learned['linear_map'] = jnp.eye(start.images[0].size)
+    learned['linear_map'] = jnp.eye(start.images[0].size, dtype=jnp.float32)
     further['linear_map'] = optax.adabelief(own.map_learning_rate)
   tx = distillation.optimizer(config, config.num_steps, **further)
   return RfadState(jnp.zeros((), jnp.int32), learned, tx.init(learned)), tx

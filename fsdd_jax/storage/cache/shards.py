@@ -128,7 +128,7 @@ class CacheWriter:
           f'Shard {shard} has {len(subsets)} subsets ({subsets.start} to '
           f'{subsets.stop - 1}); got {count} entries. Pass one for each.'
         )
-      with open(temporary, 'rb') as file:
+      with files.named(path), open(temporary, 'rb') as file:
         os.fsync(file.fileno())
       os.replace(temporary, path)
     finally:

@@ -157,6 +157,37 @@ def test_the_place_of_tfds_data_counts_by_its_files(
   assert seen == [('cifar10', None, '/one'), ('cifar10', None, '/two')]
 
 
+def test_another_content_of_a_file_that_a_flag_names_redoes_it(
+  binary, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  given, start = tmp_path / 'given.safetensors', tmp_path / 'start.safetensors'
+  flagfile = tmp_path / 'some.flags'
+  flagfile.write_text(f'--start={start}\n')
+  task = Task(
+    'one', binary, ('{out}', '--translator=~/given.safetensors',
+                    '--flagfile=~/some.flags'),
+  )  # fmt: skip
+  root = tmp_path / 'root'
+  for path in (given, start):
+    path.write_bytes(b'1')
+  assert tasks.run([task], root) == [task]
+  for path in (given, start):
+    assert tasks.run([task], root) == []
+    path.write_bytes(b'2')
+    assert tasks.run([task], root) == [task]
+
+
+def test_a_shipped_translator_counts_by_its_content(tmp_path, monkeypatch):
+  task = Task('one', 'a.py', ('--translator=tiny_imagenet_32',))
+  other = Task('two', 'a.py', ('--dataset=digits',))
+  before, same = task.digest, other.digest
+  (tmp_path / 'other').write_bytes(b'other weights')
+  monkeypatch.setattr(tasks.zoo, 'path_of', lambda name: tmp_path / 'other')
+  assert task.digest != before
+  assert other.digest == same
+
+
 def test_a_deleted_or_changed_output_redoes_it(binary, tmp_path):
   one = Task('one', binary, ('{out}',))
   two = Task('two', binary, ('{out}', '{one}'), {'one': one})
