@@ -115,19 +115,15 @@ def inner_problem(
     level: the ridge, positive.
   """
   kernel = _kernel(network, variables, synthetic.images)
-  factor = jnp.linalg.cholesky(
-    kernel + level * jnp.eye(len(kernel), dtype=kernel.dtype)
-  )
-  return InnerProblem(
-    variables, synthetic, factor, jnp.asarray(level, kernel.dtype)
-  )
+  ridge = jnp.asarray(level, kernel.dtype)
+  factor = jnp.linalg.cholesky(kernel + jnp.diag(jnp.full(len(kernel), ridge)))
+  return InnerProblem(variables, synthetic, factor, ridge)
 
 
 def curvature(network: nn.Module, problem: InnerProblem, tangent: Any) -> Any:
   """The second derivative of L times a tree t."""
   slope = _slope(network, problem.variables, problem.synthetic.images)
-  transpose = _transposed(slope, tangent)
-  body = transpose(problem.regularized(slope(tangent)))
+  body = _transposed(slope, tangent)(problem.regularized(slope(tangent)))
   return jax.tree.map(lambda x, y: problem.weight * (x + y), body, tangent)
 
 
