@@ -79,7 +79,13 @@ def _load(
   data: DataConfig, split: str, distilled: distilled_set.DistilledSet
 ) -> datasets.Dataset:
   """A split, with grey images repeated where they were distilled as RGB."""
-  dataset = problems.load_dataset(data, split)
+  try:
+    dataset = problems.load_dataset(data, split)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f'{error} If these data lie elsewhere now, or {data.dataset} was named '
+      'from another folder, give --dataset or --data_dir.'
+    ) from error
   names = distilled.metadata.class_names
   if dataset.class_names != names:
     raise ValueError(
@@ -199,11 +205,13 @@ def main(arguments: list[str]) -> None:
   result = tables.Table('Scores', columns, table, caption)
   rows = {row: [s.as_dict() for s in found] for row, found in scores.items()}
   text = json.dumps({'file': path, 'scores': rows}, indent=2, sort_keys=True)
-  files.write_bytes_atomic(output, text.encode() + b'\n')
-  if _WRITE_SCORES.value:
-    own = [row for row in rows if row != 'random real']
-    distilled_set.add_scores(path, rows[own[0]])
-  print(tables.to_markdown(result))
+  try:
+    files.write_bytes_atomic(output, text.encode() + b'\n')
+    if _WRITE_SCORES.value:
+      own = [row for row in rows if row != 'random real']
+      distilled_set.add_scores(path, rows[own[0]])
+  finally:  # Also where the disk has become full.
+    print(tables.to_markdown(result))
   print(f'Wrote {output}.')
   if _WRITE_SCORES.value:
     print(f'Added the scores to {path}.')

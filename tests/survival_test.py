@@ -105,6 +105,7 @@ def test_a_set_whose_folder_moved_is_scored_where_it_is_now(tmp_path):
   lost = run('evaluate.py', path, *_QUICK)
   assert lost.returncode == 1
   assert 'There is no folder' in lost.stderr
+  assert 'give --dataset' in lost.stderr
   moved = run(
     'evaluate.py', path, *_QUICK, f'--dataset=folder:{tmp_path}/second'
   )
@@ -189,6 +190,21 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
   assert len(lines) == 1, result.stderr
   assert lines[0].startswith('error: ')
   assert str(tmp_path) in lines[0]
+
+
+def test_scores_that_cannot_be_written_are_shown(tmp_path, monkeypatch):
+  path = tmp_path / 'set.safetensors'
+  distilled_set.save_distilled(path, toy.distilled())
+  monkeypatch.setattr(problems, 'load_dataset', lambda *_: toy.problem()[1])
+
+  def full(place, data):
+    raise OSError(28, 'No space left on device', str(place))
+
+  monkeypatch.setattr(files, 'write_bytes_atomic', full)
+  result = run('evaluate.py', path, *_QUICK, '--dataset=toy')
+  assert result.returncode == 1
+  assert 'No space left' in result.stderr
+  assert '| first image | krr' in result.stdout
 
 
 def test_two_programs_that_make_one_shard_are_told_of_each_other(tmp_path):

@@ -19,6 +19,7 @@ from fsdd_jax.data import datasets
 from fsdd_jax.data import normalization as normalization_lib
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
+from fsdd_jax.runtime.versions import library_versions
 from fsdd_jax.runtime.workdir import differences
 from fsdd_jax.storage import distilled_set
 from fsdd_jax.types import LabeledSet
@@ -156,7 +157,7 @@ def write_table(
     recipe: how it was made.
     shown: captions and pictures for the HTML page.
   """
-  settings = {**distilled_set.library_versions(), 'scale': recipe.scale}
+  settings = {**library_versions(), 'scale': recipe.scale}
   text = json.dumps({'settings': settings, 'records': records}, indent=2)
   for ending, content in (
     ('md', tables.to_markdown(table)),

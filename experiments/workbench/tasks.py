@@ -25,7 +25,7 @@ import fsdd_jax
 from fsdd_jax import zoo
 from fsdd_jax.data import sources, undecoded
 from fsdd_jax.runtime import files, hashes, preemption
-from fsdd_jax.storage import distilled_set
+from fsdd_jax.runtime.versions import library_versions
 
 _DONE = 'done.json'
 # What a task keeps for itself, to go on after a kill.
@@ -152,7 +152,7 @@ def _package() -> list[Any]:
     for path in (fsdd_jax.__file__, __file__)
   )
   own = hashes.hash_code([*library, *workbench])
-  return [distilled_set.library_versions(), own]
+  return [library_versions(), own]
 
 
 def _expanded(argument: Any) -> Any:

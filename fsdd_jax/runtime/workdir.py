@@ -7,11 +7,15 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.runtime.versions import library_versions
+
+_VERSIONS = 'versions'
 
 
 def differences(
@@ -71,7 +75,8 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
     settings.pop(name, None)
   path = pathlib.Path(workdir) / 'config.json'
   if not path.exists():
-    text = json.dumps(settings, indent=2, sort_keys=True) + '\n'
+    noted = {**settings, _VERSIONS: library_versions()}
+    text = json.dumps(noted, indent=2, sort_keys=True) + '\n'
     files.write_bytes_atomic(path, text.encode())
     return
   # A setting that is newer than the folder was at its default there.
@@ -80,11 +85,22 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
     for field in dataclasses.fields(config)
     if field.name in settings
   }
-  if different := differences(defaults | files.read_json(path), settings):
+  there = defaults | files.read_json(path)
+  began = there.pop(_VERSIONS, None)
+  if different := differences(there, settings):
     raise ValueError(
       f'The workdir {workdir} belongs to a run with other settings '
       f'({"; ".join(different)}). Use those settings to resume it, or choose '
       'a new workdir.'
+    )
+  if isinstance(began, dict) and (
+    different := differences(began, library_versions())
+  ):
+    warnings.warn(
+      f'The workdir {workdir} was begun with other versions '
+      f'({"; ".join(different)}). What is done there is not done again; choose '
+      'a new workdir for a result of these versions alone.',
+      stacklevel=2,
     )
 
 

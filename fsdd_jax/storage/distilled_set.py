@@ -7,9 +7,7 @@ out.
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
-import platform
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,23 +17,13 @@ import numpy as np
 
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.runtime import files
+from fsdd_jax.runtime.versions import library_versions
 from fsdd_jax.storage import containers
 from fsdd_jax.types import LABEL_CODINGS
 
 SCORE_KEYS = ('protocol', 'network', 'split', 'accuracies', 'mean', 'std', 'n')
 
 Path = str | os.PathLike[str]
-
-
-def library_versions() -> dict[str, str]:
-  """Versions of Python and of the packages that shape a result."""
-  versions = {'python': platform.python_version()}
-  for name in ('jax', 'flax', 'optax', 'numpy', 'fsdd-jax'):
-    try:
-      versions[name.replace('-', '_')] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      versions[name.replace('-', '_')] = 'not installed'
-  return versions
 
 
 @dataclasses.dataclass(frozen=True)

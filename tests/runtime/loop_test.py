@@ -155,6 +155,25 @@ def test_a_setting_that_is_newer_than_the_workdir_was_at_its_default(tmp_path):
     claim_workdir(options, DistillationConfig(short_classes='noise'))
 
 
+def test_a_workdir_of_other_versions_is_told(tmp_path, recwarn):
+  options = LoopOptions(tmp_path)
+  claim_workdir(options, DistillationConfig())
+  claim_workdir(options, DistillationConfig())
+  assert not recwarn
+  path = tmp_path / 'config.json'
+  settings = json.loads(path.read_text())
+  settings['versions']['jax'] = '0.0.1'
+  path.write_text(json.dumps(settings))
+  with pytest.warns(UserWarning, match=r"jax: '0\.0\.1' there"):
+    claim_workdir(options, DistillationConfig())
+  # Written before versions were noted.
+  del settings['versions']
+  path.write_text(json.dumps(settings))
+  recwarn.clear()
+  claim_workdir(options, DistillationConfig())
+  assert not recwarn
+
+
 def test_a_resumed_stage_adds_its_seconds_to_those_before(tmp_path):
   def run(losses):
     options, clock = with_clock(LoopOptions(tmp_path, 2, 1))
