@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import toy
 from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.data import datasets
 from fsdd_jax.runtime import files, metrics, workdir
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import distilled_set, learned_network, translators
@@ -101,6 +102,34 @@ def test_safetensors(written, kind, changes, length):
     _hold(path, whole, readers[kind], expected, changes, length)
   finally:
     path.write_bytes(whole)
+
+
+@pytest.fixture(scope='module', params=[np.savez, np.savez_compressed])
+def arrays(request, tmp_path_factory):
+  """A file of `npz:PATH`."""
+  path = tmp_path_factory.mktemp('arrays') / 'own.npz'
+  rng = np.random.default_rng(0)
+  request.param(
+    path,
+    train_images=rng.integers(0, 256, (6, 4, 4, 3), np.uint8),
+    train_labels=np.arange(6) % 2,
+    class_names=['ant', 'bee'],
+  )
+  return path
+
+
+@_BOUNDED
+@given(changes=_CHANGES, length=_LENGTH)
+def test_arrays(arrays, changes, length):
+  def read():
+    found = datasets.load(f'npz:{arrays}', progress=False)
+    return found.images, found.labels, found.class_names
+
+  whole, expected = arrays.read_bytes(), read()
+  try:
+    _hold(arrays, whole, read, expected, changes, length)
+  finally:
+    arrays.write_bytes(whole)
 
 
 @_BOUNDED

@@ -46,8 +46,8 @@ def warn_without_test(config: DataConfig) -> None:
   if not sources.has_test_split(config.dataset, config.data_dir or None):
     print(
       f'{config.dataset} has train but no test images: before '
-      'experiments/evaluate.py, add them (a folder test); or keep some apart '
-      'now, by --holdout=0.1, and score with --split=holdout.',
+      'experiments/evaluate.py, add test images; or keep some apart now, by '
+      '--holdout=0.1, and score with --split=holdout.',
       file=sys.stderr,
     )
 

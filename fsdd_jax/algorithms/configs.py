@@ -54,8 +54,8 @@ class DataConfig(Config):
 
   dataset: str = option(
     'digits',
-    'digits, fractals, fractals:CLASSES, a TFDS name or directory, or '
-    'folder:PATH.',
+    'digits, fractals, fractals:CLASSES, a TFDS name or directory, '
+    'folder:PATH, or npz:PATH (arrays in a .npz file).',
   )
   data_dir: str = option(
     '', "TFDS data directory; empty means $FSDD_DATA_DIR, else TFDS's own."

@@ -1,10 +1,10 @@
-"""Where pictures come from: shipped, procedural, TFDS or image folders."""
+"""Where pictures come from: shipped, procedural, TFDS, folders or arrays."""
 
 import pathlib
 
 import numpy as np
 
-from fsdd_jax.data import fractals, image_folders, tfds_source
+from fsdd_jax.data import array_files, fractals, image_folders, tfds_source
 from fsdd_jax.data.undecoded import (
   PathLike,
   Size,
@@ -44,7 +44,9 @@ def open_source(
   if name == 'fractals' or name.startswith('fractals:'):
     return _open_fractals(name, split, image_size or _FRACTAL_SIZE)
   if name.startswith('folder:'):
-    return image_folders.open_folder(_folder(name), split)
+    return image_folders.open_folder(_path(name), split)
+  if name.startswith('npz:'):
+    return array_files.open_npz(_path(name), split)
   return tfds_source.open_tfds(name, split, data_dir)
 
 
@@ -89,33 +91,38 @@ def fingerprint(name: str, data_dir: PathLike | None = None) -> str:
     data_dir: as in `datasets.load`.
 
   Returns:
-    Hexadecimal digits of the files of a folder or TFDS data set; the name of
-    what this library makes itself, and of what is not on disk yet.
+    Hexadecimal digits of the files of arrays, a folder or TFDS data set; the
+    name of what this library makes itself, and of what is not on disk yet.
   """
   if name.startswith('folder:'):
-    return fingerprint_of(_folder(name))
+    return fingerprint_of(_path(name))
+  if name.startswith('npz:'):
+    return files.fingerprint(array_files.files_of(_path(name)))
   return tfds_source.fingerprint(name, data_dir) if _is_tfds(name) else name
 
 
 def is_on_disk(name: str) -> bool:
   """Whether pictures come from files, rather than from this library."""
-  return name.startswith('folder:') or _is_tfds(name)
+  return name.startswith(('folder:', 'npz:')) or _is_tfds(name)
 
 
 def has_test_split(name: str, data_dir: PathLike | None = None) -> bool:
-  """Whether a folder or a TFDS data set on disk has test images.
+  """Whether a folder, arrays or a TFDS data set on disk have test images.
 
   Args:
     name: as in `datasets.load`.
     data_dir: as in `datasets.load`.
   """
   if name.startswith('folder:'):
-    return image_folders.has_test_split(_folder(name))
+    return image_folders.has_test_split(_path(name))
+  if name.startswith('npz:'):
+    return array_files.has_test_split(_path(name))
   return not _is_tfds(name) or tfds_source.has_test_split(name, data_dir)
 
 
-def _folder(name: str) -> pathlib.Path:
-  return files.resolve(name.removeprefix('folder:'))
+def _path(name: str) -> pathlib.Path:
+  """What stands behind `folder:` or `npz:`."""
+  return files.resolve(name.partition(':')[2])
 
 
 def _open_digits(split: str) -> Source:
@@ -158,4 +165,5 @@ def _open_fractals(name: str, split: str, image_size: int) -> Source:
 
 def _is_tfds(name: str) -> bool:
   own = ('digits', 'fractals')
-  return name not in own and not name.startswith(('fractals:', 'folder:'))
+  prefixes = 'fractals:', 'folder:', 'npz:'
+  return name not in own and not name.startswith(prefixes)

@@ -18,8 +18,8 @@ from fsdd_jax.runtime import files
 DATA_DIR_VARIABLE = 'FSDD_DATA_DIR'
 # What `datasets.load` takes, for messages.
 ACCEPTED = (
-  "'digits', 'fractals', 'fractals:NUM_CLASSES', 'folder:PATH', TFDS names "
-  "such as 'cifar10', and TFDS directories with a dataset_info.json"
+  "'digits', 'fractals', 'fractals:NUM_CLASSES', 'folder:PATH', 'npz:PATH', "
+  "TFDS names such as 'cifar10', and TFDS directories with a dataset_info.json"
 )
 _TEST_SHARE = 0.2  # Of sources that come without a test split.
 
