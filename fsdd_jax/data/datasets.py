@@ -79,12 +79,10 @@ def load(
 
   Args:
     name: `digits`, `fractals`, `fractals:NUM_CLASSES`, `folder:PATH`,
-      `npz:PATH` (`array_files`), a TFDS name (`cifar10`, `imagenette/160px`),
-      or a TFDS builder's directory.
+      `npz:PATH`, a TFDS name (`imagenette/160px`), or a builder's directory.
     split: `train`, `holdout` or `test`. The first two part the training split;
       `test` is the validation split where there is no test split. A source
-      without either (digits, a folder of class folders, a `.npz` file of one
-      split) gives 20% to `test`.
+      without either (digits, class folders or arrays) gives 20% to `test`.
     image_size: side of the square images; None keeps the size.
     data_dir: where TFDS data lies; None: the environment's FSDD_DATA_DIR
       first, then TFDS's own default.
