@@ -226,6 +226,44 @@ def test_two_programs_that_make_one_shard_are_told_of_each_other(tmp_path):
   shards.open_cache(tmp_path / 'cache').verify()
 
 
+_LARGE = (
+  *('--dataset=fractals:3', '--limit=60', '--image_size=8', '--width=4'),
+  *('--min_classes=2', '--max_classes=3', '--max_images=12'),
+  *('--max_synthetic=6', '--num_steps=1'),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('binary', 'flags', 'part'),
+  [
+    ('bilevel.py', (*_LARGE, '--num_updates=1'), 'bi-level'),
+    (
+      'pretrain.py',
+      (*_LARGE[:4], '--num_steps=1', '--batch_size=1', '--translator_width=2'),
+      'pre-training',
+    ),
+  ],
+)
+def test_stages_print_the_seconds_of_all_their_runs(
+  tmp_path, binary, flags, part
+):
+  if binary == 'pretrain.py':
+    cache = tmp_path / 'cache'
+    made = run(
+      'cache.py', *_LARGE, '--num_subsets=2', '--augmentation=none',
+      f'--folder={cache}',
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    flags = (*flags, f'--cache={cache}')
+  path = tmp_path / 'run' / 'seconds.jsonl'
+  files.write_bytes_atomic(path, json.dumps({part: 7000.0}).encode() + b'\n')
+  result = run(binary, *flags, f'--workdir={path.parent}')
+  assert result.returncode == 0, result.stderr
+  assert re.search(r' in 7[01]\d\d\.\d s with compilation', result.stdout)
+  assert len(metrics.read_seconds(path)) == 2
+
+
 def test_a_table_keeps_the_seconds_of_a_run_that_was_stopped(
   tmp_path, monkeypatch
 ):

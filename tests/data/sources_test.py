@@ -103,6 +103,20 @@ def test_tfds_directory_and_name(tmp_path, monkeypatch):
     assert (image.tobytes(), some.class_names[label]) in originals
 
 
+def test_data_in_a_home_are_found_by_every_name(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  _write_tfds(tmp_path / 'data', 'bugs', {'train': _examples(6)})
+  _write_folder(tmp_path / 'pets', {'a': 5, 'b': 5})
+  monkeypatch.setenv('FSDD_DATA_DIR', '~/data')
+  assert len(_load('bugs').labels) == 6
+  monkeypatch.delenv('FSDD_DATA_DIR')
+  assert len(_load('bugs', data_dir='~/data').labels) == 6
+  assert len(_load('~/data/bugs/1.0.0').labels) == 6
+  assert len(_load('folder:~/pets').labels) == 8
+  with pytest.raises(ValueError, match='no local path'):
+    _load('bugs', data_dir='gs://bucket/data')
+
+
 def test_tfds_default_folder_serves_when_the_variable_does_not(
   tmp_path, monkeypatch
 ):
