@@ -22,7 +22,7 @@ author = copyright = 'The fsdd_jax authors'
 release = version = _METADATA['version']
 
 extensions = [
-  'myst_parser',
+  'myst_nb',  # Pages, and the notebook with the outputs that it has.
   'sphinx.ext.autodoc',
   'sphinx.ext.mathjax',
   'sphinx.ext.napoleon',
@@ -32,6 +32,7 @@ extensions = [
 ]
 exclude_patterns = ['_generated']
 
+nb_execution_mode = 'off'
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']
 myst_heading_anchors = 3
 smartquotes = False  # It would make one dash of the two of a flag.

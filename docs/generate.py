@@ -5,7 +5,8 @@ and cards are never older than the code:
 
 - `_generated/commands.md`: every flag of every binary in `experiments/`,
 - `api/*.md`: what `fsdd_jax` exports, by topic,
-- `_generated/zoo.md`: the cards of what the package ships.
+- `_generated/zoo.md`: the cards of what the package ships,
+- `notebook.ipynb`: the notebook of `experiments/`, as it is.
 
 `unknown_flags` reads the commands on all pages and finds flags that their
 binaries do not have.
@@ -170,6 +171,8 @@ def write_pages() -> dict[str, set[str]]:
   for name, text in api_pages().items():
     _write(f'api/{name}.md', text)
   _write('_generated/zoo.md', zoo_page())
+  notebook = ROOT / 'experiments' / 'fsdd_colab.ipynb'
+  _write('notebook.ipynb', notebook.read_text())
   return {
     name: {flag['name'] for flag in binary['flags']}
     for name, binary in found.items()

@@ -3,12 +3,17 @@
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import auto as tqdm
+import tqdm
 
 from fsdd_jax.runtime import processes
+
+with warnings.catch_warnings():  # A notebook without widgets has bars of text.
+  warnings.simplefilter('ignore', tqdm.TqdmWarning)
+  from tqdm import auto
 
 _COMPILING = 'compiling...'
 _LINE_SECONDS = 60.0  # Between two lines in a log file.
@@ -32,7 +37,7 @@ def _is_watched() -> bool:
   return 'ipykernel' in sys.modules or sys.stderr.isatty()
 
 
-class Bar(tqdm.tqdm):
+class Bar(auto.tqdm):
   """A bar with rate and remaining time, on the first process's standard error.
 
   The first update ends the compilation, and the rate counts from there. In a

@@ -1,12 +1,14 @@
 """The notebook, run from its first cell to its last at a tiny size."""
 
 import pathlib
+import tomllib
 
 import nbclient
 import nbformat
 import pytest
 
-_PATH = pathlib.Path(__file__).parents[2] / 'experiments' / 'fsdd_colab.ipynb'
+_ROOT = pathlib.Path(__file__).parents[2]
+_PATH = _ROOT / 'experiments' / 'fsdd_colab.ipynb'
 _SMALL = """
 LARGE, TARGET = 'fractals:4', 'digits'
 IMAGE_SIZE, LIMIT = 8, 60
@@ -52,6 +54,39 @@ def test_the_notebook_is_valid(notebook):
   nbformat.validate(notebook)
 
 
+def test_the_notebook_names_the_address_of_the_project(notebook):
+  project = tomllib.loads((_ROOT / 'pyproject.toml').read_text())['project']
+  repository = project.get('urls', {}).get('Repository', '')
+  named = [
+    line
+    for cell in notebook.cells
+    for line in cell.source.splitlines()
+    if line.startswith('REPOSITORY = ')
+  ]
+  assert [line.split("'")[1] for line in named] == [repository]
+  badge = 'https://colab.research.google.com/'
+  if repository:
+    path = repository.removeprefix('https://github.com/')
+    badge += f'github/{path}/blob/main/experiments/fsdd_colab.ipynb'
+  assert f'colab-badge.svg)]({badge})' in notebook.cells[0].source
+
+
+def test_outputs_are_small_and_without_errors_or_bars(notebook):
+  assert _PATH.stat().st_size < 300_000
+  outputs = [
+    output for cell in notebook.cells for output in cell.get('outputs', ())
+  ]
+  assert len(outputs) > 10
+  assert not [x for x in outputs if x.get('name') == 'stderr']
+  assert not [x for x in outputs if x.output_type == 'error']
+
+
+def test_formulas_have_single_backslashes(notebook):
+  texts = [x.source for x in notebook.cells if x.cell_type == 'markdown']
+  assert any('$f_\\theta$' in text for text in texts)
+  assert not [text for text in texts if '\\\\' in text]
+
+
 @pytest.mark.slow
 def test_every_cell_runs(notebook, tmp_path):
   (sizes,) = [
@@ -68,6 +103,7 @@ def test_every_cell_runs(notebook, tmp_path):
   outputs = [
     output for cell in notebook.cells for output in cell.get('outputs', ())
   ]
+  assert not [output for output in outputs if output.get('name') == 'stderr']
   kinds = [kind for output in outputs for kind in output.get('data', ())]
   # Random real, 1 Net, losses, three translated, a change, unseen IPC, Pool.
   assert kinds.count('image/png') == 9
