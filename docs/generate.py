@@ -136,6 +136,7 @@ _TOPICS = {
     'Score',
     'PROTOCOLS',
     'DistilledSet',
+    'Metadata',
     'load_distilled',
     'save_distilled',
   ),

@@ -52,8 +52,8 @@ _METHOD = flags.DEFINE_enum(
 _START = flags.DEFINE_string(
   'start',
   None,
-  'Distilled set to start from, e.g. a translated one; random real images if '
-  'not given.',
+  'Distilled set to start from, e.g. a translated one: a file, or a shipped '
+  'one by its name; random real images if not given.',
 )
 _THETA = flags.DEFINE_string(
   'theta',

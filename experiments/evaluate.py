@@ -1,7 +1,9 @@
 r"""Scores distilled sets in fresh networks, beside random real images.
 
-python experiments/evaluate.py runs/pool16/distilled.safetensors \
+  python experiments/evaluate.py runs/pool16/distilled.safetensors \
       --protocols=krr,frepo,dc --networks=convnet,resnet18 --repeats=5
+
+A set is a file, or a shipped one by its name, such as cifar10_ipc1.
 """
 
 import json
@@ -13,6 +15,7 @@ import flax.linen as nn
 import jax
 from absl import flags
 
+from fsdd_jax import zoo
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   EvaluationConfig,
@@ -28,7 +31,7 @@ from fsdd_jax.types import LabeledSet, labeled_set
 from workbench import config_flags, launching, problems
 
 _OUTPUT = flags.DEFINE_string(
-  'output', None, 'JSON file of the scores; default: FILE.scores.json.'
+  'output', None, 'JSON file of the scores; default: SET.scores.json.'
 )
 _RANDOM_REAL = flags.DEFINE_bool(
   'random_real', True, 'Score random real images of the same IPC as well.'
@@ -161,10 +164,15 @@ def _check(
 
 def main(arguments: list[str]) -> None:
   """Loads a distilled set, scores it and writes the scores."""
-  path = str(files.resolve(arguments[1]))
+  path = arguments[1]
+  if _WRITE_SCORES.value and path in zoo.distilled_names():
+    raise ValueError(
+      f'{path} is shipped, and its file stays as it is; leave --write_scores '
+      'out.'
+    )
   output = files.resolve(_OUTPUT.value or f'{path}.scores.json')
   config = config_flags.read(EvaluationConfig)
-  distilled = distilled_set.load_distilled(path)
+  distilled = zoo.load_distilled(path)
   data = _data_config(path, distilled)
   dataset = _load(data, config.split, distilled)
   networks = _networks(path, distilled, dataset, config.networks)

@@ -1,13 +1,15 @@
 """Exports a distilled set as PNG, NumPy and PyTorch files.
 
 Example:
-  python experiments/export.py set.safetensors --output=out --formats=png,npz
+  python experiments/export.py cifar10_ipc1 --output=runs/export
+
+A set is a file, or a shipped one by its name.
 """
 
 from absl import flags
 
+from fsdd_jax import zoo
 from fsdd_jax.reporting import exports
-from fsdd_jax.storage import distilled_set
 from workbench import launching
 
 _OUTPUT = flags.DEFINE_string(
@@ -22,8 +24,8 @@ _FORMATS = flags.DEFINE_list(
 
 
 def main(arguments: list[str]) -> None:
-  """Loads the file named on the command line and exports it."""
-  distilled = distilled_set.load_distilled(arguments[1])
+  """Loads the set named on the command line and exports it."""
+  distilled = zoo.load_distilled(arguments[1])
   formats = _FORMATS.value or exports.default_formats()
   exports.export(distilled, _OUTPUT.value, formats)
   _, clipped = exports.to_pixels(distilled)

@@ -90,7 +90,7 @@ def main(_: list[str]) -> None:
     (scores,) = cells.read_scores(scored[name], root).values()
     score = records[name] = scores[0]
     accuracy = f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
-    found = distilled_set.load_distilled(made.task.folder(root) / made.file)
+    found = distilled_set.read_distilled(made.task.folder(root) / made.file)
     pixels[name] = np.asarray(
       normalization.denormalize(jnp.asarray(found.images), found.normalization)
     )

@@ -17,9 +17,9 @@ import numpy as np
 from absl import flags
 from matplotlib import figure as mpl_figure
 
+from fsdd_jax import zoo
 from fsdd_jax.reporting import exports, pictures
 from fsdd_jax.runtime import files
-from fsdd_jax.storage import distilled_set
 from fsdd_jax.storage.distilled_set import DistilledSet
 from workbench import launching
 
@@ -67,8 +67,8 @@ def draw(sets: Sequence[DistilledSet], most: int) -> mpl_figure.Figure:
 
 
 def main(arguments: list[str]) -> None:
-  """Loads the files named on the command line and draws them."""
-  sets = [distilled_set.load_distilled(path) for path in arguments[1:]]
+  """Loads the sets named on the command line and draws them."""
+  sets = [zoo.load_distilled(path) for path in arguments[1:]]
   check(sets)
   picture = pictures.figure_png(draw(sets, _IMAGES.value))
   path = files.resolve(_OUTPUT.value)

@@ -50,7 +50,7 @@ from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.cache.shards import CacheSource, open_cache
 from fsdd_jax.storage.distilled_set import (
   DistilledSet,
-  load_distilled,
+  Metadata,
   save_distilled,
 )
 from fsdd_jax.storage.translators import (
@@ -59,7 +59,7 @@ from fsdd_jax.storage.translators import (
   save_translator,
 )
 from fsdd_jax.types import LabeledSet, labeled_set, pad, unpad
-from fsdd_jax.zoo import load_translator
+from fsdd_jax.zoo import load_distilled, load_translator
 
 try:
   __version__ = importlib.metadata.version('fsdd-jax')
@@ -82,6 +82,7 @@ __all__ = (
   'LabeledSet',
   'LightTranslator',
   'LoopOptions',
+  'Metadata',
   'Normalization',
   'PretrainingConfig',
   'Score',

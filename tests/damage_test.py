@@ -77,7 +77,7 @@ def written(tmp_path_factory):
   learned_network.save_learned(folder / 'network', theta, transform, record={})
 
   def distilled():
-    found = distilled_set.load_distilled(folder / 'set')
+    found = distilled_set.read_distilled(folder / 'set')
     return found.images, found.labels, dataclasses.asdict(found.metadata)
 
   return folder, {

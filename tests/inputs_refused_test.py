@@ -209,7 +209,7 @@ def test_metadata_of_another_type_are_neither_written_nor_read(
     path, 'distilled_set', arrays, fields | {field: value}
   )
   with pytest.raises(ValueError, match=r'set\.safetensors: '):
-    distilled_set.load_distilled(path)
+    distilled_set.read_distilled(path)
 
 
 def _translator_file(tmp_path):

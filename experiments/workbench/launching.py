@@ -45,25 +45,29 @@ def no_files(arguments: Sequence[str]) -> None:
 
 
 def one_file(arguments: Sequence[str]) -> None:
-  """As `no_files`, for a binary that takes one file.
+  """As `no_files`, for a binary that takes one distilled set.
 
   Raises:
     ValueError: if there is none, or more.
   """
   if len(arguments) != 2:
     raise ValueError(
-      f'Give one file, not {len(arguments) - 1}: {arguments[1:]}. {_DASHES}'
+      'Give one distilled set, a file or the name of a shipped one, not '
+      f'{len(arguments) - 1}: {arguments[1:]}. {_DASHES}'
     )
 
 
 def files_given(arguments: Sequence[str]) -> None:
-  """As `no_files`, for a binary that takes one file or more.
+  """As `no_files`, for a binary that takes one distilled set or more.
 
   Raises:
     ValueError: if there is none.
   """
   if len(arguments) < 2:
-    raise ValueError(f'Give the files of one or more distilled sets. {_DASHES}')
+    raise ValueError(
+      'Give one or more distilled sets, files or names of shipped ones. '
+      f'{_DASHES}'
+    )
 
 
 def run(main: Main, *, check: Check = no_files) -> None:

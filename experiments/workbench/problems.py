@@ -23,7 +23,7 @@ from fsdd_jax.data.normalization import describe_normalization
 from fsdd_jax.networks import extractors
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import TRANSLATORS
-from fsdd_jax.storage import distilled_set, learned_network, translators
+from fsdd_jax.storage import learned_network, translators
 from fsdd_jax.types import LabeledSet, labeled_set
 from workbench import config_flags
 
@@ -273,10 +273,10 @@ def theta_from_file(
 def start_from_file(
   path: str, normalization: normalization_lib.Normalization
 ) -> LabeledSet:
-  """A distilled set of a file, to be distilled further.
+  """A distilled set, to be distilled further.
 
   Args:
-    path: its file.
+    path: its file, or the name of a shipped one.
     normalization: that of the target set.
 
   Returns:
@@ -285,7 +285,7 @@ def start_from_file(
   Raises:
     ValueError: if its images were normalised otherwise, or it is damaged.
   """
-  found = distilled_set.load_distilled(path)
+  found = zoo.load_distilled(path)
   theirs, ours = (
     describe_normalization(transform)
     for transform in (found.normalization, normalization)

@@ -108,7 +108,7 @@ def write_result(
 def _holds(path: pathlib.Path, distilled: distilled_set.DistilledSet) -> bool:
   """Whether a file holds a set, whatever its scores and versions."""
   try:
-    found = distilled_set.load_distilled(path)
+    found = distilled_set.read_distilled(path)
   except (FileNotFoundError, ValueError):  # None yet, or a damaged one.
     return False
   left_out = {'scores': None, 'versions': None}

@@ -123,10 +123,11 @@ def _fingerprint(name: str, data_dir: str | None, _: str | None) -> str:
 def _inputs(arguments: Sequence[str]) -> dict[str, str]:
   """Fingerprints of the files that flags name, such as translators."""
   found = {}
+  shipped = zoo.translator_names() + zoo.distilled_names()
   for argument in _flags(arguments):
     flag, _, value = argument.partition('=')
     path = os.path.expanduser(value or flag)
-    if flag == '--translator' and value in zoo.translator_names():
+    if flag in ('--start', '--translator') and value in shipped:
       path = str(zoo.path_of(value))
     if os.path.isfile(path):
       found[argument] = files.fingerprint([path])

@@ -42,6 +42,12 @@ class Metadata:
     seeds: every seed by its role, e.g. `{'theta': 0, 'distillation': 1}`.
     scores: measured accuracies; each has at least `SCORE_KEYS`.
     versions: of Python and the packages that made the set.
+
+  Example:
+    >>> import toy
+    >>> about: Metadata = toy.distilled().metadata
+    >>> about.dataset, about.ipc, about.class_names
+    ('toy', 1, ('red', 'green', 'blue'))
   """
 
   dataset: str
@@ -95,7 +101,7 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
     >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
     >>> save_distilled(path, toy.distilled())
-    >>> load_distilled(path).metadata.dataset
+    >>> read_distilled(path).metadata.dataset
     'toy'
   """
   images = np.asarray(distilled.images)
@@ -114,8 +120,8 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
   containers.write_container(path, 'distilled_set', arrays, metadata)
 
 
-def load_distilled(path: Path) -> DistilledSet:
-  """Reads what `save_distilled` wrote, after checking it.
+def read_distilled(path: Path) -> DistilledSet:
+  """Reads a file that `save_distilled` wrote, after checking it.
 
   Args:
     path: the file.
@@ -133,7 +139,7 @@ def load_distilled(path: Path) -> DistilledSet:
     >>> import toy
     >>> path = f'{tempfile.mkdtemp()}/distilled.safetensors'
     >>> save_distilled(path, toy.distilled())
-    >>> load_distilled(path).images.shape
+    >>> read_distilled(path).images.shape
     (3, 8, 8, 3)
   """
   arrays, fields = containers.read_container(path, 'distilled_set')
@@ -166,7 +172,7 @@ def add_scores(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
     ValueError: if a score lacks a key; the file is unchanged then.
   """
   with written_in_turn(path):
-    distilled = load_distilled(path)
+    distilled = read_distilled(path)
     every = (*distilled.metadata.scores, *(dict(score) for score in scores))
     metadata = dataclasses.replace(distilled.metadata, scores=every)
     save_distilled(path, dataclasses.replace(distilled, metadata=metadata))

@@ -521,7 +521,7 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   assert result.returncode == 0, result.stderr
   assert 'adaptation statistics' in result.stdout
   path = tmp_path / 'run' / 'distilled_ipc2.safetensors'
-  distilled = distilled_set.load_distilled(path)
+  distilled = distilled_set.read_distilled(path)
   assert distilled.images.shape == (20, 16, 16, 3)
   assert distilled.metadata.seeds == {'distillation': 0, 'theta': 7}
   assert path.with_suffix('.png').stat().st_size > 1000

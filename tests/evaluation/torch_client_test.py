@@ -87,7 +87,7 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
   )
   distilled_set.save_distilled(tmp_path / 'distilled.safetensors', distilled)
   exports.export(
-    distilled_set.load_distilled(tmp_path / 'distilled.safetensors'),
+    distilled_set.read_distilled(tmp_path / 'distilled.safetensors'),
     tmp_path / 'export',
     ['torch', 'pt'],
   )

@@ -27,7 +27,7 @@ def workdir(tmp_path_factory):
 
 
 def test_distill_writes_what_it_says(workdir):
-  distilled = distilled_set.load_distilled(workdir / 'distilled.safetensors')
+  distilled = distilled_set.read_distilled(workdir / 'distilled.safetensors')
   assert distilled.images.shape == (10, 8, 8, 1)
   assert distilled.metadata.recipe['method'] == 'Baseline(R=2)'
   assert distilled.metadata.label_coding == 'learned'
@@ -48,7 +48,7 @@ def test_evaluate_scores_beside_random_real_and_adds_to_the_file(workdir):
   score = written['scores']['Baseline(R=2)'][0]
   assert score['n'] == 2
   assert score['split'] == 'holdout'
-  assert distilled_set.load_distilled(path).metadata.scores == (score,)
+  assert distilled_set.read_distilled(path).metadata.scores == (score,)
 
 
 def test_distill_goes_on_from_a_set(workdir, tmp_path):
@@ -59,11 +59,11 @@ def test_distill_goes_on_from_a_set(workdir, tmp_path):
     f'--workdir={tmp_path / "same"}',
   )  # fmt: skip
   assert result.returncode == 0, result.stderr
-  further = distilled_set.load_distilled(
+  further = distilled_set.read_distilled(
     tmp_path / 'same/distilled.safetensors'
   )
   assert further.metadata.recipe['start'] == str(start)
-  before = distilled_set.load_distilled(start)
+  before = distilled_set.read_distilled(start)
   # One step of Adam moves a value by the rate at most.
   assert 0 < abs(further.images - before.images).max() < 0.11
   other = run(
@@ -329,7 +329,7 @@ def test_distill_by_a_peers_method_from_its_flagfile(method, tmp_path):
     *('--width=4', '--ipc=1', '--num_steps=2', f'--workdir={tmp_path}'),
   )
   assert result.returncode == 0, result.stderr
-  found = distilled_set.load_distilled(
+  found = distilled_set.read_distilled(
     tmp_path / 'distilled.safetensors'
   ).metadata
   expected = {
@@ -381,7 +381,7 @@ def test_bilevel_learns_a_network_that_distill_takes(tmp_path):
     )
   assert found['learned'].returncode == 0, found['learned'].stderr
   learned, arbitrary = (
-    distilled_set.load_distilled(tmp_path / name / 'distilled.safetensors')
+    distilled_set.read_distilled(tmp_path / name / 'distilled.safetensors')
     for name in ('learned', 'arbitrary')
   )
   assert learned.metadata.recipe['method'] == 'Bi-Level'

@@ -55,7 +55,7 @@ def test_a_finished_command_leaves_the_scores_of_its_set(tmp_path):
   # A damaged or another set is written anew.
   path.write_bytes(before[:-1])
   assert run(*command).returncode == 0
-  assert distilled_set.load_distilled(path).metadata.scores == ()
+  assert distilled_set.read_distilled(path).metadata.scores == ()
 
 
 def test_short_classes_start_from_what_the_flag_says(tmp_path):
@@ -65,7 +65,7 @@ def test_short_classes_start_from_what_the_flag_says(tmp_path):
   result = run(*command, '--short_classes=repeat', f'--workdir={tmp_path}/b')
   assert result.returncode == 0, result.stderr
   path = tmp_path / 'b' / 'distilled.safetensors'
-  assert distilled_set.load_distilled(path).images.shape[0] == 36
+  assert distilled_set.read_distilled(path).images.shape[0] == 36
 
 
 @pytest.mark.slow

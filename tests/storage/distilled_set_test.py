@@ -61,7 +61,7 @@ def test_distilled_round_trip(tmp_path, zca):
   distilled, _ = make_distilled(zca=zca)
   path = tmp_path / 'set.safetensors'
   distilled_set.save_distilled(path, distilled)
-  loaded = distilled_set.load_distilled(path)
+  loaded = distilled_set.read_distilled(path)
   np.testing.assert_array_equal(loaded.images, distilled.images)
   np.testing.assert_array_equal(loaded.labels, distilled.labels)
   assert loaded.metadata == distilled.metadata
@@ -110,7 +110,7 @@ def test_same_content_gives_the_same_bytes(tmp_path):
     b, dataclasses.replace(distilled, images=images, metadata=metadata)
   )
   assert a.read_bytes() == b.read_bytes()
-  distilled_set.save_distilled(b, distilled_set.load_distilled(a))
+  distilled_set.save_distilled(b, distilled_set.read_distilled(a))
   assert a.read_bytes() == b.read_bytes()
 
 
@@ -118,7 +118,7 @@ def test_jax_scalars_and_whole_number_keys_survive(tmp_path):
   recipe = {'rate': jnp.float32(0.5), 'n': np.int64(3), 'at': {2: 'a', 10: 'b'}}
   distilled, _ = make_distilled(metadata=make_metadata(recipe=recipe))
   distilled_set.save_distilled(tmp_path / 'x', distilled)
-  loaded = distilled_set.load_distilled(tmp_path / 'x').metadata.recipe
+  loaded = distilled_set.read_distilled(tmp_path / 'x').metadata.recipe
   assert loaded == {'rate': 0.5, 'n': 3, 'at': {'2': 'a', '10': 'b'}}
 
 
@@ -130,7 +130,7 @@ def test_scores_are_appended_and_tensors_stay(tmp_path):
   distilled_set.add_scores(path, [SCORE])
   distilled_set.add_scores(path, [{**SCORE, 'protocol': 'dsa'}])
   after = safetensors.numpy.load_file(path)
-  scores = distilled_set.load_distilled(path).metadata.scores
+  scores = distilled_set.read_distilled(path).metadata.scores
   assert [score['protocol'] for score in scores] == ['frepo', 'dsa']
   assert scores[0] == SCORE
   for name, value in before.items():
@@ -147,10 +147,10 @@ def test_programs_that_add_scores_do_so_one_after_another(tmp_path):
     thread.start()
     thread.join(0.5)
     assert thread.is_alive()
-    assert distilled_set.load_distilled(path).metadata.scores == ()
+    assert distilled_set.read_distilled(path).metadata.scores == ()
   thread.join()
   distilled_set.add_scores(path, [SCORE])
-  assert len(distilled_set.load_distilled(path).metadata.scores) == 2
+  assert len(distilled_set.read_distilled(path).metadata.scores) == 2
   assert os.listdir(tmp_path) == ['set.safetensors']
 
 
@@ -286,15 +286,15 @@ def test_load_refuses_what_does_not_fit(tmp_path, case):
   change, message = FORGERIES[case]
   _forge(path, change)
   with pytest.raises(ValueError, match=message) as caught:
-    distilled_set.load_distilled(path)
+    distilled_set.read_distilled(path)
   assert 'set.safetensors' in str(caught.value)
 
 
 def test_load_names_a_missing_file(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'nowhere\.safetensors: no such'):
-    distilled_set.load_distilled(tmp_path / 'nowhere.safetensors')
+    distilled_set.read_distilled(tmp_path / 'nowhere.safetensors')
   with pytest.raises(FileNotFoundError, match='no such file'):
-    distilled_set.load_distilled(tmp_path)
+    distilled_set.read_distilled(tmp_path)
 
 
 @pytest.mark.parametrize('size', [0, 5, 100, -1])
@@ -303,7 +303,7 @@ def test_load_names_a_cut_file(tmp_path, size):
   distilled_set.save_distilled(path, make_distilled()[0])
   path.write_bytes(path.read_bytes()[:size])
   with pytest.raises(ValueError, match=r'set\.safetensors: not a whole'):
-    distilled_set.load_distilled(path)
+    distilled_set.read_distilled(path)
 
 
 def test_load_names_a_changed_byte(tmp_path):
@@ -313,7 +313,7 @@ def test_load_names_a_changed_byte(tmp_path):
   data[-1] ^= 1
   path.write_bytes(data)
   with pytest.raises(ValueError, match='tensors were damaged'):
-    distilled_set.load_distilled(path)
+    distilled_set.read_distilled(path)
 
 
 def test_load_names_changed_metadata(tmp_path):
@@ -323,17 +323,17 @@ def test_load_names_changed_metadata(tmp_path):
   assert data.count(b'circle') == 1
   path.write_bytes(data.replace(b'circle', b'square'))
   with pytest.raises(ValueError, match='metadata were damaged'):
-    distilled_set.load_distilled(path)
+    distilled_set.read_distilled(path)
 
 
 def test_load_names_a_file_of_others(tmp_path):
   path = tmp_path / 'other.safetensors'
   safetensors.numpy.save_file({'w': np.ones(2)}, path)
   with pytest.raises(ValueError, match='not of fsdd_jax'):
-    distilled_set.load_distilled(path)
+    distilled_set.read_distilled(path)
   safetensors.numpy.save_file({'w': np.ones(2)}, path, {'fsdd_jax': '[1]'})
   with pytest.raises(ValueError, match='not of fsdd_jax'):
-    distilled_set.load_distilled(path)
+    distilled_set.read_distilled(path)
 
 
 VARIABLES = {
