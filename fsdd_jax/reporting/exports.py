@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fsdd_jax.data.normalization import denormalize
-from fsdd_jax.reporting import export_card, pictures
+from fsdd_jax.evaluation import protocols
+from fsdd_jax.reporting import export_card, export_clients, pictures
 from fsdd_jax.runtime import files
 from fsdd_jax.storage import containers
 from fsdd_jax.storage.distilled_set import DistilledSet
@@ -134,11 +135,16 @@ def export_torch(distilled: DistilledSet, folder: pathlib.Path) -> None:
     >>> [path.name for path in folder.iterdir()]
     ['distilled_torch.safetensors']
   """
+  metadata = distilled.metadata
   containers.write_container(
     folder / 'distilled_torch.safetensors',
     'distilled_torch',
     _torch_arrays(distilled),
-    {'class_names': list(distilled.metadata.class_names)},
+    {
+      'class_names': list(metadata.class_names),
+      'convnet': export_clients.convnet_of(distilled),
+      'flip': not protocols.unsuitable_augmentation(metadata.dataset),
+    },
   )
 
 
@@ -183,6 +189,10 @@ def export(
 ) -> None:
   """Writes a set in each format, and a `README.md` that says how to load it.
 
+  Beside tensors for PyTorch come `train_torch.py`, which trains a ConvNet by
+  the protocol `frepo`, if the set was distilled in one, and `dd_ranking.py`,
+  which gives the set to DD-Ranking's evaluation, if it is not whitened.
+
   Args:
     distilled: the set.
     folder: where to; made if missing. Files of an earlier export are replaced,
@@ -218,7 +228,12 @@ def export(
   chosen = [name for name in FORMATS if name in formats]
   for name in chosen:
     FORMATS[name](distilled, path)
-  text = export_card.readme(distilled, chosen, tensors=list(_arrays(distilled)))
+  programs: list[str] = []
+  if {'torch', 'pt'} & set(chosen):
+    programs = export_clients.write_programs(distilled, path)
+  text = export_card.readme(
+    distilled, chosen, tensors=list(_arrays(distilled)), programs=programs
+  )
   files.write_bytes_atomic(path / 'README.md', text.encode())
 
 

@@ -1,8 +1,11 @@
-"""A client in plain PyTorch trains on an export as well as we do."""
+"""The program in an export trains in plain PyTorch as `frepo` does here."""
 
 import dataclasses
 import importlib.util
 import os
+import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -35,37 +38,22 @@ pytestmark = [
 _WIDTH, _NETWORKS, _STEPS = 16, 3, 300
 
 
-def _torch_accuracy(folder, test, seed):
-  """DC's protocol without augmentation, from files and README alone."""
-  import torch
-  from torch import nn
-
-  torch.manual_seed(seed)
-  data = torch.load(folder / 'distilled.pt', weights_only=True)
-  layers, channels = [], 3
-  for _ in range(3):
-    layers += [
-      nn.Conv2d(channels, _WIDTH, 3, padding=1),
-      nn.InstanceNorm2d(_WIDTH, affine=True),
-      nn.ReLU(),
-      nn.AvgPool2d(2),
-    ]
-    channels = _WIDTH
-  net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * _WIDTH, 10))
-  classes = data['labels'].argmax(1)
-  tx = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
-  for step in range(_STEPS):
-    if step == _STEPS // 2 + 1:
-      tx.param_groups[0]['lr'] = 0.001
-    tx.zero_grad()
-    nn.functional.cross_entropy(net(data['images']), classes).backward()
-    tx.step()
-  pixels = torch.tensor(test.images.transpose(0, 3, 1, 2))
-  x = pixels.float() / 255
-  x = (x - data['mean'][:, None, None]) / data['std'][:, None, None]
-  with torch.no_grad():
-    found = net(x).argmax(1).numpy()
-  return 100 * float(np.mean(found == test.labels))
+def _torch_accuracies(folder, test):
+  """What the program in an export prints, from the files beside it alone."""
+  np.savez(folder / 'test.npz', images=test.images, labels=test.labels)
+  result = subprocess.run(
+    [
+      *(sys.executable, '-I', folder / 'train_torch.py'),
+      *('--test', folder / 'test.npz', '--steps', str(_STEPS)),
+      *('--repeats', str(_NETWORKS)),
+    ],
+    capture_output=True,
+    check=True,
+    text=True,
+  )
+  return [
+    float(x) for x in re.findall(r'^network \d: (.*)%', result.stdout, re.M)
+  ]
 
 
 @pytest.mark.slow
@@ -94,23 +82,19 @@ def test_pytorch_scores_an_export_as_we_do(tmp_path, monkeypatch):
   assert 'images' in load_file(
     tmp_path / 'export' / 'distilled_torch.safetensors'
   )
-  theirs = [
-    _torch_accuracy(tmp_path / 'export', test, seed)
-    for seed in range(_NETWORKS)
-  ]
+  theirs = _torch_accuracies(tmp_path / 'export', test)
   training = dataclasses.replace(
-    trainings.dc_training(),
+    trainings.frepo_training(),
     num_steps=lambda num_images, batch_size: _STEPS,
-    augment=lambda key, images: images,
   )
-  monkeypatch.setattr(trainings, 'dc_training', lambda without: training)
+  monkeypatch.setattr(trainings, 'frepo_training', lambda without: training)
   ours = evaluate.evaluate(
     jax.random.key(0),
     synthetic,
     test,
     transform,
     network,
-    protocol='dc',
+    protocol='frepo',
     repeats=_NETWORKS,
   ).accuracies
   spread = np.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / _NETWORKS)

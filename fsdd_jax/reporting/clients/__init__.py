@@ -1,0 +1,1 @@
+"""Programs that an export copies beside a set; they do without this package."""
