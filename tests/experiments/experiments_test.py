@@ -176,11 +176,24 @@ def test_quickstart(tmp_path):
   )
   assert result.returncode == 0, result.stderr
   rows = re.findall(r'^\| (\S.*?) +\|', result.stdout, re.MULTILINE)
-  names = ['random real', '1 Net', 'w/o Ada', 'w/o Pre-Train', 'w Ada']
-  assert rows[-7:] == [*names, 'Pool(2)', 'Baseline']
+  names = ['random real', '1 Net', 'w/o Ada', 'w Ada(4)', 'Pool(4)']
+  names.append('w Ada, Pool(4)')
+  assert rows[-6:] == names
+  assert max(map(len, re.findall(r'^\|.*', result.stdout, re.MULTILINE))) <= 80
+  assert 'two minutes' in result.stdout.partition('|')[0]
+  read_aloud = re.findall(r'^IPC \d .*', result.stdout, re.MULTILINE)
+  assert ['(seen', '(not', '(seen'] == [x.split()[2] for x in read_aloud]
+  assert all('the adapted translator changes 1 Net by' in x for x in read_aloud)
   page = (tmp_path / 'report.html').read_text()
-  assert page.count('<img') == 7
+  assert page.count('<img') == 6
   assert 'src="http' not in page
+  for name in names:
+    assert page.count(f'>{name}<') == 2  # Scores, and what it is.
+  saved = tmp_path / 'distilled_ipc2.safetensors'
+  assert distilled_set.read_distilled(saved).images.shape == (20, 32, 32, 3)
+  scored = run('evaluate.py', saved, '--repeats=1', '--norandom_real')
+  assert scored.returncode == 0, scored.stderr
+  assert '| w Ada(4) | krr' in scored.stdout
 
 
 def test_benchmark_step():
