@@ -15,7 +15,7 @@ from fsdd_jax.runtime import progress as progress_lib
 # Programs that shape a decoded picture.
 _READERS = (
   *('data/decoding.py', 'data/undecoded.py'),
-  *('data/image_folders.py', 'data/tfds_source.py'),
+  *('data/array_files.py', 'data/image_folders.py', 'data/tfds_source.py'),
 )
 _BATCH_SIZE = 1000  # Pictures read at once.
 _WORTH_KEEPING = 5000  # Decoded pictures that are kept on disk.

@@ -124,6 +124,15 @@ def test_the_folder_of_what_can_be_made_again(tmp_path, monkeypatch):
     array_store.default_root()
 
 
+def test_a_disk_that_is_full_at_once_is_named(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(np.lib.format, 'open_memmap', full)
+  with pytest.raises(OSError, match=r'No space left.*x\.npy'):
+    _fill(tmp_path, _Maker())
+
+
 def test_facts_name_the_folder_whatever_their_order(tmp_path):
   folders = {
     array_store.folder_for(tmp_path, facts)

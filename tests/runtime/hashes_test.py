@@ -1,7 +1,13 @@
 """Digests of arrays and of programs."""
 
-import numpy as np
+import pathlib
+import re
 
+import numpy as np
+import pytest
+
+import fsdd_jax
+from fsdd_jax.data import decoding, feature_bank, sources
 from fsdd_jax.runtime import hashes
 
 
@@ -33,6 +39,21 @@ def test_code_counts_but_no_comment(tmp_path):
   assert digest('"""A."""\n\ndef f():\n  """B."""\n  return 1  # C\n') == plain
   assert digest('def f():\n  return 2\n') != plain
   assert hashes.hash_code([tmp_path / 'none.py']) != plain
+
+
+@pytest.mark.parametrize(
+  'pattern', [*decoding._READERS, *feature_bank._SHAPING]
+)
+def test_the_programs_that_name_kept_files_are_there(pattern):
+  assert list(pathlib.Path(fsdd_jax.__file__).parent.glob(pattern))
+
+
+def test_every_source_of_pictures_names_them():
+  readers = {pathlib.Path(path).stem for path in decoding._READERS}
+  text = pathlib.Path(sources.__file__).read_text()
+  (names,) = re.findall(r'^from fsdd_jax.data import (.*)$', text, re.M)
+  # Fractals are no files.
+  assert set(names.split(', ')) - {'fractals'} <= readers
 
 
 def test_code_of_the_package_is_found_by_patterns():

@@ -188,6 +188,22 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
   assert list(read_folder(tmp_path)) == ['manifest.json']
 
 
+def test_a_disk_that_fails_in_the_end_is_reported_by_name(
+  tmp_path, monkeypatch
+):
+  writer = shards.CacheWriter(tmp_path, MANIFEST)
+
+  def full(*_):
+    raise OSError(28, os.strerror(28))
+
+  with monkeypatch.context() as failing:
+    failing.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match=r'No space left.*shard-00000'):
+      writer.write_shard(0, entries_of(0))
+  assert writer.missing_shards() == [0, 1, 2]
+  assert [path.name for path in tmp_path.iterdir()] == ['manifest.json']
+
+
 def test_another_manifest_is_refused(whole):
   other = dataclasses.replace(MANIFEST, network_seed=4)
   with pytest.raises(ValueError, match='network_seed: 3 in the cache, 4'):
