@@ -123,6 +123,7 @@ _TOPICS = {
     'adapt',
     'AdaptationResult',
     'distill_dataset',
+    'settings_of',
     'Translator',
     'LightTranslator',
     'translate',

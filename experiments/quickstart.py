@@ -95,8 +95,10 @@ def _translated_rows(problem: Problem) -> dict[str, Sets]:
   """1 Net, and what the translator makes of it, before and after adaptation."""
   omega, target, _ = problem
   network, steps = omega.theta.network, _STEPS.value
+  settings = fsdd.settings_of(omega)
+  settings['num_steps'] = min(settings['num_steps'], steps)
   config = fsdd.AdaptationConfig(
-    adapt_ipcs=_IPCS, num_steps=min(30, steps), num_adaptation_steps=0
+    **settings, adapt_ipcs=_IPCS, num_adaptation_steps=0
   )
   begin = time.perf_counter()
   in_theta = fsdd.adapt(

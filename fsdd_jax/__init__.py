@@ -10,7 +10,7 @@ from fsdd_jax.algorithms.baseline import (
 from fsdd_jax.algorithms.bilevel import learn_network
 from fsdd_jax.algorithms.caching import build_cache
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.algorithms.in_theta import distill_dataset
+from fsdd_jax.algorithms.in_theta import distill_dataset, settings_of
 from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   BilevelConfig,
@@ -119,6 +119,7 @@ __all__ = (
   'sample_network',
   'save_distilled',
   'save_translator',
+  'settings_of',
   'solve',
   'standardization',
   'target_statistics',

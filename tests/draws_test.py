@@ -24,6 +24,7 @@ from fsdd_jax.algorithms import (
   drawn_subsets,
   pretraining,
   pretraining_objectives,
+  pretraining_samples,
 )
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
 from fsdd_jax.algorithms.peers import frame, frepo, rfad
@@ -429,7 +430,7 @@ def _pretrain(monkeypatch, folder, scores, **changes):
     made = original(problem)
 
     def inputs_of(step, batch):
-      keys = pretraining_objectives.sample_keys(
+      keys = pretraining_samples.sample_keys(
         problem.network_key, step, problem.config.batch_size
       )
       seen['keys'].append([_number(key) for key in keys])

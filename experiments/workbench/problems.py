@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from absl import flags
 
 from fsdd_jax import zoo
+from fsdd_jax.algorithms import in_theta
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   NetworkConfig,
   TranslatorConfig,
-  UpdateConfig,
 )
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import datasets, resolution, sources
@@ -177,17 +177,10 @@ def adaptation_config(start: translators.ThetaTranslator) -> AdaptationConfig:
     The config.
   """
   config = config_flags.read(AdaptationConfig)
-  if start.metadata is None:
-    return config
-  known = start.metadata.get('caching', {})
-  names = [field.name for field in dataclasses.fields(UpdateConfig)]
+  known = in_theta.settings_of(start)
   return dataclasses.replace(
     config,
-    **{
-      name: known[name]
-      for name in (*names, 'jitter')
-      if name in known and not flags.FLAGS[name].present
-    },
+    **{k: value for k, value in known.items() if not flags.FLAGS[k].present},
   )
 
 

@@ -6,9 +6,11 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
+from fsdd_jax.algorithms.configs import UpdateConfig
 from fsdd_jax.algorithms.distillation import distill_from, in_features
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import losses
@@ -27,6 +29,28 @@ from fsdd_jax.storage.translators import ThetaTranslator, stage_keys
 from fsdd_jax.types import LabeledSet
 
 SetName = tuple[int, int]  # Images a class, and number of the start.
+
+
+def settings_of(start: ThetaTranslator) -> dict[str, Any]:
+  """How the sets were distilled that a translator learned from.
+
+  Sets that are distilled otherwise are not what it knows.
+
+  Args:
+    start: the translator.
+
+  Returns:
+    Fields of `AdaptationConfig`; none for a translator that learned nothing.
+
+  Example:
+    >>> import fsdd_jax
+    >>> omega = fsdd_jax.load_translator('tiny_imagenet_32_moving')
+    >>> AdaptationConfig(**settings_of(omega), adapt_ipcs=(1,)).jitter
+    ('flip', 'shift')
+  """
+  known = (start.metadata or {}).get('caching', {})
+  names = [field.name for field in dataclasses.fields(UpdateConfig)]
+  return {name: known[name] for name in (*names, 'jitter') if name in known}
 
 
 def theta_networks(

@@ -154,6 +154,29 @@ def test_reconstruction_learns_the_identity(data, source, network):
   assert 0 < float(jnp.mean(changed**2)) < 1.0
 
 
+def test_the_literal_way_has_a_network_a_sample_and_the_ridge_asked_for(
+  data, network, source
+):
+  config = dataclasses.replace(_CONFIG, batch_size=2, ridge=0.1)
+  goal = translation(
+    Problem(network, TargetSet(*data), jax.random.key(0), config)
+  )
+  batch = cache_batches.read(source, data[0], goal.read_fn, rows=[0, 1])
+  steps = [goal.inputs(step, batch) for step in range(3)]
+  kernels = {
+    np.asarray(kernel).tobytes()
+    for networks, _, _ in steps
+    for kernel in networks['params']['Conv_0']['kernel']
+  }
+  assert len(kernels) == 6
+  key = jax.random.key(3)
+  (variables, labeled, statistics), *_ = goal.heldout_inputs([key], batch)
+  target = jax.tree.map(lambda x: x[0], steps[0][2])
+  assert float(goal.loss_fn(variables, labeled, target)) == pytest.approx(
+    float(goal.heldout_loss_fn(variables, labeled, statistics)), rel=1e-3
+  )
+
+
 def test_heldout_score_is_the_loss_on_the_real_images(data, network, source):
   dataset, transform = data
   config = dataclasses.replace(_CONFIG, ridge=1e-3, loss='squared')
