@@ -4,7 +4,7 @@
 #   bash experiments/accelerator.sh OUT SECONDS [ARCHIVE.tar...]
 #
 # Archives hold TFDS folders and are unpacked to $FSDD_DATA_DIR. A part that
-# would outlast SECONDS is told to save its state and stop; the same command goes
+# would outlast SECONDS is asked to save its state and stop; the same command goes
 # on from there. OUT/summary.txt says how each part ended, OUT/*.log why.
 #
 # SCALE (gpu) and RECIPES (experiments/recipes) choose the flagfiles, ROWS the

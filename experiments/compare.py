@@ -214,7 +214,7 @@ def main(_: list[str]) -> None:
     seed=_SEED.value,
     direct_steps=_DIRECT_STEPS.value,
   )
-  # All of them before the first runs, so that a mistake is told at once.
+  # All of them before the first runs, so that a mistake ends it at once.
   files.check_writable(files.resolve(_WORKDIR.value) / 'compare.json')
   columns = _columns(problem, found.network_config)
   methods = {

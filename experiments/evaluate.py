@@ -50,13 +50,13 @@ _DATA_DIR = flags.DEFINE_string(
 def _data_config(
   path: str, distilled: distilled_set.DistilledSet
 ) -> DataConfig:
-  """The data that the set was distilled from, as its file or a flag tells."""
+  """The data that the set was distilled from, by its file or a flag."""
   fields = distilled.metadata.recipe.get('data')
   if not isinstance(fields, dict):
     fields = None
   if fields is None and _DATASET.value is None:
     raise ValueError(
-      f'{path} does not tell how its data were loaded, as experiments/ write '
+      f'{path} does not say how its data were loaded, as experiments/ write '
       f'it; its data set is named {distilled.metadata.dataset!r}. Give '
       '--dataset.'
     )
@@ -69,7 +69,7 @@ def _data_config(
 
 
 def _config(kind: Any, fields: Any, path: str) -> Any:
-  """A config of what a file tells."""
+  """A config of the fields in a file."""
   try:
     return kind(**fields)
   except (TypeError, ValueError) as error:

@@ -141,7 +141,7 @@ def seed_option(help_text: str) -> Any:
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
-  """The value as of a field's type, where nothing is lost by it."""
+  """The value in a field's type, where nothing is lost by it."""
   if isinstance(value, np.generic):
     value = value.item()
   if typing.get_origin(kind) is tuple:

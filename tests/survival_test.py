@@ -125,7 +125,7 @@ def test_a_set_written_from_python_asks_for_its_data(tmp_path, monkeypatch):
   distilled_set.save_distilled(path, toy.distilled())
   result = run('evaluate.py', path, *_QUICK)
   assert result.returncode == 1
-  assert 'does not tell how its data were loaded' in result.stderr
+  assert 'does not say how its data were loaded' in result.stderr
   assert 'Give --dataset' in result.stderr
   # Its network is described as Python does, by the fields of the module.
   monkeypatch.setattr(problems, 'load_dataset', lambda *_: toy.problem()[1])

@@ -53,7 +53,7 @@ def measure(program: Program) -> Estimate:
 
   Returns:
     The median seconds of a call, and its bytes (0 where the platform's
-    compiler does not tell).
+    compiler does not say).
   """
   compiled, arguments = program.compiled(), program.make_arguments()
   seconds: list[float] = []
@@ -61,11 +61,11 @@ def measure(program: Program) -> Estimate:
     start = time.perf_counter()
     jax.block_until_ready(compiled(*arguments))
     seconds.append(time.perf_counter() - start)
-  told = compiled.memory_analysis()
-  num_bytes = told and (
-    told.argument_size_in_bytes
-    + told.output_size_in_bytes
-    + told.temp_size_in_bytes
+  analysis = compiled.memory_analysis()
+  num_bytes = analysis and (
+    analysis.argument_size_in_bytes
+    + analysis.output_size_in_bytes
+    + analysis.temp_size_in_bytes
   )
   # The first call warms up, which does not matter where it alone is long.
   return Estimate(float(np.median(seconds[1:] or seconds)), num_bytes or 0)

@@ -58,7 +58,7 @@ class Problem:
     return labeled_set(images, centered_one_hot(labels, self.num_classes))
 
   def statistics(self) -> krr_errors.Statistics:
-    """Sums over real images, as of one batch of them."""
+    """Sums over one batch of real images."""
     batch = self.noise(self.num_classes)
     features = self.features_of(self.variables(), batch.images)
     return krr_errors.statistics(features, batch.labels)
@@ -168,7 +168,7 @@ def update(
   Args:
     problem: networks and real images.
     translator: the module G.
-    loss_fn: as of `loss_in`.
+    loss_fn: what `loss_in` gives.
     num_synthetic: distilled images a set.
     batch_size: B.
     num_target: real images a set; 0: by the statistics of all.

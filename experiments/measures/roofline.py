@@ -128,7 +128,7 @@ def reached(program: Program, *, repeats: int) -> Reached:
   gradients of kernels are loops, of which the compiler counts one turn.
 
   Args:
-    program: as of `programs`.
+    program: one of `programs`.
     repeats: timed calls; the median counts.
   """
   compiled, arguments = program.compiled(), program.make_arguments()

@@ -1,4 +1,4 @@
-"""What devices compute and tell each other, by their compiled programs.
+"""What devices compute and send each other, by their compiled programs.
 
 On forced host devices, seconds say nothing; the programs that XLA makes for
 them do: each device runs the same one, so its operations are those of a device,
@@ -48,9 +48,9 @@ class Cost(NamedTuple):
 
 def cost(compiled: Any) -> Cost:
   """The cost of what `jax.jit(...).lower(...).compile()` returns."""
-  told, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+  costs, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
   held = math.nan
-  if memory is not None:  # Which not every platform tells.
+  if memory is not None:  # Which not every platform knows.
     held = (
       memory.argument_size_in_bytes
       + memory.output_size_in_bytes
@@ -59,8 +59,8 @@ def cost(compiled: Any) -> Cost:
     )
   shapes = _COLLECTIVE.findall(compiled.as_text())
   return Cost(
-    told.get('flops', math.nan),
-    told.get('bytes accessed', math.nan),
+    costs.get('flops', math.nan),
+    costs.get('bytes accessed', math.nan),
     held,
     sum(_num_bytes(shape) for shape in shapes),
     len(shapes),

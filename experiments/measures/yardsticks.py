@@ -151,7 +151,7 @@ def unrolled_memory(
     Bytes.
 
   Raises:
-    RuntimeError: on a platform whose compiler does not tell.
+    RuntimeError: on a platform whose compiler does not say.
   """
   variables = random_networks.sample(
     jax.random.key(0), network, (image_size, image_size, 3)
@@ -165,7 +165,7 @@ def unrolled_memory(
   analysis = lowered.compile().memory_analysis()
   if analysis is None:
     raise RuntimeError(
-      'The compiler of this platform tells no memory; use CPU.'
+      'The compiler of this platform knows no memory; use CPU.'
     )
   return analysis.temp_size_in_bytes
 

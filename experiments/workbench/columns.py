@@ -207,7 +207,7 @@ def score_of(
   """The task that scores a set.
 
   Args:
-    recipe: tells protocols and the number of networks.
+    recipe: its protocols and number of networks.
     made: the set.
     name: of the task.
     random_real: whether random real images of its IPC are scored as well.

@@ -66,7 +66,7 @@ def score(
     columns: protocol and network by the name of the column.
     repeats: fresh networks a column.
     split: what `dataset` is.
-    dataset_name: tells which augmentations do not suit it.
+    dataset_name: some augmentations do not suit some data.
 
   Returns:
     A score a column.

@@ -149,7 +149,7 @@ def score(
 
   Args:
     key: consumed; all snapshots share the networks drawn from it.
-    snapshots: as of `record`.
+    snapshots: what `record` gives.
     dataset: the images to measure on.
     normalization: that of the sets.
     network: the architecture.

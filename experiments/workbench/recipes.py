@@ -40,7 +40,7 @@ def define_flags(*, ipcs: Sequence[int] = (), scale: str = 'cpu') -> None:
 
 
 def from_flags(binary: str) -> Recipe:
-  """The recipe that the flags tell, for a binary beside the others.
+  """The recipe of the flags, for a binary beside the others.
 
   Args:
     binary: path of the binary that runs.

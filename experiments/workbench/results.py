@@ -39,7 +39,7 @@ def describe_result(
   further: Mapping[str, Any] | None = None,
   theta_seed: int | None = None,
 ) -> distilled_set.DistilledSet:
-  """A distilled set with all that its file tells about it.
+  """A distilled set with all that its file says about it.
 
   Args:
     synthetic: the set, without padding.
@@ -84,7 +84,7 @@ def describe_result(
 def write_result(
   path: pathlib.Path, distilled: distilled_set.DistilledSet
 ) -> None:
-  """Writes a distilled set and its picture, and tells how to score it.
+  """Writes a distilled set and its picture, and says how to score it.
 
   A file that holds this very set stays, with its scores and with the versions
   that made it, as when a finished command is given again.

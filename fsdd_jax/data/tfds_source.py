@@ -100,7 +100,7 @@ def tfds_size(name: str, split: str, data_dir: PathLike | None) -> Size:
   builder, _ = _find_builder(name, data_dir)
   if not builder.info.splits:
     raise FileNotFoundError(
-      f'{name!r} is not on disk, and TFDS does not tell its size before it is '
+      f'{name!r} is not on disk, and TFDS does not know its size before it is '
       'prepared; load it once, or set data_dir to where it lies.'
     )
   part = builder.info.splits[_split_name(builder, name, split)]

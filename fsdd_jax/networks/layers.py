@@ -222,7 +222,7 @@ def with_softplus(network: nn.Module, beta: float) -> nn.Module:
     return network
   if not isinstance(network, Network):
     raise TypeError(
-      f'{type(network).__name__} does not tell its activation; derive it from '
+      f'{type(network).__name__} does not say its activation; derive it from '
       'layers.Network and use its method activate, or choose no softplus.'
     )
   kind: Any = type(network)
@@ -243,7 +243,7 @@ def by_patches(network: nn.Module) -> nn.Module:
   kind = type(network)
   if not issubclass(kind, Network):
     raise TypeError(
-      f'{kind.__name__} does not tell its convolutions; derive it from '
+      f'{kind.__name__} does not say its convolutions; derive it from '
       'layers.Network and build them by its method conv.'
     )
   other = type(kind.__name__, (kind,), {'layer': PatchConv})

@@ -92,7 +92,7 @@ def outer_loss(
   """Platt's loss on real images, less the margin of the labels; `[]`.
 
   Args:
-    learned: as of `RcigState`.
+    learned: that of `RcigState`.
     tangent: the weights of the linearised network.
     variables: where it is linearised.
     target: a batch of real images.

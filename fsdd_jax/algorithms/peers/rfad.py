@@ -117,12 +117,12 @@ def loss_of(
   """What a step of RFAD minimises.
 
   Args:
-    learned: as of `RfadState`.
+    learned: that of `RfadState`.
     variables: of the N networks.
     target: a batch of real images.
-    features_of: as of `random_features`.
-    config: tells ridge and, without Platt's, the loss.
-    own: tells whether Platt's it is.
+    features_of: that of `random_features`.
+    config: its ridge and, without Platt's, its loss.
+    own: whether the loss is Platt's.
 
   Returns:
     `[]`.

@@ -287,7 +287,7 @@ def test_softplus_is_near_relu_and_shares_its_weights():
   assert soft == layers.with_softplus(network, 60.0)  # Nothing compiles twice.
   hard, smooth = (n.apply(variables, images)[1] for n in (network, soft))
   assert 0 < abs(hard - smooth).max() < 0.0116 + 1e-4
-  with pytest.raises(TypeError, match='Smooth does not tell its activation'):
+  with pytest.raises(TypeError, match='Smooth does not say its activation'):
     layers.with_softplus(Smooth(), 60.0)
 
 
