@@ -215,7 +215,6 @@ def main(_: list[str]) -> None:
     direct_steps=_DIRECT_STEPS.value,
   )
   # All of them before the first runs, so that a mistake ends it at once.
-  files.check_writable(files.resolve(_WORKDIR.value) / 'compare.json')
   columns = _columns(problem, found.network_config)
   methods = {
     ipc: {
@@ -228,6 +227,7 @@ def main(_: list[str]) -> None:
   }
   if not _METHODS.value:
     raise ValueError('--methods names none; give some, parted by commas.')
+  files.check_writable(files.resolve(_WORKDIR.value) / 'compare.json')
   held = resolution.repeat_channels(
     problems.load_dataset(data, _SPLIT.value), train.images.shape[-1]
   )
