@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax.algorithms import adaptation, in_theta
+from fsdd_jax.algorithms import adaptation, in_theta, translated_sets
 from fsdd_jax.algorithms.adaptation_samples import pool_networks
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -182,7 +182,7 @@ def _sets(
   """The sets of an IPC by the names of their files, each with its method."""
   config = common['config']
   method = adaptation.method_name(problem.start, config)
-  translated = in_theta.distill_dataset(
+  translated = translated_sets.distill_dataset(
     adapted, ipc=ipc, in_theta=before, **common
   )
   shape = problem.dataset.images.shape[1:]

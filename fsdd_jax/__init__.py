@@ -10,7 +10,6 @@ from fsdd_jax.algorithms.baseline import (
 from fsdd_jax.algorithms.bilevel import learn_network
 from fsdd_jax.algorithms.caching import build_cache
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.algorithms.in_theta import distill_dataset, settings_of
 from fsdd_jax.algorithms.method_configs import (
   AdaptationConfig,
   BilevelConfig,
@@ -20,6 +19,7 @@ from fsdd_jax.algorithms.method_configs import (
 from fsdd_jax.algorithms.peers import PEERS
 from fsdd_jax.algorithms.peers.frame import distill_by
 from fsdd_jax.algorithms.pretraining import pretrain
+from fsdd_jax.algorithms.translated_sets import distill_dataset, settings_of
 from fsdd_jax.core.augment import dsa
 from fsdd_jax.core.krr import predict, solve
 from fsdd_jax.core.krr_errors import mean_squared_error

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from fsdd_jax import zoo
-from fsdd_jax.algorithms import in_theta
+from fsdd_jax.algorithms import translated_sets
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   NetworkConfig,
@@ -177,7 +177,7 @@ def adaptation_config(start: translators.ThetaTranslator) -> AdaptationConfig:
     The config.
   """
   config = config_flags.read(AdaptationConfig)
-  known = in_theta.settings_of(start)
+  known = translated_sets.settings_of(start)
   return dataclasses.replace(
     config,
     **{k: value for k, value in known.items() if not flags.FLAGS[k].present},

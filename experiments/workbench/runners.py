@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from fsdd_jax.algorithms import adaptation, baseline, in_theta
+from fsdd_jax.algorithms import adaptation, baseline, translated_sets
 from fsdd_jax.algorithms.adaptation import method_name
 from fsdd_jax.algorithms.adaptation_samples import pool_networks
 from fsdd_jax.algorithms.configs import DistillationConfig, NetworkConfig
@@ -202,7 +202,7 @@ def _direct_steps(
   num_steps: int,
 ) -> None:
   """Steps of Pool on the translated set."""
-  translated = in_theta.distill_dataset(
+  translated = translated_sets.distill_dataset(
     result.translator,
     target,
     ipc=ipc,

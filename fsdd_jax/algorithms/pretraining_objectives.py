@@ -102,7 +102,7 @@ def translation(problem: Problem) -> Objective:
     shape = batch.start.shape[-3:]
     networks = [random_networks.sample(key, network, shape) for key in keys]
     result = []
-    pairs = samples.in_turn(batch, samples.sets_of(batch, normalization))
+    pairs = samples.one_by_one(batch, normalization)
     for i, (labeled, sample) in enumerate(pairs):
       variables = networks[i % len(networks)]
       stats = statistics(variables, target_of(sample))
@@ -162,7 +162,7 @@ def translation_in_banks(
   def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
     networks = [banks.of_key(key) for key in keys]
     result: list[Inputs] = []
-    pairs = samples.in_turn(batch, samples.sets_of(batch, normalization))
+    pairs = samples.one_by_one(batch, normalization)
     for i, (labeled, sample) in enumerate(pairs):
       variables, bank = networks[i % len(networks)]
       target = target_of(bank, sample.classes, sample.num_classes, problem)
@@ -198,7 +198,7 @@ def reconstruction(problem: Problem) -> Objective:
 
   def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
     del keys
-    pairs = samples.in_turn(batch, samples.sets_of(batch, normalization))
+    pairs = samples.one_by_one(batch, normalization)
     return [((), labeled, labeled.images) for labeled, _ in pairs]
 
   return Objective(

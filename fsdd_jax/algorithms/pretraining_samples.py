@@ -55,8 +55,11 @@ def normalized(images: jax.Array, normalization: Normalization) -> jax.Array:
   return flat.reshape(images.shape)
 
 
-def in_turn(batch: Sample, sets: LabeledSet) -> list[tuple[LabeledSet, Sample]]:
-  """Each set of a batch with its sample."""
+def one_by_one(
+  batch: Sample, normalization: Normalization
+) -> list[tuple[LabeledSet, Sample]]:
+  """Each distilled set of a batch, `[n, ...]`, with its sample."""
+  sets = sets_of(batch, normalization)
   return [
     (
       jax.tree.map(lambda x, i=i: x[i], sets),

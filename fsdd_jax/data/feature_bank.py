@@ -23,11 +23,7 @@ import numpy as np
 from fsdd_jax.core import augment, krr_errors, losses
 from fsdd_jax.data import passes, subsets
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import (
-  Normalization,
-  describe_normalization,
-  normalize,
-)
+from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import array_store, hashes, progress
@@ -217,15 +213,15 @@ def folder_of(
 def _facts(
   source: BankSource, kind: str, rows: np.ndarray | None
 ) -> dict[str, Any]:
-  digest = None
+  digest, large = None, source.large.facts
   if rows is not None:
     digest = hashlib.sha256(np.asarray(rows, '<i8').tobytes()).hexdigest()
   return {
     'kind': kind,
     'rows': digest,
-    'dataset': source.large.dataset.fingerprint(),
+    'dataset': large['dataset_fingerprint'],
     'network': extractors.describe_network(source.network),
-    'normalization': describe_normalization(source.large.normalization),
+    'normalization': large['normalization'],
     'weights': dict(source.facts),
     'augmentation': dict(source.augmentation),
     'versions': [jax.__version__, flax.__version__, jax.default_backend()],

@@ -30,10 +30,7 @@ def path_of(name: str) -> pathlib.Path:
   Raises:
     ValueError: for a remote address.
   """
-  for folder in ('distilled', 'translators'):
-    if name in _names(folder):
-      return _FOLDER / folder / f'{name}.safetensors'
-  return files.resolve(name)
+  return _shipped_or_at(name, 'distilled', 'translators')
 
 
 def load_translator(
@@ -102,11 +99,17 @@ def _names(folder: str) -> tuple[str, ...]:
   return tuple(sorted(path.stem for path in files_of_kind))
 
 
+def _shipped_or_at(name: str | os.PathLike[str], *folders: str) -> pathlib.Path:
+  """The file of a name that is shipped in one of the folders, else a path."""
+  for folder in folders:
+    if name in _names(folder):  # A text; a Path is that of a file.
+      return _FOLDER / folder / f'{name}.safetensors'
+  return files.resolve(name)
+
+
 def _find(name: str | os.PathLike[str], folder: str, kind: str) -> pathlib.Path:
-  """The file of a shipped name, else the file at a path."""
-  if name in _names(folder):  # A text; a Path is that of a file.
-    return _FOLDER / folder / f'{name}.safetensors'
-  path = files.resolve(name)
+  """As `_shipped_or_at`, if there is such a file."""
+  path = _shipped_or_at(name, folder)
   if not path.is_file():
     raise FileNotFoundError(
       f'{os.fspath(name)!r} is no file and no shipped {kind}; these are '

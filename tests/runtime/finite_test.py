@@ -14,8 +14,8 @@ from fsdd_jax.algorithms import (
   baseline,
   bilevel,
   caching,
-  in_theta,
   pretraining,
+  translated_sets,
 )
 from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.algorithms.peers import selection
@@ -129,7 +129,7 @@ def test_a_translation_that_overflows_is_no_set():
   start = toy.translator()
   big = jax.tree.map(lambda x: jnp.full_like(x, 1e30), start.variables)
   with pytest.raises(FloatingPointError, match='translated set'):
-    in_theta.distill_dataset(
+    translated_sets.distill_dataset(
       dataclasses.replace(start, variables=big),
       toy.target(),
       ipc=1,

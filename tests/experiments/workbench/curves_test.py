@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import toy
-from fsdd_jax.algorithms import adaptation, baseline, in_theta
+from fsdd_jax.algorithms import adaptation, baseline, translated_sets
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.networks import translator
@@ -64,7 +64,7 @@ def test_adaptation_is_followed_through_the_translator():
   snapshots = curves.record(method, every=1, translate_fn=_translated)
   # Two steps in theta, then three of the translator.
   assert [snapshot.step for snapshot in snapshots] == [1, 2, 1, 2, 3]
-  expected = in_theta.distill_dataset(
+  expected = translated_sets.distill_dataset(
     results[0].translator,
     toy.target(),
     ipc=1,
