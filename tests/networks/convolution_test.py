@@ -34,9 +34,10 @@ def _inputs(shape, kernel_shape, dtype=jnp.float32):
 def _problems(draw):
   size = functools.partial(st.integers, 1)
   kernel_shape = draw(st.tuples(size(4), size(4), size(3), size(3)))
-  # Padding as wide as the kernel lets XLA's compiler end the process.
-  widths = [st.integers(0, min(2, side - 1)) for side in kernel_shape[:2]]
-  padding = draw(st.tuples(*(st.tuples(width, width) for width in widths)))
+  # Padding beyond half the kernel, or uneven, may end XLA's process: its check
+  # "Window dimensions do not match RHS shape" fails on the gradient.
+  widths = [draw(st.integers(0, (side - 1) // 2)) for side in kernel_shape[:2]]
+  padding = tuple((width, width) for width in widths)
   sides = [
     draw(st.integers(max(1, kernel - sum(pads)), 7))
     for kernel, pads in zip(kernel_shape[:2], padding, strict=True)
@@ -53,7 +54,7 @@ def _problems(draw):
 @pytest.mark.parametrize(
   'convolve', [convolution.convolve, convolution.convolve_patches]
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(_problems())
 def test_value_and_gradients_are_those_of_xla(convolve, problem):
   shape, kernel_shape, *rest = problem
