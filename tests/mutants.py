@@ -158,7 +158,7 @@ MUTANTS = (
   Mutant('algorithms/drawn_subsets', "if config.augmentation == 'none':",
          'if True:', 'draws:caching'),
   Mutant('core/krr_errors', 'on_images(weights, features, target.labels, target.mask)',
-         'on_images(weights, features, target.labels)', 'algorithms/caching'),
+         'on_images(weights, features, target.labels)', 'core/krr'),
   Mutant('algorithms/subset_step', 'ridge=ridge, mask=mask)',
          'ridge=ridge)', 'algorithms/caching'),
   # Algorithm 2.

@@ -168,12 +168,15 @@ def test_losses_fall(data):
   assert all(e.losses[-1] < 0.9 * e.losses[0] for e in entries)
 
 
-def test_augmentation_has_a_key_for_each_subset_and_step(data):
+@pytest.mark.parametrize('copies', [4, 0])
+def test_augmentation_has_a_key_for_each_subset_and_step(data, copies):
   # So slow that only the augmentation changes the loss.
   still = {'learning_rate': 1e-9, 'label_learning_rate': 0.0}
   plain = _distiller(data, **still)([1, 3])
   np.testing.assert_allclose(plain[0].losses, plain[0].losses[0], rtol=1e-3)
-  distil = _distiller(data, augmentation='dsa', **still)
+  distil = _distiller(
+    data, augmentation='dsa', augmented_copies=copies, **still
+  )
   one, three = distil([1, 3])
   again = distil([3, 0])[0]
   relative = [e.losses / p.losses for e, p in zip((one, three), plain)]  # noqa: B905

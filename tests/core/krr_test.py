@@ -110,13 +110,16 @@ def test_gradients_by_finite_differences(n, d):
     check_grads(loss, arrays, order=1, modes=['fwd', 'rev'], eps=1e-6)
 
 
-def test_mean_squared_error_leaves_out_masked_rows():
+@pytest.mark.parametrize('error', krr_errors.ERRORS)
+def test_errors_leave_out_masked_rows(error):
   features, labels = make(10, 6)
   weights = krr.solve(features, labels, ridge=1e-1)
   mask = jnp.asarray([1.0] * 7 + [0.0] * 3)
+  whole = krr_errors.FeatureSet(features, labels, mask)
+  kept = krr_errors.FeatureSet(features[:7], labels[:7], jnp.ones(7))
   np.testing.assert_allclose(
-    krr_errors.mean_squared_error(weights, features, labels, mask),
-    krr_errors.mean_squared_error(weights, features[:7], labels[:7]),
+    krr_errors.error_on(error, weights, whole),
+    krr_errors.error_on(error, weights, kept),
     rtol=1e-6,
   )
 
@@ -212,17 +215,6 @@ def test_scale_free_error_of_opposite_predictions_leads_back():
   # No plateau: a small step against the gradient lowers the error.
   step = -weights - 1e-2 * at_opposite / np.linalg.norm(at_opposite)
   assert error(step, features, labels)[0] < opposite
-
-
-def test_scale_free_error_leaves_out_masked_rows():
-  features, labels = make(10, 6)
-  weights = krr.solve(features, labels, ridge=1e-1)
-  mask = jnp.asarray([1.0] * 7 + [0.0] * 3)
-  np.testing.assert_allclose(
-    krr_errors.scale_free_error(weights, features, labels, mask),
-    krr_errors.scale_free_error(weights, features[:7], labels[:7]),
-    rtol=1e-6,
-  )
 
 
 def test_scale_free_gradients_by_finite_differences():
