@@ -31,7 +31,7 @@ from fsdd_jax.data import datasets, normalization
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime.loop import LoopOptions
-from fsdd_jax.types import labeled_set
+from fsdd_jax.types import labeled_set, pad
 from workbench import methods
 
 _CONFIG = DistillationConfig(
@@ -366,9 +366,10 @@ def test_kips_loss_is_that_of_features_with_the_same_kernel():
   def kernel(x, y):
     return features_of(theta, x) @ features_of(theta, y).T
 
-  found = kip.kernel_loss(kernel, (), real, target, ridge=1e-3)
   expected = losses.krr_loss(features_of, theta, real, target, ridge=1e-3)
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  for sets in ((real, target), (pad(real, 8), pad(target, 16))):
+    found = kip.kernel_loss(kernel, (), *sets, ridge=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_herding_follows_the_mean_and_k_centre_covers():
