@@ -13,6 +13,8 @@ from jax.test_util import check_grads
 from fsdd_jax.core import image_ops
 from fsdd_jax.core.image_ops import ColorShift, Zoom
 
+pytestmark = pytest.mark.usefixtures('compile_quickly')
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(3, 9, 6, 3)).astype(np.float32)
 FEW = settings(max_examples=15, deadline=None)
