@@ -145,7 +145,7 @@ MUTANTS = (
   Mutant('algorithms/peers/rfad', 'jax.random.fold_in(setup.network_key, step)',
          'jax.random.fold_in(setup.network_key, 0)', 'draws:rfad'),
   Mutant('algorithms/peers/rfad', 'own.networks_per_step\n', '1\n', 'draws:rfad'),
-  Mutant('algorithms/peers/rfad', 'elif own.platt:', 'elif False:', 'draws:rfad algorithms/peers/peers'),
+  Mutant('algorithms/peers/rfad', 'elif own.platt:', 'elif False:', 'algorithms/peers/peers:rfad'),
   Mutant('algorithms/peers/platt', 'return -jnp.sum(own * mask) / jnp.maximum(mask.sum(), 1.0)',
          'return -jnp.mean(own)', 'algorithms/peers/peers'),
   Mutant('algorithms/peers/kip', 'return error_fn(coefficients, rows, target.labels, target.mask)',
