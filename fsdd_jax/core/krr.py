@@ -76,7 +76,7 @@ def solve_kernel(
 ) -> jax.Array:
   """Fits labels in the span of a kernel, (K + ridge)^-1 Y.
 
-  What `solve` does for images that only their kernel is known of, as in an
+  What `solve` does for images of which only the kernel is known, as in an
   infinitely wide network; `predict` and the errors take rows of the kernel
   against these images instead of features.
 

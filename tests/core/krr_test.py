@@ -61,6 +61,20 @@ def test_padding_changes_neither_weights_nor_gradients(n, d, ridge):
     np.testing.assert_array_equal(with_padding[n:], 0.0)
 
 
+def test_padded_rows_of_a_kernel_have_no_coefficients():
+  features, labels = make(6, 20)
+  kernel, padding = features @ features.T, [(0, 3), (0, 3)]
+  found = krr.solve_kernel(
+    jnp.pad(kernel, padding),
+    jnp.pad(labels, [(0, 3), (0, 0)], constant_values=5.0),
+    ridge=1e-2,
+    mask=jnp.pad(jnp.ones(6), (0, 3)),
+  )
+  expected = krr.solve_kernel(kernel, labels, ridge=1e-2)
+  np.testing.assert_allclose(found[:6], expected, rtol=1e-3, atol=1e-5)
+  np.testing.assert_array_equal(found[6:], 0.0)
+
+
 @pytest.mark.parametrize('ridge', [0.0, 1e-6])
 def test_duplicate_images_give_a_finite_solution(ridge):
   features, labels = make(20, 100)
