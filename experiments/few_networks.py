@@ -25,15 +25,11 @@ from workbench import (
   launching,
   recipes,
   results,
-  tasks,
 )
 from workbench.columns import Made, Recipe
 from workbench.tasks import Task
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
-_TRANSLATOR = flags.DEFINE_string(
-  'translator', None, 'A shipped translator or its file.', required=True
-)
 _NETWORKS = flags.DEFINE_list('networks', ['1', '2', '4', '16'], 'R.')
 _STEPS = flags.DEFINE_list(
   'steps',
@@ -55,7 +51,7 @@ def _adapted(
     'adapt.py',
     recipe.flagfile(_ROW.value),
     recipe.flagfile('few'),
-    f'--translator={_TRANSLATOR.value}',
+    f'--translator={recipe.translator}',
     *recipe.flags,
     *further,
     f'--adapt_ipcs={listed}',
@@ -155,7 +151,7 @@ def _write(
     }
     for name, by_count in made.items()
   }
-  tasks.run([t for each in scored.values() for t in each.values()], root)
+  recipes.run([t for each in scored.values() for t in each.values()], root)
   found: dict[str, dict[int, dict[str, Any]]] = {}
   for name, by_count in scored.items():
     for count, task in by_count.items():
@@ -214,4 +210,5 @@ def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:
 
 if __name__ == '__main__':
   recipes.define_flags(ipcs=(1, 10), scale='omega')
+  flags.mark_flag_as_required('translator')
   launching.run(main)

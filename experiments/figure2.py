@@ -22,7 +22,6 @@ from workbench import (
   launching,
   recipes,
   results,
-  tasks,
 )
 from workbench.columns import Made, Recipe
 from workbench.tasks import Task
@@ -65,7 +64,7 @@ def main(_: list[str]) -> None:
   wanted = _curves(recipe, _ROW.value, seen)
   workdir = files.resolve(flags.FLAGS.workdir)
   root = workdir / 'tasks'
-  tasks.run([t for curve in wanted.values() for t in curve.values()], root)
+  recipes.run([t for curve in wanted.values() for t in curve.values()], root)
   protocol = recipe.protocols[0]
   found = {
     name: {ipc: _first(cells.read_scores(t, root)) for ipc, t in curve.items()}

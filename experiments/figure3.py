@@ -26,7 +26,6 @@ from workbench import (
   launching,
   recipes,
   results,
-  tasks,
 )
 from workbench.columns import Made, Recipe
 
@@ -84,7 +83,7 @@ def main(_: list[str]) -> None:
   }
   workdir = files.resolve(flags.FLAGS.workdir)
   root = workdir / 'tasks'
-  tasks.run(list(scored.values()), root)
+  recipes.run(list(scored.values()), root)
   rows, records, shown, pixels = [], {}, [], {}
   for name, made in sets.items():
     (scores,) = cells.read_scores(scored[name], root).values()

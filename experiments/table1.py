@@ -96,7 +96,7 @@ def main(_: list[str]) -> None:
   if _DRY_RUN.value:
     print(tables.to_markdown(estimate(places, workdir / 'tasks')))
     return
-  ran = tasks.run([place.score for place in places], workdir / 'tasks')
+  ran = recipes.run([place.score for place in places], workdir / 'tasks')
   print(f'{len(ran)} tasks ran, the others were done.')
   cells = [
     read_cell(p.recipe, p.row, p.column, p.ipc, root=workdir / 'tasks')

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from workbench.tasks import Task
 
 RANDOM_REAL = 'random real'
+_PRETRAINED = 'pretrain'  # The flagfile of Alg. 2.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Recipe:
     protocols: of the scores.
     repeats: fresh networks a score.
     flags: further flags of all that loads the target set.
+    translator: a translator's file, or the name of a shipped one, instead of
+      one that is pre-trained by the flagfiles.
   """
 
   binaries: str
@@ -34,6 +37,7 @@ class Recipe:
   protocols: tuple[str, ...] = ('krr',)
   repeats: int = 3
   flags: tuple[str, ...] = ()
+  translator: str = ''
 
   def flagfile(self, name: str) -> str:
     """The flag that reads one of its flagfiles."""
@@ -106,7 +110,7 @@ def adapted(
   name: str,
   *further: str,
   adapt_ipcs: Sequence[int],
-  pretrained: str | None = 'pretrain',
+  pretrained: str | None = _PRETRAINED,
 ) -> Task:
   """One run of `adapt.py`, which makes a set of each IPC of the recipe.
 
@@ -123,7 +127,9 @@ def adapted(
     A task that writes `distilled_ipc<I>.safetensors`.
   """
   needs, start = {}, ['--translator=none', recipe.flagfile('no_pretrain')]
-  if pretrained:
+  if pretrained == _PRETRAINED and recipe.translator:
+    start = [f'--translator={recipe.translator}']
+  elif pretrained:
     needs = {'translator': _translator(recipe, pretrained)}
     start = ['--translator={translator}/translator.safetensors']
   return recipe.task(
@@ -173,8 +179,8 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   ),
   'w/o Pre-Train': _adapted('no_pretrain', None),
   'w AE': _adapted('ae', 'pretrain_ae'),
-  'w/o Ada': _adapted('no_ada', 'pretrain', '--num_adaptation_steps=0'),
-  'w Ada': _adapted('ada', 'pretrain'),
+  'w/o Ada': _adapted('no_ada', _PRETRAINED, '--num_adaptation_steps=0'),
+  'w Ada': _adapted('ada', _PRETRAINED),
   'Pool': _distilled('pool', 'pool'),
 }
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fsdd_jax import zoo
 from fsdd_jax.algorithms import bilevel
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -23,42 +24,15 @@ from fsdd_jax.algorithms.method_configs import (
   CachingConfig,
   PretrainingConfig,
 )
-from fsdd_jax.data import sources
 from fsdd_jax.evaluation import trainings
 from fsdd_jax.types import LabeledSet
 from measures import costs, programs
 from measures.costs import NOTHING, Estimate, real_pass
 from measures.programs import Problem, Program
-from workbench import config_flags, problems
+from workbench import config_flags, problems, shapes
 from workbench.tasks import Task
 
 _LARGE_DEFAULTS = {'dataset': 'fractals'}  # Of the binaries that read Z.
-
-
-def _problem(
-  data: DataConfig,
-  config: NetworkConfig,
-  *,
-  split: str = 'train',
-  reduced_to: tuple[int, ...] | None = None,
-) -> Problem:
-  """Shapes of a data set, without reading it."""
-  size = sources.size(
-    data.dataset,
-    split,
-    image_size=data.image_size or None,
-    data_dir=data.data_dir or None,
-  )
-  num_classes = len(data.classes) or size.num_classes
-  count = size.num_images * num_classes // size.num_classes
-  shape: tuple[int, ...] = size.image_shape
-  if split == 'train':
-    count -= round(data.holdout * count)
-    count = min(data.limit or count, count)
-  if reduced_to:
-    shape = (*(min(a, b) for a, b in zip(shape, reduced_to, strict=True)),)
-  network = problems.make_network(config, shape, num_classes)
-  return Problem(network, shape, num_classes, count)
 
 
 def _of_distill(task: Task) -> Estimate:
@@ -68,7 +42,7 @@ def _of_distill(task: Task) -> Estimate:
   reduced_to = None
   if 'theta' in task.needs:
     reduced_to = _large(task.needs['theta'])[0].image_shape
-  problem = _problem(data, network, reduced_to=reduced_to)
+  problem = shapes.problem_of(data, network, reduced_to=reduced_to)
   own = costs.of(
     programs.step,
     problem,
@@ -92,12 +66,9 @@ def _of_adapt(task: Task) -> Estimate:
     AdaptationConfig,
     TranslatorConfig,
   )
-  reduced_to = None
-  if 'translator' in task.needs:
-    large, _, (own,) = _large(task.needs['translator'], TranslatorConfig)
-    reduced_to = large.image_shape
-  problem = _problem(data, network)
-  in_theta = _problem(data, network, reduced_to=reduced_to)
+  reduced_to, translator = _translator(task, own)
+  problem = shapes.problem_of(data, network)
+  in_theta = shapes.problem_of(data, network, reduced_to=reduced_to)
   parts = [real_pass(in_theta)] + [
     costs.of(
       programs.step,
@@ -109,8 +80,23 @@ def _of_adapt(task: Task) -> Estimate:
     for ipc in config.adapt_ipcs
   ]
   if config.num_adaptation_steps:
-    parts.append(_adaptation(problem, problems.make_translator(own), config))
+    parts.append(_adaptation(problem, translator, config))
   return NOTHING.then(*parts)
+
+
+def _translator(
+  task: Task, own: TranslatorConfig
+) -> tuple[tuple[int, ...] | None, nn.Module]:
+  """The resolution of theta, if a translator has one, and its module."""
+  if 'translator' in task.needs:
+    large, _, (own,) = _large(task.needs['translator'], TranslatorConfig)
+    return large.image_shape, problems.make_translator(own)
+  found = [x for x in task.arguments if x.startswith('--translator=')]
+  path = found[-1].partition('=')[2]
+  if path == 'none':
+    return None, problems.make_translator(own)
+  given = zoo.load_translator(path)
+  return given.theta.image_shape, given.translator
 
 
 def _adaptation(
@@ -154,7 +140,7 @@ def _large(
     *config_classes,
     **_LARGE_DEFAULTS,
   )
-  return _problem(data, network), network, tuple(own)
+  return shapes.problem_of(data, network), network, tuple(own)
 
 
 def _mean_subset(problem: Problem, config: SubsetConfig) -> tuple[Problem, int]:
@@ -284,7 +270,7 @@ def of_scores(task: Task, ipc: int, *, protocol: str, repeats: int) -> Estimate:
     Seconds and bytes on this device.
   """
   data, network = config_flags.parse(task.arguments, DataConfig, NetworkConfig)
-  problem = _problem(data, network, split='test')
+  problem = shapes.problem_of(data, network, split='test')
   num_images = ipc * problem.num_classes
   fit = NOTHING
   if protocol in _TRAINED:

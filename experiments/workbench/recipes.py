@@ -7,8 +7,9 @@ from absl import flags
 
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import files
-from workbench import config_flags
+from workbench import config_flags, tasks
 from workbench.columns import Recipe
+from workbench.tasks import Task
 
 
 def define_flags(*, ipcs: Sequence[int] = (), scale: str = 'cpu') -> None:
@@ -37,6 +38,18 @@ def define_flags(*, ipcs: Sequence[int] = (), scale: str = 'cpu') -> None:
   flags.DEFINE_multi_string(
     'target_flag', [], 'Further flag of all that distils, e.g. --seed=1.'
   )
+  flags.DEFINE_string(
+    'translator',
+    None,
+    "A translator's file, or the name of a shipped one (tiny_imagenet_32), "
+    'instead of one that is pre-trained by the flagfiles.',
+  )
+  flags.DEFINE_bool(
+    'in_process',
+    False,
+    'Run all tasks in this process, which imports and compiles once, instead '
+    'of each in its own.',
+  )
 
 
 def from_flags(binary: str) -> Recipe:
@@ -63,4 +76,19 @@ def from_flags(binary: str) -> Recipe:
     protocols=tuple(values.protocols),
     repeats=values.repeats,
     flags=tuple(values.target_flag),
+    translator=values.translator or '',
   )
+
+
+def run(wanted: Sequence[Task], root: pathlib.Path) -> list[Task]:
+  """Runs tasks by `tasks.run`, in this process if the flags ask for it.
+
+  Args:
+    wanted: the tasks.
+    root: folder of all tasks.
+
+  Returns:
+    The tasks that ran now.
+  """
+  in_process = flags.FLAGS.in_process
+  return tasks.run(wanted, root, tasks.run_here if in_process else None)

@@ -16,7 +16,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -26,6 +26,7 @@ from fsdd_jax import zoo
 from fsdd_jax.data import sources, undecoded
 from fsdd_jax.runtime import files, hashes, preemption
 from fsdd_jax.runtime.versions import library_versions
+from workbench import in_process
 
 _DONE = 'done.json'
 # What a task keeps for itself, to go on after a kill.
@@ -196,12 +197,34 @@ def _run(command: Sequence[str]) -> int:
       raise
 
 
-def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
+def run_here(command: Sequence[str]) -> int:
+  """Runs a command in this process, for `run`; SIGTERM ends both."""
+  before = os.environ.get(preemption.STATUS_VARIABLE)
+  os.environ[preemption.STATUS_VARIABLE] = str(_STOPPED)
+  try:
+    status = in_process.run(command)
+  finally:
+    if before is None:
+      del os.environ[preemption.STATUS_VARIABLE]
+    else:
+      os.environ[preemption.STATUS_VARIABLE] = before
+  if status == _STOPPED:
+    raise SystemExit(int(before or 0))
+  return status
+
+
+def run(
+  tasks: Sequence[Task],
+  root: str | pathlib.Path,
+  run_command: Callable[[Sequence[str]], int] | None = None,
+) -> list[Task]:
   """Runs what is not done yet, with what it needs.
 
   Args:
     tasks: what is wanted.
     root: folder of all tasks; may be shared by several tables.
+    run_command: runs a command line and returns its status; by default in a
+      process of its own.
 
   Returns:
     The tasks that ran now.
@@ -217,7 +240,7 @@ def run(tasks: Sequence[Task], root: str | pathlib.Path) -> list[Task]:
     folder, command = task.folder(root), task.command(root)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.time()
-    status = _run(command)
+    status = (run_command or _run)(command)
     if status:
       raise ChildProcessError(
         f'{task.name} ended with status {status}, its message stands above. '

@@ -94,10 +94,37 @@ def test_a_table_and_figures_share_tasks_and_redo_what_changed(
   assert 'src="http' not in (workdir / 'table1.html').read_text()
   _check_figures(recipes, workdir)
   _check_few_networks(recipes, workdir)
+  _check_a_given_translator(recipes, tmp_path, workdir)
   path = recipes / 'tiny_one_net.flags'
   path.write_text('--num_steps=3\n')
   result = _run(recipes, workdir, '--ipcs=1')
   assert '2 tasks ran' in result.stdout
+
+
+def _check_a_given_translator(recipes, tmp_path, workdir):
+  (made,) = (workdir / 'tasks').glob('pretrain*/translator.safetensors')
+  given = tmp_path / 'omega.safetensors'
+  given.write_bytes(made.read_bytes())
+  arguments = (
+    *('--rows=digits:1', '--columns=w/o Ada', '--in_process'),
+    f'--translator={given}',
+  )
+  result = _run(recipes, tmp_path / 'given', *arguments)
+  assert result.returncode == 0, result.stderr
+  # The translated set and its score, but neither cache nor translator.
+  assert '2 tasks ran' in result.stdout
+  found, before = (
+    json.loads((folder / 'table1.json').read_text())['records'][-1]['scores']
+    for folder in (tmp_path / 'given', workdir)
+  )
+  assert found[0]['accuracies'] == before[0]['accuracies']
+  dry = _run(recipes, tmp_path / 'dry', *arguments, '--dry_run')
+  assert dry.returncode == 0, dry.stderr
+  assert [dry.stdout.count(x) for x in ('to do', 'w/o Ada')] == [1, 1]
+  recipe = Recipe('.', str(recipes), 'tiny', (1,), translator=str(given))
+  digest = columns.score_task(recipe, 'digits', 'w/o Ada', 1).digest
+  given.write_bytes(b'another')
+  assert columns.score_task(recipe, 'digits', 'w/o Ada', 1).digest != digest
 
 
 def _check_few_networks(recipes, workdir):
