@@ -36,12 +36,14 @@ def _assert_alike(function, atol):
 
 def test_networks_of_pretraining_are_the_same():
   key = jax.random.key(3)
-  single, double = _both(
-    lambda: [
-      pretraining_banks.network_number(key, step, 1, pool=50, renew_every=7)
-      for step in range(20)
-    ]
-  )
+
+  def numbers():
+    number_of = pretraining_banks.network_numbers(
+      key, 2, pool=50, renew_every=7
+    )
+    return [number_of(step, 1) for step in range(20)]
+
+  single, double = _both(numbers)
   assert single == double
 
 

@@ -15,7 +15,7 @@ from fsdd_jax.algorithms.in_theta import SetName
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import losses
 from fsdd_jax.data.target import DrawFn, NetworksFn, TargetSet, drawn
-from fsdd_jax.runtime import metrics, processes
+from fsdd_jax.runtime import metrics, processes, residence
 from fsdd_jax.storage.translators import stage_keys
 from fsdd_jax.types import LabeledSet, LossFn
 
@@ -47,9 +47,9 @@ def entries(
   thin_key = jax.random.fold_in(key, 1)
   shares = np.asarray(jax.random.uniform(thin_key, (*shape, 2), jnp.float32))
   smallest = min(len(sets[name].mask) // name[0] for name in names)
-  sizes = sorted(
-    {smallest * 2**power for power in range(max(names)[0].bit_length())}
-    | {len(labeled.mask) for labeled in sets.values()}
+  sizes = residence.padded_sizes(
+    [smallest * 2**power for power in range(max(names)[0].bit_length())]
+    + [len(labeled.mask) for labeled in sets.values()]
   )
 
   def entry(step: int, place: int) -> LabeledSet:

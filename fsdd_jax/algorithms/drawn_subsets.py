@@ -21,7 +21,7 @@ import numpy as np
 from fsdd_jax.algorithms.configs import SubsetConfig
 from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.core import augment, krr_errors, losses
-from fsdd_jax.data import feature_bank, random_subsets
+from fsdd_jax.data import feature_bank, near_features, random_subsets
 from fsdd_jax.data.feature_bank import BankSource
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.data.subsets import ClassTable
@@ -196,7 +196,7 @@ def targets_fn(source: BankSource, config: CachingConfig) -> TargetsFn:
   else:
     return functools.partial(_augmented_anew, source, config)
   if config.max_images:
-    rows = [feature_bank.feature_rows(one) for one in sources]
+    rows = [near_features.features(x, banks=len(sources)) for x in sources]
     return functools.partial(_in_turn, [_from_rows(bank) for bank in rows])
   sums = [feature_bank.class_sums(one) for one in sources]
   return functools.partial(
@@ -217,10 +217,10 @@ def _in_turn(
   return lambda step: of_copy(step % len(makers))
 
 
-def _from_rows(bank: np.ndarray) -> Callable[[Draws, int], krr_errors.Target]:
+def _from_rows(bank: Any) -> Callable[[Draws, int], krr_errors.Target]:
   def make(draws: Draws, i: int) -> krr_errors.Target:
     target = jax.tree.map(lambda x: np.asarray(x[i]), draws.target)
-    features: Any = bank[target.rows].astype(np.float32)
+    features = near_features.rows_of(bank, target.rows)
     return krr_errors.FeatureSet(features, target.labels, target.mask)
 
   return make

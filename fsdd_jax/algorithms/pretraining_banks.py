@@ -8,6 +8,7 @@ subset.
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,14 +18,16 @@ import numpy as np
 
 from fsdd_jax.algorithms.method_configs import PretrainingConfig
 from fsdd_jax.core import krr_errors
-from fsdd_jax.data import feature_bank, random_subsets
+from fsdd_jax.data import feature_bank, near_features, random_subsets
 from fsdd_jax.data.feature_bank import BankSource
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import random_networks
 from fsdd_jax.runtime import array_store, processes
 from fsdd_jax.types import LABEL_CODINGS
 
-Network = tuple[Any, np.ndarray]  # Variables and features `[k, q, d]`.
+Network = tuple[Any, Any]  # Variables and features `[k, q, d]`.
+
+_UPDATES_A_DRAW = 256
 
 
 class Problem(NamedTuple):
@@ -43,30 +46,55 @@ class Problem(NamedTuple):
   config: PretrainingConfig
 
 
-def network_number(
-  key: jax.Array, step: int, place: int, *, pool: int, renew_every: int
-) -> int:
-  """The network that a sample of an update is scored in.
+def network_numbers(
+  key: jax.Array, batch_size: int, *, pool: int, renew_every: int
+) -> Callable[[int, int], int]:
+  """Which network a sample of an update is scored in.
+
+  They are drawn for many updates at once, as each draw waits for the device.
 
   Args:
     key: of the choices.
-    step: number of the update.
-    place: of the sample in the batch.
+    batch_size: samples an update.
     pool: K, networks to choose from.
     renew_every: updates after which the oldest is replaced; 0: never.
 
   Returns:
-    A number in [w, w + pool), w being the number of renewals so far.
+    A function of an update and of the sample's place in its batch. Its result
+    is in [w, w + pool), w being the number of renewals until then.
   """
-  first = step // renew_every if renew_every else 0
-  own = jax.random.fold_in(jax.random.fold_in(key, step), place)
-  return first + int(jax.random.randint(own, (), 0, pool, jnp.int32))
+
+  @functools.lru_cache(maxsize=2)
+  def drawn(block: int) -> np.ndarray:
+    steps = block * _UPDATES_A_DRAW + np.arange(_UPDATES_A_DRAW)
+    places = np.arange(batch_size, dtype=np.int32)
+    return np.asarray(_draw(key, steps.astype(np.int32), places, pool))
+
+  def number(step: int, place: int) -> int:
+    block, row = divmod(step, _UPDATES_A_DRAW)
+    first = step // renew_every if renew_every else 0
+    return first + int(drawn(block)[row, place])
+
+  return number
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _draw(
+  key: jax.Array, steps: jax.Array, places: jax.Array, pool: int
+) -> jax.Array:
+  def one(step: jax.Array, place: jax.Array) -> jax.Array:
+    own = jax.random.fold_in(jax.random.fold_in(key, step), place)
+    return jax.random.randint(own, (), 0, pool, jnp.int32)
+
+  of_step = jax.vmap(one, (None, 0))
+  return jax.vmap(of_step, (0, None))(steps, places)
 
 
 class NetworkBanks:
   """Random networks by number, each with its features of Z, class by class.
 
-  Networks that have left the window are forgotten, and their files deleted.
+  Networks that have left the window are forgotten, and their files deleted,
+  where they have some: see `near_features`.
   """
 
   def __init__(
@@ -90,7 +118,12 @@ class NetworkBanks:
   def of_key(self, key: jax.Array) -> Network:
     """The network of a key."""
     source = self._source(key)
-    bank = feature_bank.feature_rows(source, self._rows.reshape(-1))
+    config = self._problem.config
+    bank = near_features.features(
+      source,
+      self._rows.reshape(-1),
+      banks=config.bank_networks + config.heldout_networks,
+    )
     return source.variables, bank.reshape(*self._rows.shape, -1)
 
   def of_number(self, number: int) -> Network:
@@ -124,9 +157,12 @@ class NetworkBanks:
 
 
 def target_of(
-  bank: np.ndarray, classes: Any, num_classes: Any, problem: Problem
+  bank: Any, classes: Any, num_classes: Any, problem: Problem
 ) -> krr_errors.FeatureSet:
-  """All images of some classes by their rows of a bank, NumPy arrays.
+  """All images of some classes by their rows of a bank.
+
+  Features are where the bank is, on the device or in NumPy; the rest is in
+  NumPy.
 
   Args:
     bank: features `[k, q, d]` of a network.
@@ -138,10 +174,8 @@ def target_of(
   used = classes >= 0
   per_class = bank.shape[1]
   labels = _labels(int(num_classes), len(classes), problem.config.label_coding)
-  features = np.zeros((len(classes), *bank.shape[1:]), bank.dtype)
-  features[used] = bank[classes[used]]
   fields: dict[str, Any] = {
-    'features': features.reshape(-1, bank.shape[2]),
+    'features': near_features.class_rows(bank, classes),
     'labels': np.repeat(labels, per_class, axis=0),
     'mask': np.repeat(used, per_class).astype(np.float32),
   }

@@ -16,7 +16,7 @@ from fsdd_jax.algorithms import pretraining_samples as samples
 from fsdd_jax.algorithms.pretraining_banks import (
   NetworkBanks,
   Problem,
-  network_number,
+  network_numbers,
   target_of,
 )
 from fsdd_jax.core import krr, krr_errors
@@ -130,7 +130,12 @@ def translation_in_banks(
   normalization = large.normalization
   features_of = feature_fn(network)
   banks = NetworkBanks(problem, root)
-  choice_key = jax.random.fold_in(network_key, _CHOICES)
+  number_of = network_numbers(
+    jax.random.fold_in(network_key, _CHOICES),
+    config.batch_size,
+    pool=config.bank_networks,
+    renew_every=config.bank_renewal,
+  )
 
   def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
     features = features_of(variables, labeled.images)
@@ -144,20 +149,13 @@ def translation_in_banks(
       banks.forget_before(step // config.bank_renewal)
     networks, targets = [], []
     for i, place in enumerate(processes.own_places(config.batch_size)):
-      number = network_number(
-        choice_key,
-        step,
-        place,
-        pool=config.bank_networks,
-        renew_every=config.bank_renewal,
-      )
-      variables, bank = banks.of_number(number)
+      variables, bank = banks.of_number(number_of(step, place))
       networks.append(variables)
       targets.append(
         target_of(bank, batch.classes[i], batch.num_classes[i], problem)
       )
     sets = samples.sets_at(problem, step, batch)
-    return _stack(networks), sets, _stack_on_host(targets)
+    return _stack(networks), sets, _stack_targets(targets)
 
   def heldout_inputs(keys: jax.Array, batch: Sample) -> list[Inputs]:
     networks = [banks.of_key(key) for key in keys]
@@ -257,5 +255,7 @@ def _stack(trees: list[Any]) -> Any:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _stack_on_host(trees: list[Any]) -> Any:
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+def _stack_targets(targets: list[krr_errors.FeatureSet]) -> Any:
+  if isinstance(targets[0].features, jax.Array):
+    return _stack(targets)
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *targets)

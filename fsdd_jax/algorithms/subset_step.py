@@ -8,6 +8,7 @@ that few compiled functions serve any number of classes and images a class.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,9 +22,14 @@ from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.core import jitter, krr, krr_errors
 from fsdd_jax.core.losses import FeatureFn
 from fsdd_jax.data.normalization import Normalization, normalize
+from fsdd_jax.runtime import residence
 from fsdd_jax.types import LabeledSet, Subset
 
 State = tuple[LabeledSet, optax.OptState]
+# The loss of a subset: of features, labels, mask and target.
+SubsetLoss = Callable[..., jax.Array]
+# Losses of all subsets, of what they take, and a target for each.
+Regressions = Callable[..., jax.Array]
 
 # Sizes of packed images, each compiled when it first occurs: more of them are
 # less padding. The sum of several random sizes falls on two or three of eight.
@@ -68,9 +74,48 @@ def _trainable(synthetic: LabeledSet) -> dict[str, jax.Array]:
   return {'images': synthetic.images, 'labels': synthetic.labels}
 
 
+def one_after_another(
+  loss_of: SubsetLoss,
+  stacked: tuple[jax.Array, ...],
+  targets: list[krr_errors.Target],
+) -> jax.Array:
+  """Losses of subsets whose regressions are unrolled.
+
+  With `jax.vmap`, batched LAPACK calls of jaxlib 0.10 wait for threads of the
+  very pool that they occupy, and two at once block a machine of two cores for
+  ever.
+
+  Args:
+    loss_of: of features, labels, mask and target of a subset.
+    stacked: features, labels and masks, all `[b, n, ...]`.
+    targets: of the subsets.
+
+  Returns:
+    `[b]`.
+  """
+  each = zip(*stacked, targets, strict=True)
+  return jnp.stack([loss_of(*own) for own in each])
+
+
+def side_by_side(
+  loss_of: SubsetLoss,
+  stacked: tuple[jax.Array, ...],
+  targets: list[krr_errors.Target],
+) -> jax.Array:
+  """As `one_after_another`, in few large calls, as accelerators like them."""
+  joined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *targets)
+  return jax.vmap(loss_of)(*stacked, joined)
+
+
+def _suited() -> Regressions:
+  return one_after_another if residence.is_cpu() else side_by_side
+
+
 @functools.partial(
   jax.jit,
-  static_argnames=('features_of', 'tx', 'loss', 'ridge', 'moves'),
+  static_argnames=(
+    *('features_of', 'tx', 'loss', 'ridge', 'moves', 'regressions'),
+  ),
   donate_argnums=0,
 )
 def step(
@@ -85,6 +130,7 @@ def step(
   loss: str,
   ridge: float,
   moves: tuple[str, ...] = (),
+  regressions: Regressions | None = None,
 ) -> tuple[State, jax.Array]:
   """Updates all X_S and Y_S of a batch (Alg. 1, lines 15-18).
 
@@ -99,6 +145,8 @@ def step(
     loss: a name in `krr_errors.ERRORS`.
     ridge: see `krr.solve`.
     moves: names in `jitter.MOVES`.
+    regressions: how those of the subsets follow each other; by default one
+      after another on a CPU, and side by side elsewhere.
 
   Returns:
     The state, and the losses `[b]` before the update.
@@ -124,16 +172,8 @@ def step(
     packed = features_of(variables, packed)
     features = jnp.zeros((len(flat), packed.shape[-1]), packed.dtype)
     features = features.at[rows].set(packed, mode='drop').reshape(*sizes, -1)
-    # One regression after another, unrolled: with `jax.vmap`, batched LAPACK
-    # calls of jaxlib 0.10 wait for threads of the very pool that they occupy,
-    # and two at once block a machine of two cores for ever.
-    each = zip(features, trainable['labels'], synthetic.mask, strict=True)
-    losses = jnp.stack(
-      [
-        subset_loss(*own, target)
-        for own, target in zip(each, targets, strict=True)
-      ]
-    )
+    stacked = features, trainable['labels'], synthetic.mask
+    losses = (regressions or _suited())(subset_loss, stacked, targets)
     return losses.sum(), losses
 
   trainable = _trainable(synthetic)

@@ -28,7 +28,7 @@ from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import array_store, hashes, progress
 
-_IMAGES_A_PIECE = 2000
+IMAGES_A_PIECE = 2000
 _SHAPING = (  # Programs that shape features.
   *('networks/*.py', 'core/augment.py', 'core/image_ops.py'),
   *('data/normalization.py', 'data/feature_bank.py'),
@@ -97,13 +97,13 @@ def feature_rows(source: BankSource, rows: np.ndarray | None = None) -> Any:
     FloatingPointError: if a feature is not finite in float16.
   """
   every = np.arange(len(source.large.dataset.labels)) if rows is None else rows
-  pieces = array_store.pieces_of(len(every), _IMAGES_A_PIECE)
+  pieces = array_store.pieces_of(len(every), IMAGES_A_PIECE)
 
   def make(number: int) -> dict[str, np.ndarray]:
     own = every[pieces[number]]
     batches = passes.batches(source.large.dataset.images[own], own)
     parts = [
-      np.asarray(_features_of(source, images, number, index))[mask > 0]
+      np.asarray(features_of(source, images, number, index))[mask > 0]
       for index, (images, _, mask) in enumerate(batches)
     ]
     with np.errstate(over='ignore'):  # Infinite values are refused there.
@@ -135,7 +135,7 @@ def class_sums(source: BankSource) -> ClassSums:
     ones = np.ones((len(own), 1), np.float32)
     batches = passes.batches(dataset.images[own], ones)
     for index, (images, column, mask) in enumerate(batches):
-      features = _features_of(source, images, number, index)
+      features = features_of(source, images, number, index)
       total = _add(total, features, column, mask)
     return {
       'gram': np.asarray(total.gram)[None],
@@ -249,9 +249,10 @@ def _fill(
     )
 
 
-def _features_of(
+def features_of(
   source: BankSource, images: np.ndarray, piece: int, batch: int
 ) -> jax.Array:
+  """Features `[b, d]` of a batch of images, which its place augments."""
   augmentation = source.augmentation
   key = jax.random.key(augmentation['seed'])
   for number in (augmentation['copy'], piece, batch):

@@ -18,6 +18,7 @@ from fsdd_jax.core import krr, krr_errors, losses
 from fsdd_jax.data.normalization import normalize
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors
+from fsdd_jax.runtime import residence
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache import shards
 
@@ -61,23 +62,39 @@ def batch(data, tmp_path):
 
 def test_the_window_of_networks_moves_on():
   key = jax.random.key(0)
-  numbers = [
-    [
-      pretraining_banks.network_number(key, s, p, pool=3, renew_every=4)
-      for p in (0, 1)
-    ]
-    for s in range(40)
-  ]
+  number_of = pretraining_banks.network_numbers(key, 2, pool=3, renew_every=4)
+  numbers = [[number_of(s, p) for p in (0, 1)] for s in range(40)]
   for step, own in enumerate(numbers):
     assert all(step // 4 <= number < step // 4 + 3 for number in own)
   offsets = np.asarray(numbers) - (np.arange(40) // 4)[:, None]
   assert set(offsets.ravel()) == {0, 1, 2}
   assert (offsets[:, 0] != offsets[:, 1]).any()
-  assert (
-    0
-    <= pretraining_banks.network_number(key, 10**6, 0, pool=3, renew_every=0)
-    < 3
-  )
+
+
+@pytest.mark.parametrize('step', [0, 255, 256, 10**6])
+def test_a_network_depends_on_its_update_and_place_alone(step):
+  key = jax.random.key(7)
+  found = {
+    size: pretraining_banks.network_numbers(key, size, pool=9, renew_every=0)
+    for size in (2, 3)
+  }
+  for place in (0, 1):
+    own = jax.random.fold_in(jax.random.fold_in(key, step), place)
+    expected = int(jax.random.randint(own, (), 0, 9))
+    assert [of(step, place) for of in found.values()] == [expected] * 2
+
+
+def test_inputs_are_the_same_with_banks_on_the_device(
+  data, batch, tmp_path, monkeypatch
+):
+  expected = translation_in_banks(_problem(data), tmp_path).inputs(5, batch)
+  monkeypatch.setattr(residence, 'fits', lambda size: True)
+  goal = translation_in_banks(_problem(data), tmp_path / 'unused')
+  found = goal.inputs(5, batch)
+  assert isinstance(found[2].features, jax.Array)
+  assert not isinstance(expected[2].features, jax.Array)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert not (tmp_path / 'unused').exists()
 
 
 def test_the_loss_is_that_on_the_images_of_the_bank(data, batch, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epy
 
 from fsdd_jax.data.datasets import Dataset
+from fsdd_jax.runtime import residence
 from fsdd_jax.storage.cache.records import CacheEntry
 from fsdd_jax.types import LabeledSet, Subset
 
@@ -74,13 +75,15 @@ def stack(samples: Sequence[Sample]) -> Sample:
 def stack_short(samples: Sequence[Sample]) -> Sample:
   """As `stack`, but as short as the longest of the sets allows.
 
-  Padding is cut to one of eight sizes, so that few functions are compiled.
+  Padding is cut to one of eight sizes, so that few functions are compiled, or
+  not at all (`residence.padded_sizes`).
   """
   batch = stack(samples)
   mask = np.asarray(batch.synthetic.mask)
-  part = -(-mask.shape[1] // _NUM_SIZES)
-  longest = int(mask.sum(axis=1).max())
-  size = min(mask.shape[1], max(1, -(-longest // part)) * part)
+  most = mask.shape[1]
+  part, longest = -(-most // _NUM_SIZES), int(mask.sum(axis=1).max())
+  sizes = [min(most, part * (i + 1)) for i in range(_NUM_SIZES)]
+  size = next(x for x in residence.padded_sizes(sizes) if x >= longest)
   synthetic, start = jax.tree.map(
     lambda x: x[:, :size], (batch.synthetic, batch.start)
   )
