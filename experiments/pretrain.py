@@ -7,6 +7,11 @@ Give the data and the network of the cache. The column `w AE` is
       --width=32 --workdir=runs/pretrain
 """
 
+import dataclasses
+import math
+import pathlib
+import time
+
 from absl import flags
 
 from fsdd_jax import zoo
@@ -42,21 +47,51 @@ _START = flags.DEFINE_string(
   'given.',
 )
 
+_AVAILABLE = flags.DEFINE_bool(
+  'available',
+  False,
+  'Learn from the first subsets that are there, if the cache is not complete.',
+)
+_MAX_SECONDS = flags.DEFINE_float(
+  'max_seconds',
+  None,
+  'Seconds from the start of this run after which pre-training ends with the '
+  'best translator so far.',
+  lower_bound=0,
+)
+
 CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, PretrainingConfig)
 DEFAULTS = {'dataset': 'fractals'}
 
 
+def _opened(
+  folder: pathlib.Path, config: PretrainingConfig
+) -> tuple[shards.CacheSource, PretrainingConfig]:
+  """The cache, and the config with the number of subsets to learn from."""
+  manifest = cache_manifest.read_manifest(folder)
+  held = manifest.num_heldout
+  if _AVAILABLE.value and not config.num_subsets:
+    found = shards.count_available(folder)
+    if found <= held:
+      raise ValueError(
+        f'{folder} has {found} subsets yet, of which {held} are held out; let '
+        'the caching stage make more.'
+      )
+    if found < manifest.num_subsets:
+      config = dataclasses.replace(config, num_subsets=found - held)
+  count = held + config.num_subsets if config.num_subsets else None
+  return shards.open_cache(folder, num_subsets=count), config
+
+
 def main(_: list[str]) -> None:
   """Parses flags, pre-trains and writes omega_0."""
+  began = time.monotonic()
   data = config_flags.read(DataConfig)
-  config = config_flags.read(PretrainingConfig)
   workdir = files.resolve(_WORKDIR.value)
-  folder = files.resolve(_CACHE.value)
-  held = cache_manifest.read_manifest(folder).num_heldout
-  source = shards.open_cache(
-    folder,
-    num_subsets=held + config.num_subsets if config.num_subsets else None,
+  source, config = _opened(
+    files.resolve(_CACHE.value), config_flags.read(PretrainingConfig)
   )
+  most = math.inf if _MAX_SECONDS.value is None else _MAX_SECONDS.value
   train = problems.load_dataset(data, 'train')
   network = problems.make_network(
     config_flags.read(NetworkConfig), train.images.shape[1:], train.num_classes
@@ -75,6 +110,7 @@ def main(_: list[str]) -> None:
       config=config,
       options=options,
       start=start,
+      ends=lambda: time.monotonic() - began > most,
     )
   if not processes.is_first_process():
     return

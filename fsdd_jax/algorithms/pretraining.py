@@ -63,6 +63,7 @@ def pretrain(
   options: LoopOptions | None = None,
   progress_fn: ProgressFn | None = None,
   start: Mapping[str, Any] | None = None,
+  ends: Callable[[], bool] | None = None,
 ) -> ThetaTranslator:
   """Pre-trains a translator on a cache of distilled subsets (Alg. 2).
 
@@ -78,8 +79,8 @@ def pretrain(
     config: B, eta, the objective and the rest.
     options: progress, logs, checkpoints; by default only a progress bar.
     progress_fn: instead of that of the options.
-    start: variables of the translator to go on from, `{'params': omega}`, such
-      as those learned from fewer subsets; by default random ones.
+    start: variables to go on from, `{'params': omega}`; by default random ones.
+    ends: asked after each score; if true, the stage ends as at a plateau.
 
   Returns:
     The translator with omega_0, the best parameters by held-out loss; theta;
@@ -155,7 +156,8 @@ def pretrain(
   )
   inputs = _inputs_fn(source, large.dataset, objective, learned, config)
   state, untranslated = _run(  # Lines 2-12.
-    devices.replicate(state), update, inputs, score, random, config, options
+    *(devices.replicate(state), update, inputs, score, random, config),
+    *(options, ends),
   )
   record = pretraining_state.record_of(
     state, untranslated, manifest, learned, heldout, config
@@ -252,8 +254,9 @@ def _run(
   start: ThetaTranslator,
   config: PretrainingConfig,
   options: LoopOptions,
+  ends: Callable[[], bool] | None,
 ) -> tuple[PretrainingState, float]:
-  """Updates until the step limit or a plateau (Alg. 2, lines 2-12).
+  """Updates until the last step, a plateau or an end (Alg. 2, lines 2-12).
 
   Returns the state, and the held-out loss without a translator.
   """
@@ -271,6 +274,9 @@ def _run(
     curve = loop.state.curve
     inputs = inputs_from(int(loop.state.step))
     for step in loop:  # Line 2.
+      asks = ends if curve and step % config.eval_every == 0 else None
+      if asks and processes.any_process(asks()):
+        break
       if is_plateau(curve, config.patience):  # Line 12.
         break
       state, values = update(loop.state, next(inputs))  # Lines 3-11.

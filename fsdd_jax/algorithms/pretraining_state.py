@@ -127,12 +127,16 @@ def record_of(
   config: PretrainingConfig,
 ) -> dict[str, Any]:
   """Settings, steps, losses and why a run ended, as JSON values."""
-  done = int(state.step)
+  done, ended_by = int(state.step), 'caller'
+  if done == config.num_steps:
+    ended_by = 'step limit'
+  elif is_plateau(state.curve, config.patience):
+    ended_by = 'plateau'
   return {
     'config': dataclasses.asdict(config),
     'cache': manifest.digest.hex(),
     'num_steps': done,
-    'ended_by': 'step limit' if done == config.num_steps else 'plateau',
+    'ended_by': ended_by,
     'learned_subsets': [learned.start, learned.stop],
     'heldout_subsets': [heldout.start, heldout.stop],
     'heldout_losses': state.curve,

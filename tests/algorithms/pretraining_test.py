@@ -81,7 +81,7 @@ def source(data, network, tmp_path_factory):
   return shards.open_cache(folder, manifest)
 
 
-def _pretrain(network, source, data, *, options=None, **changes):
+def _pretrain(network, source, data, *, options=None, ends=None, **changes):
   return pretraining.pretrain(
     network,
     _TRANSLATOR,
@@ -89,6 +89,7 @@ def _pretrain(network, source, data, *, options=None, **changes):
     TargetSet(*data),
     config=dataclasses.replace(_CONFIG, **changes),
     options=options,
+    ends=ends,
   )
 
 
@@ -238,6 +239,32 @@ def test_the_best_parameters_are_kept():
 )
 def test_plateau(curve, patience, ends):
   assert pretraining_state.is_plateau(curve, patience) is ends
+
+
+def test_the_caller_ends_the_stage_after_a_score(
+  data, network, source, tmp_path
+):
+  asked = []
+
+  def ends():
+    asked.append(len(metrics.read_metrics(tmp_path / 'metrics.jsonl')))
+    return len(asked) == 2
+
+  result = _pretrain(
+    network,
+    source,
+    data,
+    options=LoopOptions(tmp_path, 50, 3),
+    ends=ends,
+    num_steps=20,
+    eval_every=2,
+  )
+  assert asked == [2, 4]
+  assert result.record['ended_by'] == 'caller'
+  assert result.record['num_steps'] == 4
+  assert len(result.record['heldout_losses']) == 2
+  rows = metrics.read_metrics(tmp_path / 'metrics.jsonl')
+  assert ['heldout_loss' in row for row in rows] == [False, True] * 2
 
 
 def test_a_plateau_ends_the_stage_and_its_log_is_whole(
