@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,37 @@ def read_cell(
     made = task.needs['made'].folder(root)
     seconds = _of_ipc(metrics.read_seconds(made / 'seconds.jsonl'), ipc)
   return Cell(row, ipc, column, tuple(scores[name]), seconds)
+
+
+def over_seeds(cells: Sequence[Cell]) -> Cell:
+  """Cells of one place, each by another seed, as one.
+
+  Args:
+    cells: at least one.
+
+  Returns:
+    The cell itself if it is the only one. Else the mean of each seed is an
+    accuracy, of which there are mean and standard deviation; seconds are the
+    mean over seeds.
+  """
+  if len(cells) == 1:
+    return cells[0]
+  scores = []
+  for each in zip(*(cell.scores for cell in cells), strict=True):
+    means = [score['mean'] for score in each]
+    changed = {
+      'accuracies': means,
+      'mean': statistics.mean(means),
+      'std': statistics.stdev(means),
+      'n': len(means),
+    }
+    scores.append({**each[0], **changed})
+  parts = dict.fromkeys(part for cell in cells for part in cell.seconds)
+  seconds = {
+    part: statistics.mean(cell.seconds.get(part, 0.0) for cell in cells)
+    for part in parts
+  }
+  return dataclasses.replace(cells[0], scores=tuple(scores), seconds=seconds)
 
 
 def read_scores(

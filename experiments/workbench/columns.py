@@ -12,6 +12,7 @@ from workbench.tasks import Task
 
 RANDOM_REAL = 'random real'
 _PRETRAINED = 'pretrain'  # The flagfile of Alg. 2.
+_FIRST_SEED = 1000  # Of the networks of scores, as by default.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Recipe:
     flags: further flags of all that loads the target set.
     translator: a translator's file, or the name of a shipped one, instead of
       one that is pre-trained by the flagfiles.
+    seed: of what is distilled, and of the networks that it is scored in; None:
+      those of the flagfiles.
   """
 
   binaries: str
@@ -38,6 +41,13 @@ class Recipe:
   repeats: int = 3
   flags: tuple[str, ...] = ()
   translator: str = ''
+  seed: int | None = None
+
+  @property
+  def target_flags(self) -> tuple[str, ...]:
+    """Flags of all that loads the target set, after the flagfiles."""
+    seeds = () if self.seed is None else (f'--seed={self.seed}',)
+    return (*self.flags, *seeds)
 
   def flagfile(self, name: str) -> str:
     """The flag that reads one of its flagfiles."""
@@ -93,7 +103,7 @@ def _distilled(
       'distill.py',
       recipe.flagfile(row),
       recipe.flagfile(flagfile),
-      *recipe.flags,
+      *recipe.target_flags,
       *further,
       f'--ipc={ipc}',
       '--workdir={out}',
@@ -138,7 +148,7 @@ def adapted(
     recipe.flagfile(row),
     recipe.flagfile('adapt'),
     *start,
-    *recipe.flags,
+    *recipe.target_flags,
     *further,
     f'--adapt_ipcs={",".join(map(str, adapt_ipcs))}',
     f'--ipcs={",".join(map(str, recipe.ipcs))}',
@@ -221,6 +231,8 @@ def score_of(
   Returns:
     A task that writes `scores.json`.
   """
+  own = recipe.seed
+  seeds = () if own is None else (f'--evaluation_seed={_FIRST_SEED + own}',)
   return recipe.task(
     name,
     'evaluate.py',
@@ -229,5 +241,6 @@ def score_of(
     f'--protocols={",".join(recipe.protocols)}',
     f'--repeats={recipe.repeats}',
     '--random_real' if random_real else '--norandom_real',
+    *seeds,
     made=made.task,
   )

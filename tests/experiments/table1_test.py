@@ -1,6 +1,7 @@
 """The table at a tiny size, and what its cells are made of."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 
@@ -95,10 +96,31 @@ def test_a_table_and_figures_share_tasks_and_redo_what_changed(
   _check_figures(recipes, workdir)
   _check_few_networks(recipes, workdir)
   _check_a_given_translator(recipes, tmp_path, workdir)
+  _check_seeds(recipes, workdir)
   path = recipes / 'tiny_one_net.flags'
   path.write_text('--num_steps=3\n')
   result = _run(recipes, workdir, '--ipcs=1')
   assert '2 tasks ran' in result.stdout
+
+
+def _check_seeds(recipes, workdir):
+  arguments = '--ipcs=1', '--columns=random real,1 Net'
+  first = _run(recipes, workdir, *arguments, '--seeds=0', '--in_process')
+  assert first.returncode == 0, first.stderr
+  (_, before) = json.loads((workdir / 'table1.json').read_text())['records']
+  result = _run(recipes, workdir, *arguments, '--seeds=0,3', '--in_process')
+  assert result.returncode == 0, result.stderr
+  assert '2 tasks ran' in result.stdout
+  assert 'over n=2 seeds' in result.stdout
+  records = json.loads((workdir / 'table1.json').read_text())['records']
+  assert [len(x['scores'][0]['accuracies']) for x in records] == [2, 2]
+  assert [x['scores'][0]['n'] for x in records] == [2, 2]
+  made = (workdir / 'tasks').glob('digits-one_net-ipc1-*/*.safetensors')
+  # By each seed; without one it is 0.
+  assert len({path.read_bytes() for path in made}) == 2
+  # The mean of the networks of a seed is an accuracy.
+  means = records[1]['scores'][0]['accuracies']
+  assert means[0] == before['scores'][0]['mean']
 
 
 def _check_a_given_translator(recipes, tmp_path, workdir):
@@ -240,3 +262,42 @@ def test_a_dry_run_estimates_each_cell_and_runs_none(recipes, tmp_path):
   assert {row[3] for row in rows[2:]} == {'to do'}
   assert 's in all' in result.stdout
   assert not workdir.exists()
+
+
+def test_one_seed_is_itself_and_several_have_mean_and_deviation():
+  def cell(means, **seconds):
+    scores = tuple(
+      {'mean': m, 'std': 9.0, 'n': 5, 'protocol': 'krr'} for m in means
+    )
+    return cells.Cell('digits', 1, '1 Net', scores, seconds)
+
+  alone = cell([50.0], statistics=1.0)
+  assert cells.over_seeds([alone]) is alone
+  found = cells.over_seeds(
+    [
+      cell([50.0, 10.0], statistics=1.0, distillation=2.0),
+      cell([54.0, 10.0], statistics=3.0),
+    ]
+  )
+  assert [s['mean'] for s in found.scores] == [52.0, 10.0]
+  assert found.scores[0]['std'] == pytest.approx(8**0.5)
+  assert found.scores[1]['std'] == 0
+  assert [s['n'] for s in found.scores] == [2, 2]
+  assert found.scores[0]['accuracies'] == [50.0, 54.0]
+  assert found.scores[0]['protocol'] == 'krr'
+  assert found.seconds == {'statistics': 2.0, 'distillation': 1.0}
+
+
+def test_a_seed_reaches_sets_and_scores_and_no_cache():
+  recipe = Recipe(str(EXPERIMENTS), str(EXPERIMENTS / 'recipes'), 'cpu', (1,))
+  plain, other = (
+    columns.score_task(
+      dataclasses.replace(recipe, seed=s), 'cifar10', 'w Ada', 1
+    )
+    for s in (None, 2)
+  )
+  assert not any('seed' in x for x in plain.arguments)
+  assert '--evaluation_seed=1002' in other.arguments
+  assert other.needs['made'].arguments.count('--seed=2') == 1
+  translators = [t.needs['made'].needs['translator'] for t in (plain, other)]
+  assert translators[0].digest == translators[1].digest
