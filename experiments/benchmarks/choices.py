@@ -1,7 +1,7 @@
 r"""Ways to compute the same, timed in turn on the device at hand.
 
-Networks side by side, convolutions or patches, precisions, steps compiled
-together; on noise.
+Precisions, regressions one after another or side by side, steps compiled
+together, networks side by side, convolutions or patches; on noise.
 
   python experiments/benchmarks/choices.py --ipc=10 --batch_size=16
 """
@@ -9,7 +9,7 @@ together; on noise.
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -33,6 +33,8 @@ class Settings(Config):
   networks_at_once: tuple[int, ...] = option(
     (1, 4, 16), 'Networks side by side; each number divides B.'
   )
+  subsets: int = option(16, 'Subsets of a batch of caching.', least=1)
+  max_images: int = option(2000, 'Real images of each of them.', least=1)
   steps_per_call: int = option(10, 'Steps compiled together.', least=1)
   repeats: int = option(10, 'Timed rounds.', least=1)
 
@@ -56,34 +58,50 @@ def _table(
   )
 
 
-def measure() -> list[tables.Table]:
-  """A table for each choice."""
+def measure() -> Iterator[tables.Table]:
+  """A table for each choice, those that compile soonest first."""
   own = config_flags.read(Settings)
   shape = own.image_size, own.image_size, 3
   problem = Problem(settings.network(shape), shape, 10, num_real=1000)
   count, repeats = 10 * own.ipc, own.repeats
-  found = {
-    f'An update of a translator on {own.batch_size} sets': (
-      choices.networks_side_by_side(
-        problem,
-        problems.make_translator(config_flags.read(TranslatorConfig)),
-        num_synthetic=count,
-        batch_size=own.batch_size,
-        per_call=own.networks_at_once,
-        repeats=repeats,
-      )
+  yield _table(
+    'Loss and gradient of a distilled set, by the type of features',
+    choices.precisions(problem, num_synthetic=count, repeats=repeats),
+    own,
+  )
+  yield _table(
+    f'Regressions of {own.subsets} subsets, by their features',
+    choices.regressions(
+      problem,
+      num_synthetic=count,
+      num_target=own.max_images,
+      subsets=own.subsets,
+      repeats=repeats,
     ),
-    'Loss and gradient of a distilled set, by the type of features': (
-      choices.precisions(problem, num_synthetic=count, repeats=repeats)
-    ),
-    'Steps on a distilled set in one network': choices.steps_together(
+    own,
+  )
+  yield _table(
+    'Steps on a distilled set in one network',
+    choices.steps_together(
       problem,
       num_synthetic=count,
       num_steps=own.steps_per_call,
       repeats=repeats,
     ),
-  }
-  return [_table(title, ways, own) for title, ways in found.items()]
+    own,
+  )
+  yield _table(
+    f'An update of a translator on {own.batch_size} sets',
+    choices.networks_side_by_side(
+      problem,
+      problems.make_translator(config_flags.read(TranslatorConfig)),
+      num_synthetic=count,
+      batch_size=own.batch_size,
+      per_call=own.networks_at_once,
+      repeats=repeats,
+    ),
+    own,
+  )
 
 
 if __name__ == '__main__':

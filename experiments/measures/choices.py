@@ -1,8 +1,9 @@
 """Ways to compute the same, of which each device prefers another.
 
 How many networks run side by side, a convolution or a product of patches and
-weights, the precision of features, and steps compiled together: timed in turn
-on the device at hand. `docs/accelerators.md` has what was measured where.
+weights, the precision of features, regressions one after another or side by
+side, and steps compiled together: timed in turn on the device at hand.
+`docs/accelerators.md` has what was measured where.
 """
 
 import dataclasses
@@ -15,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fsdd_jax.core import distill_step
+from fsdd_jax.algorithms import subset_step
+from fsdd_jax.core import distill_step, krr, krr_errors
 from fsdd_jax.networks.layers import by_patches
 from measures import programs, timing
 from measures.programs import Problem, Program
@@ -115,6 +117,70 @@ def _in_precision(precision: str, work: Any) -> Any:
       return work(*arguments)
 
   return within
+
+
+def regressions(
+  problem: Problem,
+  *,
+  num_synthetic: int,
+  num_target: int,
+  subsets: int,
+  repeats: int,
+) -> dict[str, Choice]:
+  """Losses and gradients of subsets by their features, as caching has them.
+
+  Args:
+    problem: its network says how many features there are.
+    num_synthetic: distilled images a subset.
+    num_target: real images a subset.
+    subsets: how many there are.
+    repeats: timed rounds.
+
+  Returns:
+    One regression after another, and all side by side.
+  """
+  num_features = problem.statistics().gram.shape[0]
+
+  def loss_of(*subset: Any) -> jax.Array:
+    features, labels, mask, target = subset
+    weights = krr.solve(features, labels, ridge=1e-6, mask=mask)
+    return krr_errors.error_on('scale_free', weights, target)
+
+  def total(features: jax.Array, labels: jax.Array, *rest: Any) -> jax.Array:
+    solve_all, mask, targets = rest
+    return solve_all(loss_of, (features, labels, mask), targets).sum()
+
+  def make_arguments() -> tuple[Any, ...]:
+    keys = jax.random.split(jax.random.key(0), 2 + subsets)
+    sizes = subsets, num_synthetic, num_features
+    labels = jnp.eye(problem.num_classes)[
+      jnp.arange(max(num_synthetic, num_target)) % problem.num_classes
+    ]
+    own = jnp.stack([labels[:num_synthetic]] * subsets)
+    targets = [
+      krr_errors.FeatureSet(
+        jax.random.normal(key, (num_target, num_features), jnp.float16),
+        labels[:num_target],
+        jnp.ones(num_target),
+      )
+      for key in keys[2:]
+    ]
+    features = jax.random.normal(keys[0], sizes)
+    return features, own, jnp.ones(sizes[:2]), targets
+
+  ways = {
+    name: Program(
+      lambda features, labels, mask, targets, way=way: jax.grad(total, (0, 1))(
+        features, labels, way, mask, targets
+      ),
+      make_arguments,
+    )
+    for name, way in (
+      ('one after another', subset_step.one_after_another),
+      ('side by side', subset_step.side_by_side),
+    )
+  }
+  return _timed(ways, repeats=repeats)
 
 
 def steps_together(

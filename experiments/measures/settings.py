@@ -1,7 +1,7 @@
 """What the commands of benchmarks share: settings, networks, rows, a start."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -70,15 +70,15 @@ def row(name: str, pairs: yardsticks.Pairs) -> list[str]:
 
 
 def run(
-  measure: Callable[[], Sequence[tables.Table]],
+  measure: Callable[[], Iterable[tables.Table]],
   *config_classes: type,
   **defaults: Any,
 ) -> None:
-  """Defines the flags of a command, measures and prints its tables."""
+  """Defines the flags of a command, and prints each table once it is there."""
 
   def main(_: list[str]) -> None:
     for table in measure():
-      print(tables.to_markdown(table))
+      print(tables.to_markdown(table), flush=True)
 
   config_flags.define(*config_classes, **defaults)
   launching.run(main)

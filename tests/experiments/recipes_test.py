@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import subprocess
+import tarfile
 
 import pytest
 
@@ -21,7 +22,10 @@ _CONFIGS = {
   'bilevel': (method_configs.BilevelConfig,),
   'cache': (method_configs.CachingConfig,),
   'few': (method_configs.AdaptationConfig,),
-  'no_pretrain': (configs.TranslatorConfig,),
+  'no_pretrain': (
+    method_configs.AdaptationConfig,
+    configs.TranslatorConfig,
+  ),
   'pretrain': (
     method_configs.PretrainingConfig,
     configs.TranslatorConfig,
@@ -48,54 +52,113 @@ def test_a_flagfile_has_flags_and_values_of_its_binary(path):
     config_flags.parse(lines, kind)
 
 
-def _study(tmp_path, seconds, *archives, stub_seconds=0):
-  """Runs the script with a python that tells its arguments, slowly."""
-  stub = tmp_path / 'bin' / 'python'
-  stub.parent.mkdir(exist_ok=True)
-  stub.write_text(
-    '#!/bin/sh\necho "$@"\ncase "$*" in *choices*) sleep $STUB_SECONDS;; '
-    '*roofline*) exit 3;; esac\n'
-  )
+_STUB = """#!/usr/bin/env bash
+echo "$@"
+for flag in "$@"; do
+  case $flag in --workdir=*) folder=${flag#*=} ;; esac
+done
+case "$*" in
+  *roofline*) exit 3 ;;
+  *choices*) sleep $STUB_SECONDS ;;
+  *pretrain.py*) made='translator.safetensors' ;;
+  *table1.py* | *figure2.py*) made='table1.md figure2.png' ;;
+esac
+for name in $made; do
+  mkdir -p $folder && echo made >$folder/$name
+done
+"""
+
+
+def _study(tmp_path, seconds, *, stub_seconds=0, **environment):
+  """Runs the script with a python that tells its arguments."""
+  stub = tmp_path / 'stub'
+  stub.write_text(_STUB)
   stub.chmod(0o755)
-  path = f'{stub.parent}{os.pathsep}{os.environ["PATH"]}'
-  return subprocess.run(
+  out = tmp_path / 'out'
+  result = subprocess.run(
     [
       *('bash', str(EXPERIMENTS / 'accelerator.sh')),
-      *(str(tmp_path / 'out'), str(seconds), *map(str, archives)),
+      *(str(out), str(seconds)),
     ],
     env={
       **os.environ,
-      'PATH': path,
+      'PYTHON': str(stub),
       'STUB_SECONDS': str(stub_seconds),
-      'FSDD_DATA_DIR': str(tmp_path),
-      'ROWS': 'cifar10:1+10 digits',
-      'BENCHMARK': '--width=4 --ipc=1',
+      'LARGE': 'npz:large',
+      'TARGET': 'npz:target',
+      **environment,
     },
     capture_output=True,
     text=True,
   )
+  told = (out / 'parts.log').read_text().splitlines()
+  return result, (out / 'summary.txt').read_text().splitlines(), told
+
+
+def test_the_study_goes_on_after_a_part_that_failed(tmp_path):
+  result, summary, told = _study(tmp_path, 100)
+  assert result.returncode == 1, result.stderr
+  assert [line.partition(' after')[0] for line in summary] == [
+    *('versions: done', 'roofline: failed with 3', 'choices: done'),
+    *('cache: done', 'pretrain: done', 'cifar10_seed_0: done'),
+    *('cifar10: done', 'imagenette_128: done', 'figure2: done'),
+  ]
+  found = [line for line in told if not line.startswith('=====')]
+  assert all('--dataset=npz:large' in line for line in found[-6:-4])
+  for line in found[-4:]:
+    assert '--in_process --translator=' in line
+    assert '--scale=gpu' in line
+  assert '--target_flag=--dataset=imagenette_128' in found[-2]
+  out = tmp_path / 'out'
+  files = {path.name for path in out.iterdir() if path.is_file()}
+  assert files == {
+    *('summary.txt', 'parts.log', 'tables.tar', 'translator.safetensors')
+  }
+  with tarfile.open(out / 'tables.tar') as tables:
+    assert './cifar10.md' in tables.getnames()
+    assert './figure2.png' in tables.getnames()
+
+
+def test_the_study_does_what_is_missing_when_it_is_started_again(tmp_path):
+  _, before, _ = _study(tmp_path, 100)
+  _, summary, _ = _study(tmp_path, 100)
+  again = summary[len(before) :]
+  assert [line.partition(' after')[0] for line in again] == [
+    'roofline: failed with 3'
+  ]
+  result, summary, _ = _study(tmp_path, 100, PARTS='4 5')
+  assert result.returncode == 0
+  assert len(summary) == len(before) + len(again)
 
 
 @pytest.mark.slow
-def test_the_study_stops_what_lasts_too_long_and_tells_what_failed(tmp_path):
-  (tmp_path / 'image').write_text('an image')
-  archive = tmp_path / 'data.tar'
-  subprocess.run(
-    ['tar', '-cf', str(archive), '-C', str(tmp_path), 'image'], check=True
-  )
-  (tmp_path / 'image').unlink()
-  result = _study(tmp_path, 6, archive, stub_seconds=20)
-  assert (tmp_path / 'image').read_text() == 'an image'
-  assert result.returncode == 0, result.stderr
-  summary = (tmp_path / 'out' / 'summary.txt').read_text().splitlines()
-  assert summary[0].startswith('unpack_data: done')
-  assert summary[2].startswith('choices: stopped after')
-  assert summary[3] == 'roofline: no time left'
-  result = _study(tmp_path, 100)
-  summary = (tmp_path / 'out' / 'summary.txt').read_text().splitlines()
+def test_the_study_stops_what_lasts_too_long(tmp_path):
+  result, summary, _ = _study(tmp_path, 8, stub_seconds=30)
   assert result.returncode == 1
-  assert any(line.startswith('roofline: failed with 3') for line in summary)
-  assert any(line.startswith('table_digits: done') for line in summary)
-  told = (tmp_path / 'out' / 'table_cifar10_1_10.log').read_text()
-  assert '--scale=gpu' in told
-  assert '--rows=cifar10:1+10' in told
+  assert summary[2].startswith('choices: stopped after')
+  assert summary[3:] == [
+    *('cache: no time left', 'pretrain: no time left'),
+    *('cifar10_seed_0: no time left', 'cifar10: no time left'),
+    *('imagenette_128: no time left', 'figure2: no translator yet'),
+  ]
+
+
+def test_the_study_says_how_to_call_it():
+  script = str(EXPERIMENTS / 'accelerator.sh')
+  result = subprocess.run(['bash', script], capture_output=True, text=True)
+  assert result.returncode == 2
+  assert 'accelerator.sh OUT SECONDS' in result.stderr
+  assert 'set -uo' not in result.stderr
+
+
+def test_the_scales_of_the_study_have_the_same_flagfiles():
+  names = {
+    scale: {
+      path.stem.partition('_')[2]
+      for path in _FLAGFILES
+      if path.stem.startswith(scale)
+    }
+    for scale in ('gpu', 'dry')
+  }
+  assert names['gpu'] - names['dry'] == {'bilevel', 'pretrain_ae'}
+  assert names['dry'] <= names['gpu']
