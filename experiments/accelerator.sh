@@ -19,6 +19,7 @@
 # Variables:
 #   LARGE, TARGET, TARGET_128  the data sets; by default tiny_imagenet_32, cifar10
 #               and imagenette_128. npz:PATH needs NumPy alone.
+#   WHEELS      a folder of wheels to install first, where nothing can be fetched
 #   PARTS       which parts, by default '1 2 3 4 5'
 #   WORK        caches and checkpoints, about 6 GB; by default OUT/work
 #   DRY=1       all of it at tiny sizes, on made-up images where none are named
@@ -212,6 +213,10 @@ figure2() {
     --ipcs="$ipcs"
 }
 
+if [[ ${WHEELS:-} ]]; then
+  part packages 90 "$python" -m pip install --quiet --no-index --no-deps \
+    "$WHEELS"/*.whl || exit
+fi
 names=(measures pretrain cifar10 imagenette_128 figure2)
 for number in ${PARTS:-1 2 3 4 5}; do
   translator=()

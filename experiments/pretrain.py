@@ -27,7 +27,7 @@ from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.storage import translators
 from fsdd_jax.storage.cache import manifest as cache_manifest
-from fsdd_jax.storage.cache import shards
+from fsdd_jax.storage.cache import shards, summary
 from workbench import config_flags, launching, problems
 
 _CACHE = flags.DEFINE_string(
@@ -71,7 +71,7 @@ def _opened(
   manifest = cache_manifest.read_manifest(folder)
   held = manifest.num_heldout
   if _AVAILABLE.value and not config.num_subsets:
-    found = shards.count_available(folder)
+    found = summary.count_available(folder)
     if found <= held:
       raise ValueError(
         f'{folder} has {found} subsets yet, of which {held} are held out; let '

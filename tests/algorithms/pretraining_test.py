@@ -439,8 +439,8 @@ launching.run(pretrain.main)
 """
 
 
-@pytest.mark.slow
-def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
+def _of_binary(folder, **changes):
+  """Makes a cache in a folder, and returns the flags that learn from it."""
   dataset = datasets.load('fractals:3', image_size=8, limit=60, progress=False)
   transform = normalization.standardization(dataset.images)
   caching.build_cache(
@@ -454,17 +454,23 @@ def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
       max_synthetic=8,
       num_steps=1,
       augmentation='none',
+      **changes,
     ),
-    folder=tmp_path / 'cache',
+    folder=folder / 'cache',
     dataset_name='fractals:3',
   )
-  arguments = [
+  return [
     *('--dataset=fractals:3', '--limit=60', '--image_size=8', '--width=4'),
-    *('--norm=none', f'--cache={tmp_path / "cache"}'),
+    *('--norm=none', f'--cache={folder / "cache"}'),
     *('--translator_width=4', '--translator_blocks=0', '--head_scale=1'),
     *('--num_steps=5', '--batch_size=1', '--eval_every=2'),
     '--checkpoint_every=1',
   ]
+
+
+@pytest.mark.slow
+def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
+  arguments = _of_binary(tmp_path)
 
   def run(folder):
     done = binaries.run(
@@ -492,3 +498,24 @@ def test_the_binary_killed_and_resumed_writes_the_straight_runs_file(tmp_path):
     for folder in ('killed', 'straight')
   )
   assert ours == theirs
+
+
+@pytest.mark.slow
+def test_the_binary_learns_from_what_is_there_until_its_time_is_over(tmp_path):
+  arguments = (
+    *(*_of_binary(tmp_path, subsets_per_batch=2), f'--workdir={tmp_path}/run'),
+    *('--available', '--max_seconds=0', '--patience=0'),
+  )
+  first, last = sorted((tmp_path / 'cache').glob('shard-*'))
+  last.unlink()
+  done = binaries.run('pretrain.py', *arguments)
+  assert done.returncode == 0, done.stderr
+  path = tmp_path / 'run' / 'translator.safetensors'
+  record = translators.read_translator(path).record
+  assert record['learned_subsets'] == [1, 2]
+  assert record['num_steps'] == 2  # That of the first score.
+  assert record['ended_by'] == 'caller'
+  first.unlink()
+  refused = binaries.run('pretrain.py', *arguments)
+  assert refused.returncode == 1
+  assert 'has 0 subsets yet, of which 1 are held out' in refused.stderr

@@ -143,6 +143,14 @@ def test_the_study_stops_what_lasts_too_long(tmp_path):
   ]
 
 
+def test_the_study_installs_the_packages_it_is_given(tmp_path):
+  for name in ('a', 'b'):
+    (tmp_path / f'{name}.whl').touch()
+  _, summary, told = _study(tmp_path, 100, WHEELS=str(tmp_path))
+  assert summary[0].startswith('packages: done')
+  assert told[1].endswith(f'--no-deps {tmp_path}/a.whl {tmp_path}/b.whl')
+
+
 def test_the_study_says_how_to_call_it():
   script = str(EXPERIMENTS / 'accelerator.sh')
   result = subprocess.run(['bash', script], capture_output=True, text=True)

@@ -254,34 +254,6 @@ def open_cache(
   return CacheSource(folder, manifest, count)
 
 
-def count_available(folder: Path) -> int:
-  """How many of the first subsets of a cache are there, complete or not.
-
-  Args:
-    folder: what `CacheWriter` wrote, perhaps not to the end.
-
-  Returns:
-    What `open_cache` may take as `num_subsets`, or 0.
-
-  Raises:
-    FileNotFoundError, ValueError: as `open_cache`, for the manifest.
-
-  Example:
-    >>> import tempfile
-    >>> import toy
-    >>> folder = tempfile.mkdtemp()
-    >>> made = toy.build_cache(folder)
-    >>> count_available(folder)
-    4
-  """
-  path = files.resolve(folder)
-  manifest = cache_manifest.read_manifest(path)
-  for shard in range(manifest.num_shards):
-    if not (path / manifest.shard_name(shard)).exists():
-      return manifest.shard_range(shard).start
-  return manifest.num_subsets
-
-
 def _check_shard(path: pathlib.Path, count: int) -> None:
   """Makes sure that a shard is there and whole as far as its index says."""
   if not path.exists():

@@ -92,6 +92,34 @@ def summarize(folder: str | os.PathLike[str]) -> CacheSummary:
   )
 
 
+def count_available(folder: str | os.PathLike[str]) -> int:
+  """How many of the first subsets of a cache are there, complete or not.
+
+  Args:
+    folder: what `shards.CacheWriter` wrote, perhaps not to the end.
+
+  Returns:
+    What `shards.open_cache` may take as `num_subsets`, or 0.
+
+  Raises:
+    FileNotFoundError, ValueError: as `summarize`.
+
+  Example:
+    >>> import tempfile
+    >>> import toy
+    >>> folder = tempfile.mkdtemp()
+    >>> made = toy.build_cache(folder)
+    >>> count_available(folder)
+    4
+  """
+  path = pathlib.Path(folder)
+  manifest = read_manifest(path)
+  for shard in range(manifest.num_shards):
+    if not (path / manifest.shard_name(shard)).exists():
+      return manifest.shard_range(shard).start
+  return manifest.num_subsets
+
+
 def read_shard(
   folder: pathlib.Path, manifest: Manifest, shard: int
 ) -> Iterator[tuple[int, CacheEntry]]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from fsdd_jax.storage.cache import shards
+from fsdd_jax.storage.cache import shards, summary
 from fsdd_jax.storage.cache.manifest import Manifest
 from fsdd_jax.storage.cache.records import CacheEntry
 from fsdd_jax.types import LabeledSet, Subset
@@ -121,6 +121,14 @@ def test_two_processes_split_the_work(tmp_path, whole):
     shards.open_cache(tmp_path)
   assert write_all(tmp_path, 0, 2) == [0, 2]
   assert read_folder(tmp_path) == read_folder(whole)
+
+
+def test_the_first_subsets_that_are_there_are_counted(copy):
+  assert summary.count_available(copy) == 7
+  shard_path(copy, 1).unlink()
+  assert summary.count_available(copy) == len(entries_of(0))
+  shard_path(copy, 0).unlink()
+  assert summary.count_available(copy) == 0
 
 
 @pytest.mark.parametrize('shard', [0, 2])
