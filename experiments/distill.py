@@ -121,20 +121,24 @@ def _by_method(
   return Plan(method.title(config), run, network, target, further)
 
 
-def _in_learned_network(
-  plan: Plan,
-  config: DistillationConfig,
-  network_config: NetworkConfig,
-) -> Plan:
-  """Bi-Level: the same in the network of --theta."""
+def _learned_network(
+  config: DistillationConfig, network_config: NetworkConfig, num_classes: int
+) -> learned_network.LearnedNetwork:
+  """That of --theta."""
   if config.num_networks > 1 or _METHOD.value != 'networks':
     raise ValueError(
       f'num_networks = {config.num_networks}, method = {_METHOD.value}, but '
       '--theta is one network: leave both at their defaults.'
     )
-  theta = problems.theta_from_file(
-    _THETA.value or '', network_config, plan.target.num_classes
+  return problems.theta_from_file(
+    _THETA.value or '', network_config, num_classes
   )
+
+
+def _in_learned_network(
+  plan: Plan, theta: learned_network.LearnedNetwork
+) -> Plan:
+  """Bi-Level: the same in a learned network."""
   # At the resolution that theta was learned at, as the supplement's times of
   # Bi-Level imply.
   target = plan.target.at_most(theta.image_shape)
@@ -151,7 +155,10 @@ def main(_: list[str]) -> None:
   config = config_flags.read(DistillationConfig)
   workdir = files.resolve(_WORKDIR.value)
   problems.warn_without_test(data)
-  train = problems.load_dataset(data, 'train')
+  train, theta = problems.load_dataset(data, 'train'), None
+  if _THETA.value:
+    theta = _learned_network(config, network_config, train.num_classes)
+    train = resolution.repeat_channels(train, theta.image_shape[-1])
   transform = problems.fit_normalization(data, train)
   network = problems.make_network(
     network_config, train.images.shape[1:], train.num_classes
@@ -163,8 +170,8 @@ def main(_: list[str]) -> None:
   if _START.value:
     start = problems.start_from_file(_START.value, transform)
     plan.further['start'] = _START.value
-  if _THETA.value:
-    plan = _in_learned_network(plan, config, network_config)
+  if theta is not None:
+    plan = _in_learned_network(plan, theta)
   result = plan.run(
     plan.network,
     plan.target,

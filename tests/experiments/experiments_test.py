@@ -388,6 +388,7 @@ def test_bilevel_learns_a_network_that_distill_takes(tmp_path):
     ('learned', [*shape, f'--theta={theta}']),
     ('arbitrary', shape),
     ('wider', ['--image_size=8', '--width=5', f'--theta={theta}']),
+    ('grey', ['--dataset=digits', *shape, f'--theta={theta}']),
   ):
     found[name] = run(
       'distill.py', *target, *own, f'--workdir={tmp_path / name}'
@@ -402,6 +403,9 @@ def test_bilevel_learns_a_network_that_distill_takes(tmp_path):
   assert (learned.images != arbitrary.images).any()
   assert found['wider'].returncode != 0
   assert 'give the flags that it was learned with' in found['wider'].stderr
+  assert found['grey'].returncode == 0, found['grey'].stderr
+  grey = distilled_set.read_distilled(tmp_path / 'grey/distilled.safetensors')
+  assert grey.images.shape == (10, 8, 8, 3)
 
 
 @pytest.mark.parametrize(
