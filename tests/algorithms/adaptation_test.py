@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 import binaries
-from fsdd_jax.algorithms import adaptation, adaptation_samples, baseline
+from fsdd_jax.algorithms import (
+  adaptation,
+  adaptation_samples,
+  baseline,
+  translated_sets,
+)
 from fsdd_jax.algorithms import in_theta as in_theta_stage
 from fsdd_jax.algorithms.in_theta import distill_sets
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
@@ -176,7 +181,7 @@ def test_without_adaptation_a_set_is_translated_once(
 ):
   result = _adapt(tiny_network, start, target, in_theta, num_adaptation_steps=0)
   assert result.translator.variables is start.variables
-  distilled = in_theta_stage.distill_dataset(
+  distilled = translated_sets.distill_dataset(
     result.translator, target, ipc=3, config=_CONFIG
   )
   expected = translate(_TRANSLATOR, start.variables, in_theta[3])
@@ -188,7 +193,7 @@ def test_translation_in_parts_is_that_of_the_whole(
   start, target, in_theta, monkeypatch
 ):
   monkeypatch.setattr(translators, '_PIXELS_A_BATCH', 4 * 64)
-  distilled = in_theta_stage.distill_dataset(
+  distilled = translated_sets.distill_dataset(
     start,
     target,
     ipc=3,
@@ -379,7 +384,7 @@ def test_above_its_resolution_sets_are_upsampled(start, large_target):
     start.theta, TargetSet(small, transform), ipcs=(1,), config=_CONFIG
   )
   assert _bytes(result.distilled_in_theta[1]) == _bytes(direct[1])
-  distilled = in_theta_stage.distill_dataset(
+  distilled = translated_sets.distill_dataset(
     result.translator,
     large_target,
     ipc=1,
