@@ -126,8 +126,10 @@ def test_gradients(name):
   def apply(x):
     return fn(x, parameters)
 
-  check_grads(apply, (small,), 1, modes=['rev'], eps=0.5, rtol=1e-3)
-  gradient = jax.grad(lambda x: jnp.square(fn(x, parameters)).sum())(small)
+  check_grads(jax.jit(apply), (small,), 1, modes=['rev'], eps=0.5, rtol=1e-3)
+  gradient = jax.jit(jax.grad(lambda x: jnp.square(fn(x, parameters)).sum()))(
+    small
+  )
   assert np.abs(gradient).max() > 0
 
 
@@ -139,7 +141,7 @@ def test_padded_zero_images_stay_finite_and_leave_others_alone(name):
   def masked_sum(x):
     return jnp.square(fn(x, parameters))[:3].sum()
 
-  out, gradient = fn(padded, parameters), jax.grad(masked_sum)(padded)
+  out, gradient = fn(padded, parameters), jax.jit(jax.grad(masked_sum))(padded)
   assert np.isfinite(out).all()
   expected = fn(IMAGES, parameters)
   np.testing.assert_allclose(out[:3], expected, rtol=1e-5, atol=1e-6)

@@ -8,6 +8,9 @@ from jax.test_util import check_grads
 
 from fsdd_jax.core import krr, krr_errors
 
+# Jitted, as all that calls it is; op by op it would be compiled for longer.
+solve = jax.jit(krr.solve)
+
 
 def oracle(features, labels, ridge):
   """Minimum-norm ridge solution in float64, dual form, by pseudo-inverse."""
@@ -30,7 +33,7 @@ def make(n, d, k=3, seed=0):
 @pytest.mark.parametrize(('n', 'd'), [(5, 40), (40, 5), (12, 13)])
 def test_solve_equals_oracle(n, d, ridge):
   features, labels = make(n, d)
-  weights = krr.solve(features, labels, ridge=ridge)
+  weights = solve(features, labels, ridge=ridge)
   probe, _ = make(7, d, seed=1)
   expected = np.asarray(probe, np.float64) @ oracle(features, labels, ridge)
   np.testing.assert_allclose(
@@ -49,10 +52,10 @@ def test_padding_changes_neither_weights_nor_gradients(n, d, ridge):
   mask = jnp.concatenate([jnp.ones(n), jnp.zeros(4)])
 
   def total(features, labels, mask):
-    weights = krr.solve(features, labels, ridge=ridge, mask=mask)
+    weights = solve(features, labels, ridge=ridge, mask=mask)
     return jnp.sum(jnp.sin(weights)), weights
 
-  grad = jax.grad(total, argnums=(0, 1), has_aux=True)
+  grad = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
   gradient, weights = grad(features, labels, None)
   padded_gradient, padded_weights = grad(padded, padded_labels, mask)
   np.testing.assert_allclose(padded_weights, weights, rtol=1e-3, atol=1e-4)
@@ -80,7 +83,7 @@ def test_duplicate_images_give_a_finite_solution(ridge):
   features, labels = make(20, 100)
   features = jnp.concatenate([features, features])
   labels = jnp.concatenate([labels, labels + 0.1])
-  weights = krr.solve(features, labels, ridge=ridge)
+  weights = solve(features, labels, ridge=ridge)
   expected = oracle(features, labels, ridge)
   predicted = krr.predict(features, weights)
   # The condition number is above 1e6, so float32 leaves hardly two digits; how
@@ -90,22 +93,22 @@ def test_duplicate_images_give_a_finite_solution(ridge):
   )
   # Twins with different labels are both predicted at their mean.
   np.testing.assert_allclose(predicted[:20], predicted[20:], atol=1e-4)
-  gradient = jax.grad(
-    lambda f: jnp.sum(krr.solve(f, labels, ridge=ridge) ** 2)
-  )(features)
+  gradient = jax.grad(lambda f: jnp.sum(solve(f, labels, ridge=ridge) ** 2))(
+    features
+  )
   assert np.isfinite(gradient).all()
 
 
 def test_constant_images_and_one_image_are_finite():
-  constant = krr.solve(jnp.ones((8, 16)), jnp.eye(8), ridge=0.0)
-  one = krr.solve(jnp.ones((1, 16)), jnp.ones((1, 2)), ridge=0.0)
+  constant = solve(jnp.ones((8, 16)), jnp.eye(8), ridge=0.0)
+  one = solve(jnp.ones((1, 16)), jnp.ones((1, 2)), ridge=0.0)
   assert np.isfinite(constant).all()
   np.testing.assert_allclose(one, 1 / 16, rtol=1e-5)
 
 
 def test_nan_features_stay_visible():
   features, labels = make(5, 9)
-  weights = krr.solve(features.at[2, 3].set(jnp.nan), labels, ridge=1e-6)
+  weights = solve(features.at[2, 3].set(jnp.nan), labels, ridge=1e-6)
   assert np.isnan(weights).any()
 
 
@@ -115,19 +118,19 @@ def test_gradients_by_finite_differences(n, d):
   target, target_labels = make(6, d, seed=3)
 
   def loss(features, labels):
-    weights = krr.solve(features, labels, ridge=1e-2)
+    weights = solve(features, labels, ridge=1e-2)
     return krr_errors.mean_squared_error(weights, target, target_labels)
 
   with jax.enable_x64(True):
     arrays = [jnp.asarray(np.float64(x)) for x in (features, labels)]
     target, target_labels = np.float64(target), np.float64(target_labels)
-    check_grads(loss, arrays, order=1, modes=['fwd', 'rev'], eps=1e-6)
+    check_grads(jax.jit(loss), arrays, order=1, modes=['fwd', 'rev'], eps=1e-6)
 
 
 @pytest.mark.parametrize('error', krr_errors.ERRORS)
 def test_errors_leave_out_masked_rows(error):
   features, labels = make(10, 6)
-  weights = krr.solve(features, labels, ridge=1e-1)
+  weights = solve(features, labels, ridge=1e-1)
   mask = jnp.asarray([1.0] * 7 + [0.0] * 3)
   whole = krr_errors.FeatureSet(features, labels, mask)
   kept = krr_errors.FeatureSet(features[:7], labels[:7], jnp.ones(7))
@@ -142,7 +145,7 @@ def test_statistics_add_up_to_the_direct_loss_within_the_stated_bound():
   batch_size, num_batches, d, k = 64, 16, 32, 4
   features, labels = make(batch_size * num_batches, d, k, seed=4)
   fit, fit_labels = make(20, d, k, seed=5)
-  weights = krr.solve(fit, fit_labels, ridge=1e-3)
+  weights = solve(fit, fit_labels, ridge=1e-3)
   total = krr_errors.zero_statistics(d, k)
   for start in range(0, len(features), batch_size):
     part = slice(start, start + batch_size)
@@ -182,9 +185,9 @@ def test_condition_number_equals_numpy():
 def test_vmap_equals_a_loop():
   features, labels = zip(*[make(5, 8, seed=s) for s in range(3)], strict=True)
   stacked = jnp.stack(features), jnp.stack(labels)
-  found = jax.vmap(lambda f, y: krr.solve(f, y, ridge=1e-4))(*stacked)
+  found = jax.vmap(lambda f, y: solve(f, y, ridge=1e-4))(*stacked)
   for i in range(3):
-    one = krr.solve(features[i], labels[i], ridge=1e-4)
+    one = solve(features[i], labels[i], ridge=1e-4)
     np.testing.assert_allclose(found[i], one, rtol=1e-3, atol=1e-4)
 
 
@@ -204,7 +207,7 @@ def scale_free_oracle(weights, features, labels):
 @pytest.mark.parametrize('seed', range(3))
 def test_scale_free_error_is_that_of_the_best_multiple(seed):
   features, labels = make(20, 6, seed=seed)
-  weights = 0.7 * krr.solve(features, labels, ridge=1e-1)
+  weights = 0.7 * solve(features, labels, ridge=1e-1)
   expected = scale_free_oracle(weights, features, labels)
   stats = krr_errors.statistics(features, labels)
   for found in (
@@ -217,9 +220,9 @@ def test_scale_free_error_is_that_of_the_best_multiple(seed):
 
 def test_scale_free_error_of_opposite_predictions_leads_back():
   features, labels = make(20, 6)
-  weights = krr.solve(features, labels, ridge=1e-1)
+  weights = solve(features, labels, ridge=1e-1)
   energy = np.square(labels).sum(1).mean()
-  error = jax.value_and_grad(krr_errors.scale_free_error)
+  error = jax.jit(jax.value_and_grad(krr_errors.scale_free_error))
   value, _ = error(weights, features, labels)
   nothing, at_nothing = error(0.0 * weights, features, labels)
   opposite, at_opposite = error(-weights, features, labels)
@@ -236,7 +239,7 @@ def test_scale_free_gradients_by_finite_differences():
   target, target_labels = make(6, 9, seed=3)
 
   def losses(features, labels):
-    weights = krr.solve(features, labels, ridge=1e-2)
+    weights = solve(features, labels, ridge=1e-2)
     stats = krr_errors.statistics(target, target_labels)
     return (
       krr_errors.scale_free_error(weights, target, target_labels),
@@ -246,19 +249,21 @@ def test_scale_free_gradients_by_finite_differences():
   with jax.enable_x64(True):
     arrays = [jnp.asarray(np.float64(x)) for x in (features, labels)]
     target, target_labels = np.float64(target), np.float64(target_labels)
-    check_grads(losses, arrays, order=1, modes=['fwd', 'rev'], eps=1e-6)
+    check_grads(
+      jax.jit(losses), arrays, order=1, modes=['fwd', 'rev'], eps=1e-6
+    )
 
 
 def test_the_caller_may_jit_vmap_and_differentiate_at_once():
   features, labels = zip(*[make(5, 8, seed=s) for s in range(3)], strict=True)
 
   def total(features, labels):
-    weights = krr.solve(features, labels, ridge=1e-3)
+    weights = solve(features, labels, ridge=1e-3)
     return jnp.sum(krr.predict(features, weights) ** 2)
 
   found = jax.jit(jax.vmap(jax.grad(total)))(
     jnp.stack(features), jnp.stack(labels)
   )
   for i in range(3):
-    one = jax.grad(total)(features[i], labels[i])
+    one = jax.jit(jax.grad(total))(features[i], labels[i])
     np.testing.assert_allclose(found[i], one, rtol=1e-2, atol=1e-4)

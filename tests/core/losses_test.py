@@ -68,11 +68,13 @@ def test_loss_equals_numpy_on_the_features(problem):
 
 def test_padded_sets_change_neither_loss_nor_gradient(problem):
   features_of, variables, synthetic, target = problem
-  loss = jax.value_and_grad(
-    lambda s: losses.krr_loss(
-      features_of, variables, s, pad(target, 64), ridge=1e-3
-    ),
-    allow_int=True,
+  loss = jax.jit(
+    jax.value_and_grad(
+      lambda s: losses.krr_loss(
+        features_of, variables, s, pad(target, 64), ridge=1e-3
+      ),
+      allow_int=True,
+    )
   )
   plain, gradient = loss(synthetic)
   padded, padded_gradient = loss(pad(synthetic, 9))
@@ -103,7 +105,7 @@ def test_gradients_of_images_and_labels_by_finite_differences(problem):
       return losses.krr_loss(features_of, variables, s, fixed, ridge=1e-2)
 
     check_grads(
-      loss,
+      jax.jit(loss),
       (to64(synthetic.images), to64(synthetic.labels)),
       order=1,
       modes=['rev'],
@@ -175,6 +177,6 @@ def test_the_caller_may_jit_vmap_and_differentiate_the_loss(
   values, gradients = jax.jit(both)(synthetic.images, networks_)
   for i in range(2):
     one = jax.tree.map(lambda x, i=i: x[i], networks_)
-    value, gradient = jax.value_and_grad(loss)(synthetic.images, one)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(synthetic.images, one)
     np.testing.assert_allclose(values[i], value, rtol=1e-4)
     np.testing.assert_allclose(gradients[i], gradient, rtol=2e-2, atol=1e-4)
