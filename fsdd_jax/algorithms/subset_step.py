@@ -108,14 +108,13 @@ def side_by_side(
 
 
 def _suited() -> Regressions:
+  """What suits the device at hand."""
   return one_after_another if residence.is_cpu() else side_by_side
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=(
-    *('features_of', 'tx', 'loss', 'ridge', 'moves', 'regressions'),
-  ),
+  static_argnames=('features_of', 'tx', 'loss', 'ridge', 'moves'),
   donate_argnums=0,
 )
 def step(
@@ -130,7 +129,6 @@ def step(
   loss: str,
   ridge: float,
   moves: tuple[str, ...] = (),
-  regressions: Regressions | None = None,
 ) -> tuple[State, jax.Array]:
   """Updates all X_S and Y_S of a batch (Alg. 1, lines 15-18).
 
@@ -145,8 +143,6 @@ def step(
     loss: a name in `krr_errors.ERRORS`.
     ridge: see `krr.solve`.
     moves: names in `jitter.MOVES`.
-    regressions: how those of the subsets follow each other; by default one
-      after another on a CPU, and side by side elsewhere.
 
   Returns:
     The state, and the losses `[b]` before the update.
@@ -173,7 +169,7 @@ def step(
     features = jnp.zeros((len(flat), packed.shape[-1]), packed.dtype)
     features = features.at[rows].set(packed, mode='drop').reshape(*sizes, -1)
     stacked = features, trainable['labels'], synthetic.mask
-    losses = (regressions or _suited())(subset_loss, stacked, targets)
+    losses = _suited()(subset_loss, stacked, targets)
     return losses.sum(), losses
 
   trainable = _trainable(synthetic)
