@@ -7,7 +7,6 @@ all of that is done once.
 
 import contextlib
 import copy
-import gc
 import importlib.util
 import pathlib
 import runpy
@@ -44,9 +43,7 @@ def run(command: Sequence[str]) -> int:
   app.define_help_flags()
   _import_what_defines_flags()
   with _own_flags(), _as_found(), _own_arguments(command[1:]):
-    status = _status(command[1])
-  gc.collect()  # Frees what the binary held on the device.
-  return status
+    return _status(command[1])
 
 
 def _import_what_defines_flags() -> None:

@@ -9,6 +9,7 @@ the binaries do; a changed one alone, and what needs it, runs anew.
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -203,6 +204,7 @@ def run_here(command: Sequence[str]) -> int:
   os.environ[preemption.STATUS_VARIABLE] = str(_STOPPED)
   try:
     status = in_process.run(command)
+    gc.collect()  # Frees what the binary held on the device.
   finally:
     if before is None:
       del os.environ[preemption.STATUS_VARIABLE]

@@ -19,6 +19,7 @@ from workbench import tasks
 def _installed():
   kinds = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
   before = [signal.getsignal(kind) for kind in kinds]
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # As the tests may have nohup.
   preemption.install()
   yield
   list(map(signal.signal, kinds, before))
