@@ -159,7 +159,7 @@ target_128=${TARGET_128:-imagenette_128}
 
 measures() {
   part versions 60 "$python" -c '
-import platform, subprocess, jax, jaxlib, flax, numpy
+import platform, jax, jaxlib, flax, numpy
 print("Python", platform.python_version(), "jax", jax.__version__, "jaxlib",
       jaxlib.__version__, "flax", flax.__version__, "numpy", numpy.__version__)
 print(jax.devices(), [d.device_kind for d in jax.devices()])

@@ -33,14 +33,8 @@ class Reason(NamedTuple):
 # A layer alone, whose gradient of gradients compiles fast.
 _SUBSETS = (
   *('--dataset=fractals:6', '--limit=120', '--image_size=8', '--width=4'),
-  *(
-    '--network=mlp',
-    '--depth=1',
-    '--norm=none',
-    '--min_classes=2',
-    '--max_classes=6',
-    '--max_images=24',
-  ),
+  *('--network=mlp', '--depth=1', '--norm=none'),
+  *('--min_classes=2', '--max_classes=6', '--max_images=24'),
   *('--max_synthetic=12', '--num_steps=2'),
 )
 # A binary, and the flags of its tiny run.

@@ -274,8 +274,8 @@ def _run(
     curve = loop.state.curve
     inputs = inputs_from(int(loop.state.step))
     for step in loop:  # Line 2.
-      asks = ends if curve and step % config.eval_every == 0 else None
-      if asks and processes.any_process(asks()):
+      scored = curve and step % config.eval_every == 0
+      if ends and scored and processes.any_process(ends()):
         break
       if is_plateau(curve, config.patience):  # Line 12.
         break
