@@ -50,7 +50,7 @@ def _adapted(
     f'{_ROW.value}-{name}',
     'adapt.py',
     recipe.flagfile(_ROW.value),
-    recipe.flagfile('few'),
+    recipe.flagfile('adapt'),
     f'--translator={recipe.translator}',
     *recipe.target_flags,
     *further,
@@ -209,6 +209,6 @@ def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:
 
 
 if __name__ == '__main__':
-  recipes.define_flags(ipcs=(1, 10), scale='omega')
+  recipes.define_flags(ipcs=(1, 10))
   flags.mark_flag_as_required('translator')
   launching.run(main)

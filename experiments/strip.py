@@ -4,7 +4,7 @@ Example (the picture of the README):
   python experiments/adapt.py --translator=tiny_imagenet_32 --dataset=cifar10 \
       --limit=10000 --adapt_ipcs=1 --num_adaptation_steps=0 \
       --workdir=runs/no_ada
-  python experiments/distill.py --flagfile=omega_cifar10.flags --ipc=1 \
+  python experiments/distill.py --flagfile=cpu_cifar10.flags --ipc=1 \
       --num_networks=4 --revisit --num_steps=60 --workdir=runs/pool4
   python experiments/strip.py runs/no_ada/in_theta_ipc1.safetensors \
       runs/no_ada/distilled_ipc1.safetensors \

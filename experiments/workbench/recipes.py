@@ -26,7 +26,7 @@ def define_flags(*, ipcs: Sequence[int] = (), scale: str = 'cpu') -> None:
     required=True,
   )
   flags.DEFINE_string(
-    'scale', scale, 'cpu, omega or paper, or yours in --recipes.'
+    'scale', scale, 'cpu, narrow, gpu or paper, or yours in --recipes.'
   )
   flags.DEFINE_string(
     'recipes', '', "Folder of flagfiles; empty: the binary's."

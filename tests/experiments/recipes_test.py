@@ -21,7 +21,6 @@ _CONFIGS = {
   'adapt': (method_configs.AdaptationConfig,),
   'bilevel': (method_configs.BilevelConfig,),
   'cache': (method_configs.CachingConfig,),
-  'few': (method_configs.AdaptationConfig,),
   'no_pretrain': (
     method_configs.AdaptationConfig,
     configs.TranslatorConfig,

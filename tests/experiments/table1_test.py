@@ -23,9 +23,7 @@ _FLAGFILES = {
   'pretrain': f'{_LARGE}--num_steps=2\n--batch_size=1\n--translator_width=4\n'
   '--translator_blocks=0\n--heldout_networks=1\n',
   'adapt': '--num_steps=2\n--num_adaptation_steps=2\n--network_pool=2\n'
-  '--batch_size=1\n',
-  'few': '--num_steps=2\n--num_adaptation_steps=2\n--num_starts=2\n'
-  '--batch_size=1\n',
+  '--num_starts=2\n--batch_size=1\n',
   'no_pretrain': '--translator_width=4\n--translator_blocks=0\n',
   'one_net': '--num_steps=2\n',
 }
@@ -205,12 +203,18 @@ def test_unknown_columns_are_named(recipes, tmp_path):
   assert "Unknown columns ['w Adam']" in result.stderr
 
 
-@pytest.mark.parametrize('scale', ['cpu', 'paper'])
-def test_each_column_has_its_flagfiles(scale):
+@pytest.mark.parametrize(
+  ('scale', 'rows'),
+  [
+    ('cpu', ['cifar10', 'imagenette_128']),
+    ('narrow', ['cifar10', 'imagenette_128']),
+    ('paper', ['imagenet']),
+  ],
+)
+def test_each_column_has_its_flagfiles(scale, rows):
   recipe = Recipe(
     str(EXPERIMENTS), str(EXPERIMENTS / 'recipes'), scale, ipcs=(1, 10)
   )
-  rows = {'cpu': ['cifar10', 'imagenette_128'], 'paper': ['imagenet']}[scale]
   wanted = [
     columns.score_task(recipe, row, column, ipc)
     for row in rows
