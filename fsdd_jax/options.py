@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-SEEDS = 2**32  # Seeds that JAX tells apart, from 0.
+SEEDS = 2**32  # Seeds from 0 that differ for JAX.
 
 
 def option(

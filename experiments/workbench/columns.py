@@ -158,7 +158,10 @@ def adapted(
 
 
 def _adapted(
-  name: str, pretrained: str | None, *further: str
+  name: str,
+  pretrained: str | None,
+  *further: str,
+  file: str = 'distilled',
 ) -> Callable[[Recipe, str, int], Made]:
   """A column of `adapt.py`, adapted on all IPCs of the table."""
 
@@ -171,7 +174,7 @@ def _adapted(
       adapt_ipcs=recipe.ipcs,
       pretrained=pretrained,
     )
-    return Made(task, f'distilled_ipc{ipc}.safetensors')
+    return Made(task, f'{file}_ipc{ipc}.safetensors')
 
   return make
 
@@ -192,6 +195,14 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   'w/o Ada': _adapted('no_ada', _PRETRAINED, '--num_adaptation_steps=0'),
   'w Ada': _adapted('ada', _PRETRAINED),
   'Pool': _distilled('pool', 'pool'),
+  'w Ada, then Pool': _adapted(
+    'then_pool',
+    _PRETRAINED,
+    # As many networks and steps as Pool has on two cores.
+    '--network_pool=16',
+    '--finishing_steps=100',
+    file='finished',
+  ),
 }
 
 

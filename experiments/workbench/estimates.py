@@ -72,12 +72,17 @@ def _of_adapt(task: Task) -> Estimate:
   parts = [real_pass(in_theta)] + [
     costs.of(
       programs.step,
-      in_theta,
-      ipc * in_theta.num_classes,
+      where,
+      ipc * where.num_classes,
       loss=config.loss,
       ridge=config.ridge,
-    ).times(config.num_steps)
+    ).times(num_steps)
+    for where, num_steps in (
+      (in_theta, config.num_steps),
+      (problem, config.finishing_steps),
+    )
     for ipc in config.adapt_ipcs
+    if num_steps
   ]
   if config.num_adaptation_steps:
     parts.append(_adaptation(problem, translator, config))

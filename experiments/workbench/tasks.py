@@ -234,7 +234,7 @@ def run(
   Raises:
     ChildProcessError: if a command fails; it names the command. What was done
       before stays done.
-    SystemExit: after SIGTERM, which the running command is told of.
+    SystemExit: after SIGTERM, which the running command gets, too.
   """
   missing = [task for task in in_order(tasks) if not task.is_done(root)]
   for number, task in enumerate(missing, 1):

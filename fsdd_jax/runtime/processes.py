@@ -96,7 +96,7 @@ def _initialize_from_environment(heartbeat_seconds: int) -> None:
         'process_id to initialize().'
       ) from error
   except RuntimeError as error:
-    # Too late to join others, but nothing tells of others: as in a notebook.
+    # Too late to join others, but no others were announced: as in a notebook.
     if 'must be called before' in str(error) and not announced:
       return
     raise RuntimeError(

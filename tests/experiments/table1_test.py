@@ -225,9 +225,9 @@ def test_each_column_has_its_flagfiles(scale, rows):
   names = [task.name for task in found]
   assert len(set(names)) == len(names)
   # Shared by all rows: the cache, two translators, a learned network. A row
-  # has three adapted translators and a run without, and for each IPC 1 Net,
+  # has four adapted translators and a run without, and for each IPC 1 Net,
   # Bi-Level, Baseline and Pool; each set is scored, random real with 1 Net.
-  assert len(found) == 4 + len(rows) * (4 + 2 * 4 + 2 * 8)
+  assert len(found) == 4 + len(rows) * (5 + 2 * 4 + 2 * 9)
   for task in found:
     assert pathlib.Path(task.binary).exists()
 
