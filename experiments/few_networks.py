@@ -187,7 +187,7 @@ def _accuracy(score: Mapping[str, Any] | None) -> str:
 
 def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:
   """A curve a method over R; those of theta alone are level lines."""
-  figure = mpl_figure.Figure(figsize=(7, 4.5), layout='constrained')
+  figure = mpl_figure.Figure(figsize=(8, 4), layout='constrained')
   axes = figure.subplots()
   counts = sorted({c for each in found.values() for c in each if c})
   for name, each in found.items():
@@ -204,7 +204,7 @@ def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:
   axes.set_ylabel(f'test accuracy by {protocol}, %')
   axes.set_title(title)
   axes.grid(alpha=0.3)
-  axes.legend()
+  figure.legend(loc='outside right upper')
   return figure
 
 
