@@ -195,7 +195,7 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   'w/o Ada': _adapted('no_ada', _PRETRAINED, '--num_adaptation_steps=0'),
   'w Ada': _adapted('ada', _PRETRAINED),
   'Pool': _distilled('pool', 'pool'),
-  'w Ada, then Pool': _adapted(
+  'w Ada + Pool': _adapted(
     'then_pool',
     _PRETRAINED,
     # As many networks and steps as Pool has on two cores.
