@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fsdd_jax import zoo
-from fsdd_jax.algorithms import bilevel
+from fsdd_jax.algorithms import bilevel, translated_sets
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -59,14 +59,13 @@ def _of_distill(task: Task) -> Estimate:
 
 
 def _of_adapt(task: Task) -> Estimate:
-  data, network, config, own = config_flags.parse(
-    task.arguments,
-    DataConfig,
-    NetworkConfig,
-    AdaptationConfig,
-    TranslatorConfig,
+  data, network, own = config_flags.parse(
+    task.arguments, DataConfig, NetworkConfig, TranslatorConfig
   )
-  reduced_to, translator = _translator(task, own)
+  reduced_to, translator, known = _translator(task, own)
+  (config,) = config_flags.parse(task.arguments, AdaptationConfig, **known)
+  # Without adaptation, the set that is asked for is the only one.
+  starts = config.num_starts if config.num_adaptation_steps else 1
   problem = shapes.problem_of(data, network)
   in_theta = shapes.problem_of(data, network, reduced_to=reduced_to)
   parts = [real_pass(in_theta)] + [
@@ -78,7 +77,7 @@ def _of_adapt(task: Task) -> Estimate:
       ridge=config.ridge,
     ).times(num_steps)
     for where, num_steps in (
-      (in_theta, config.num_steps),
+      (in_theta, config.num_steps * starts),
       (problem, config.finishing_steps),
     )
     for ipc in config.adapt_ipcs
@@ -91,17 +90,23 @@ def _of_adapt(task: Task) -> Estimate:
 
 def _translator(
   task: Task, own: TranslatorConfig
-) -> tuple[tuple[int, ...] | None, nn.Module]:
-  """The resolution of theta, if a translator has one, and its module."""
+) -> tuple[tuple[int, ...] | None, nn.Module, dict[str, Any]]:
+  """Of a translator, theta's resolution if it has one, module and settings."""
   if 'translator' in task.needs:
-    large, _, (own,) = _large(task.needs['translator'], TranslatorConfig)
-    return large.image_shape, problems.make_translator(own)
+    made = task.needs['translator']
+    large, _, (own,) = _large(made, TranslatorConfig)
+    (cached,) = config_flags.parse(
+      made.needs['cache'].arguments, CachingConfig, **_LARGE_DEFAULTS
+    )
+    known = {x: getattr(cached, x) for x in translated_sets.SETTINGS}
+    return large.image_shape, problems.make_translator(own), known
   found = [x for x in task.arguments if x.startswith('--translator=')]
   path = found[-1].partition('=')[2]
   if path == 'none':
-    return None, problems.make_translator(own)
+    return None, problems.make_translator(own), {}
   given = zoo.load_translator(path)
-  return given.theta.image_shape, given.translator
+  known = translated_sets.settings_of(given)
+  return given.theta.image_shape, given.translator, known
 
 
 def _adaptation(

@@ -18,6 +18,12 @@ from fsdd_jax.runtime.loop import (
 from fsdd_jax.storage.translators import ThetaTranslator
 from fsdd_jax.types import LabeledSet
 
+# Of a distillation, what the sets depend on that a translator learned from.
+SETTINGS = (
+  *(field.name for field in dataclasses.fields(UpdateConfig)),
+  'jitter',
+)
+
 
 def settings_of(start: ThetaTranslator) -> dict[str, Any]:
   """How the sets were distilled that a translator learned from.
@@ -37,8 +43,7 @@ def settings_of(start: ThetaTranslator) -> dict[str, Any]:
     ('flip', 'shift')
   """
   known = (start.metadata or {}).get('caching', {})
-  names = [field.name for field in dataclasses.fields(UpdateConfig)]
-  return {name: known[name] for name in (*names, 'jitter') if name in known}
+  return {name: known[name] for name in SETTINGS if name in known}
 
 
 def distill_dataset(

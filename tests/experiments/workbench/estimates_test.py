@@ -106,6 +106,27 @@ def test_every_kind_of_task_is_estimated():
   assert estimates.of_task(without).seconds < estimates.of_task(adapt).seconds
 
 
+def test_an_adaptation_counts_the_steps_of_its_sets(monkeypatch):
+  one_second = costs.Estimate(1.0, 1)
+  monkeypatch.setattr(costs, 'of', lambda *_, **__: one_second)
+  monkeypatch.setattr(estimates, 'real_pass', lambda _: costs.NOTHING)
+
+  def seconds(*flags):
+    given = (
+      *('--dataset=fractals:3', '--image_size=32', '--width=4'),
+      *('--translator=tiny_imagenet_32', '--adapt_ipcs=1,2', '--num_starts=5'),
+      *('--network_pool=2', '--batch_size=1', *flags),
+    )
+    return estimates.of_task(Task('adapt', 'adapt.py', given)).seconds
+
+  without = '--num_adaptation_steps=0'
+  assert seconds(without) == 2 * 30  # The file has 30 steps in theta.
+  assert seconds(without, '--num_steps=7') == 2 * 7
+  assert seconds('--num_adaptation_steps=8') == 5 * 2 * 30 + 8
+  finished = seconds(without, '--finishing_steps=11')
+  assert finished == 2 * 30 + 2 * 11
+
+
 def test_scores_count_networks_and_training():
   task = _distil()
   one, three = (
