@@ -39,7 +39,7 @@ from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks.translator import translate
-from fsdd_jax.reporting import tables
+from fsdd_jax.reporting import console, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.types import LabeledSet
 from workbench import (
@@ -243,7 +243,7 @@ def main(_: list[str]) -> None:
   for ipc, own in methods.items():
     made += _compare(ipc, own, scoring, translated)
   for table in made:
-    print(tables.to_markdown(table))
+    console.show(table)
   print(f'Wrote .json, .png and .csv of each IPC to {_WORKDIR.value}.')
 
 

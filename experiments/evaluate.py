@@ -24,7 +24,7 @@ from fsdd_jax.algorithms.configs import (
 from fsdd_jax.data import datasets, resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, protocols
-from fsdd_jax.reporting import tables
+from fsdd_jax.reporting import console, tables
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.storage import distilled_set, weight_files
 from fsdd_jax.types import LabeledSet, labeled_set
@@ -219,7 +219,7 @@ def main(arguments: list[str]) -> None:
       own = [row for row in rows if row != 'random real']
       distilled_set.add_scores(path, rows[own[0]])
   finally:  # Also where the disk has become full.
-    print(tables.to_markdown(result))
+    console.show(result)
   print(f'Wrote {output}.')
   if _WRITE_SCORES.value:
     print(f'Added the scores to {path}.')

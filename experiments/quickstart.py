@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 import fsdd_jax as fsdd
-from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.reporting import console, pictures, tables
 from fsdd_jax.runtime import files
 from workbench import launching
 
@@ -287,7 +287,7 @@ def _report(
       'network': scores['1 Net'][_IPCS[0]].network,
     },
   )
-  print(tables.to_markdown(table))
+  console.show(table)
   for name, meaning in _MEANINGS.items():
     print(f'{name}: {meaning}')
   print(f'\n{reading}')

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from fsdd_jax.reporting import tables
+from fsdd_jax.reporting import console, tables
 from fsdd_jax.runtime import files, progress
 from measures import costs
 from workbench import (
@@ -102,7 +102,7 @@ def main(_: list[str]) -> None:
   places = _places()
   workdir = files.resolve(flags.FLAGS.workdir)
   if _DRY_RUN.value:
-    print(tables.to_markdown(estimate(places, workdir / 'tasks')))
+    console.show(estimate(places, workdir / 'tasks'))
     return
   ran = recipes.run([place.score for place in places], workdir / 'tasks')
   print(f'{len(ran)} tasks ran, the others were done.')

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fsdd_jax.reporting import tables
+from fsdd_jax.reporting import console, tables
 from fsdd_jax.runtime import metrics
 from soak_stages import STAGES, comparable, needed_for
 
@@ -236,7 +236,7 @@ def main() -> None:
     'In the loop: the process killed had done a step, or for cache a file, of '
     'its own.',
   )
-  print(tables.to_markdown(table))
+  console.show(table)
   if different:
     sys.exit(f'Not the bytes of the straight run: {", ".join(different)}')
 

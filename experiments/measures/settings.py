@@ -9,7 +9,7 @@ import flax.linen as nn
 from fsdd_jax.algorithms.configs import DataConfig, NetworkConfig
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.options import Config, option
-from fsdd_jax.reporting import tables
+from fsdd_jax.reporting import console, tables
 from measures import timing, yardsticks
 from workbench import config_flags, launching, problems
 
@@ -78,7 +78,7 @@ def run(
 
   def main(_: list[str]) -> None:
     for table in measure():
-      print(tables.to_markdown(table), flush=True)
+      console.show(table)
 
   config_flags.define(*config_classes, **defaults)
   launching.run(main)

@@ -17,7 +17,7 @@ from fsdd_jax.algorithms.configs import (
 )
 from fsdd_jax.data import datasets
 from fsdd_jax.data import normalization as normalization_lib
-from fsdd_jax.reporting import pictures, tables
+from fsdd_jax.reporting import console, pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.runtime.versions import library_versions
 from fsdd_jax.runtime.workdir import differences
@@ -173,5 +173,5 @@ def write_table(
     pictures=shown,
     settings=settings,
   )
-  print(tables.to_markdown(table))
+  console.show(table)
   print(f'Wrote {name}.md, .csv, .tex, .json and .html to {workdir}.')

@@ -81,7 +81,7 @@ def to_markdown(table: Table) -> str:
   # Not by tabulate: it escapes no cell, and what is left are these few lines.
   cells = [[_markdown_cell(x) for x in row] for row in _text_rows(table)]
   widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-  numeric = _numeric_columns(table)
+  numeric = numeric_columns(table)
 
   def line(row: Sequence[str]) -> str:
     padded = (
@@ -108,7 +108,7 @@ def to_csv(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
   r"""A LaTeX table of package booktabs, with title and caption."""
-  numeric = _numeric_columns(table)
+  numeric = numeric_columns(table)
   lines = [
     ' & '.join(map(_latex_cell, row)) + r' \\' for row in _text_rows(table)
   ]
@@ -139,7 +139,7 @@ def to_html(table: Table) -> str:
 
 def _cells(table: Table) -> dict[str, Any]:
   """Caption, columns and rows; each cell with whether it is a number."""
-  numeric = _numeric_columns(table)
+  numeric = numeric_columns(table)
   columns, *rows = (
     list(zip(row, numeric, strict=True)) for row in _text_rows(table)
   )
@@ -196,8 +196,8 @@ def _text_rows(table: Table) -> list[list[str]]:
   return [[str(cell) for cell in row] for row in (table.columns, *table.rows)]
 
 
-def _numeric_columns(table: Table) -> list[bool]:
-  """Whether the cells of a column, empty ones aside, are numbers."""
+def numeric_columns(table: Table) -> list[bool]:
+  """Whether the cells of each column, empty ones aside, are numbers."""
   columns = zip(*_text_rows(table)[1:], strict=True)
   numeric = [
     any(column) and all(_is_number(text) for text in column if text)
