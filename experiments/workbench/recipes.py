@@ -12,12 +12,11 @@ from workbench.columns import Recipe
 from workbench.tasks import Task
 
 
-def define_flags(*, ipcs: Sequence[int] = (), scale: str = 'cpu') -> None:
+def define_flags(*, ipcs: Sequence[int] = ()) -> None:
   """Defines the flags of a `Recipe`, and the folder of results.
 
   Args:
     ipcs: the default images per class; without any there is no flag for them.
-    scale: the default scale.
   """
   flags.DEFINE_string(
     'workdir',
@@ -26,7 +25,7 @@ def define_flags(*, ipcs: Sequence[int] = (), scale: str = 'cpu') -> None:
     required=True,
   )
   flags.DEFINE_string(
-    'scale', scale, 'cpu, narrow, gpu or paper, or yours in --recipes.'
+    'scale', 'cpu', 'cpu, narrow, gpu or paper, or yours in --recipes.'
   )
   flags.DEFINE_string(
     'recipes', '', "Folder of flagfiles; empty: the binary's."

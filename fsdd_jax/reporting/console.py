@@ -1,6 +1,6 @@
 """Tables on a terminal, which may be narrower than they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import rich.box
 import rich.console
@@ -9,6 +9,10 @@ import rich.text
 
 from fsdd_jax.reporting import tables
 from fsdd_jax.reporting.tables import Table
+
+_Column = tuple[
+  tuple[str, ...], bool
+]  # Its name and cells; if these are numbers.
 
 
 def show(table: Table, console: rich.console.Console | None = None) -> None:
@@ -42,39 +46,37 @@ def show(table: Table, console: rich.console.Console | None = None) -> None:
   console.print(table.caption, markup=False)
 
 
-def _parts(table: Table, room: int) -> Iterator[rich.table.Table]:
+def _parts(table: Table, width: int) -> Iterator[rich.table.Table]:
   """Tables that fit, of the columns that name rows and some of the others."""
-  numeric = tables.numeric_columns(table)
-  first = len(numeric) - numeric[::-1].index(False) if False in numeric else 0
-  columns = list(range(first))
-  for column in range(first, len(numeric)):
-    wider = [*columns, column]
-    if column > first and sum(_widths(table, wider, room)) > _left(wider, room):
-      yield _part(table, columns, room)
-      wider = [*range(first), column]
-    columns = wider
-  yield _part(table, columns, room)
+  cells = list(zip(*tables.text_rows(table), strict=True))
+  columns = list(zip(cells, tables.numeric_columns(table), strict=True))
+  first = max(
+    (i for i, (_, number) in enumerate(columns, 1) if not number), default=0
+  )
+  names = columns[:first]
+  shown: list[_Column] = []
+  for column in columns[first:]:
+    wider = [*names, *shown, column]
+    if shown and sum(_widths(wider, width)) > _room(wider, width):
+      yield _part([*names, *shown], width)
+      shown = []
+    shown.append(column)
+  yield _part([*names, *shown], width)
 
 
-def _left(columns: list[int], room: int) -> int:
+def _room(columns: Sequence[_Column], width: int) -> int:
   """Characters for cells, beside bars and the space around cells."""
-  return room - 3 * len(columns) - 1
+  return width - 3 * len(columns) - 1
 
 
-def _widths(table: Table, columns: list[int], room: int) -> list[int]:
+def _widths(columns: Sequence[_Column], width: int) -> list[int]:
   """Those of columns, of which words may stand below each other to fit."""
-  numeric = tables.numeric_columns(table)
-  texts = [
-    [str(x[column]) for x in (table.columns, *table.rows)] for column in columns
-  ]
-  widths = [max(map(len, cells)) for cells in texts]
+  widths = [max(map(len, cells)) for cells, _ in columns]
   least = [
-    width
-    if numeric[column]
-    else max(map(len, ' '.join(cells).split()), default=0)
-    for column, cells, width in zip(columns, texts, widths, strict=True)
+    full if number else max(map(len, ' '.join(cells).split()), default=0)
+    for full, (cells, number) in zip(widths, columns, strict=True)
   ]
-  while sum(widths) > _left(columns, room) and widths != least:
+  while sum(widths) > _room(columns, width) and widths != least:
     most = max(
       range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i])
     )
@@ -82,15 +84,15 @@ def _widths(table: Table, columns: list[int], room: int) -> list[int]:
   return widths
 
 
-def _part(table: Table, columns: list[int], room: int) -> rich.table.Table:
-  numeric = tables.numeric_columns(table)
+def _part(columns: Sequence[_Column], width: int) -> rich.table.Table:
   part = rich.table.Table(box=rich.box.MARKDOWN, header_style='')
-  for column, width in zip(columns, _widths(table, columns, room), strict=True):
+  widths = _widths(columns, width)
+  for (cells, number), own in zip(columns, widths, strict=True):
     part.add_column(
-      rich.text.Text(table.columns[column]),
-      justify='right' if numeric[column] else 'left',
-      width=width,
+      rich.text.Text(cells[0]),
+      justify='right' if number else 'left',
+      width=own,
     )
-  for row in table.rows:
-    part.add_row(*(rich.text.Text(str(row[column])) for column in columns))
+  for row in zip(*(cells[1:] for cells, _ in columns), strict=True):
+    part.add_row(*map(rich.text.Text, row))
   return part

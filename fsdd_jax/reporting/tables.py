@@ -79,7 +79,7 @@ def to_markdown(table: Table) -> str:
     | random real | 23.5 ± 0.3 |
   """
   # Not by tabulate: it escapes no cell, and what is left are these few lines.
-  cells = [[_markdown_cell(x) for x in row] for row in _text_rows(table)]
+  cells = [[_markdown_cell(x) for x in row] for row in text_rows(table)]
   widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
   numeric = numeric_columns(table)
 
@@ -102,7 +102,7 @@ def to_markdown(table: Table) -> str:
 def to_csv(table: Table) -> str:
   """Columns and rows as CSV text; title and caption are left out."""
   stream = io.StringIO()
-  csv.writer(stream, lineterminator='\n').writerows(_text_rows(table))
+  csv.writer(stream, lineterminator='\n').writerows(text_rows(table))
   return stream.getvalue()
 
 
@@ -110,7 +110,7 @@ def to_latex(table: Table) -> str:
   r"""A LaTeX table of package booktabs, with title and caption."""
   numeric = numeric_columns(table)
   lines = [
-    ' & '.join(map(_latex_cell, row)) + r' \\' for row in _text_rows(table)
+    ' & '.join(map(_latex_cell, row)) + r' \\' for row in text_rows(table)
   ]
   caption = f'{table.title}. {table.caption}'.strip()
   return '\n'.join(
@@ -141,7 +141,7 @@ def _cells(table: Table) -> dict[str, Any]:
   """Caption, columns and rows; each cell with whether it is a number."""
   numeric = numeric_columns(table)
   columns, *rows = (
-    list(zip(row, numeric, strict=True)) for row in _text_rows(table)
+    list(zip(row, numeric, strict=True)) for row in text_rows(table)
   )
   return {'caption': table.caption, 'columns': columns, 'rows': rows}
 
@@ -191,14 +191,14 @@ def _encoded(caption: str, picture: Picture) -> str:
   return base64.b64encode(picture).decode()
 
 
-def _text_rows(table: Table) -> list[list[str]]:
+def text_rows(table: Table) -> list[list[str]]:
   """Column names, then cells, all as text."""
   return [[str(cell) for cell in row] for row in (table.columns, *table.rows)]
 
 
 def numeric_columns(table: Table) -> list[bool]:
   """Whether the cells of each column, empty ones aside, are numbers."""
-  columns = zip(*_text_rows(table)[1:], strict=True)
+  columns = zip(*text_rows(table)[1:], strict=True)
   numeric = [
     any(column) and all(_is_number(text) for text in column if text)
     for column in columns
