@@ -10,9 +10,8 @@ import rich.text
 from fsdd_jax.reporting import tables
 from fsdd_jax.reporting.tables import Table
 
-_Column = tuple[
-  tuple[str, ...], bool
-]  # Its name and cells; if these are numbers.
+# The name and the cells of a column, and whether these are numbers.
+_Column = tuple[tuple[str, ...], bool]
 
 
 def show(table: Table, console: rich.console.Console | None = None) -> None:
