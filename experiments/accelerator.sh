@@ -12,6 +12,7 @@
 #   3  Table 1's row of CIFAR-10 at IPC 10 and 1, one seed, then three
 #   4  Table 1's row of Imagenette at 128 x 128
 #   5  Figure 2
+#   6  the sets of part 3, IPC 10, first seed, scored by training (frepo)
 #
 # OUT has four files: summary.txt (how each part ended, after how long), parts.log
 # (all that they print), tables.tar, and the translator.
@@ -20,7 +21,10 @@
 #   LARGE, TARGET, TARGET_128  the data sets; by default tiny_imagenet_32, cifar10
 #               and imagenette_128. npz:PATH needs NumPy alone.
 #   WHEELS      a folder of wheels to install first, where nothing can be fetched
-#   PARTS       which parts, by default '1 2 3 4 5'
+#   PARTS       which parts, by default '1 2 3 4 5 6'. Several calls with other OUT
+#               may share WORK at once: parts 2 and 3, say. Without a translator,
+#               part 3 makes the columns that need none.
+#   SEEDS       of part 3, by default 0,1,2; the first has a table of its own
 #   WORK        caches and checkpoints, about 6 GB; by default OUT/work
 #   DRY=1       all of it at tiny sizes, on made-up images where none are named
 #   PYTHON      by default python3
@@ -49,14 +53,14 @@ roofline="$network $sizes --translator_width=64 --translator_blocks=3
   --max_synthetic=100 --max_images=2000"
 choices="$network $sizes --translator_width=64 --translator_blocks=3
   --max_images=2000 --networks_at_once=1,4"
-scale=gpu seeds=0,1,2 ipcs=1,2,5,10,20 seen=1,20 repeats=5 row_128=1+10
+scale=gpu seeds=${SEEDS:-0,1,2} ipcs=1,2,5,10,20 seen=1,20 repeats=5 row_128=1+10
 patience=1  # By how much parts may take longer.
 if [[ ${DRY:-} ]]; then
   small='--width=8 --width_multiplier=2 --norm=none --batch_size=2 --ipc=1
     --repeats=2 --translator_width=4 --translator_blocks=1 --max_images=40'
   roofline="$small --max_synthetic=24 --matrix=256 --copied_mb=8"
   choices="$small --networks_at_once=1,2 --subsets=2 --steps_per_call=2"
-  scale=dry seeds=0,1 ipcs=1,2 seen=1 repeats=2 row_128=1 patience=20
+  scale=dry seeds=${SEEDS:-0,1} ipcs=1,2 seen=1 repeats=2 row_128=1 patience=20
 fi
 recipes=$here/recipes
 failed=0
@@ -64,7 +68,7 @@ failed=0
 # Seconds that the processors worked for the parts until now.
 processor_seconds() {
   awk 'NR == 2 { gsub(/[ms]/, " "); print int(60 * $1 + $2 + 60 * $3 + $4) }' \
-    "$work/times"
+    "$work/times.$$"
 }
 
 # part NAME MOST COMMAND...: at most MOST seconds, and no more than are left; one
@@ -80,12 +84,12 @@ part() {
   fi
   echo "===== $name: $*" >>"$out/parts.log"
   local before processor
-  times >"$work/times"
+  times >"$work/times.$$"
   before=$(processor_seconds)
   timeout --signal=TERM --kill-after=20 $((left < most ? left : most)) \
     "$@" >>"$out/parts.log" 2>&1
   local status=$?
-  times >"$work/times"
+  times >"$work/times.$$"
   processor=$(($(processor_seconds) - before))
   case $status in
     0) status=done && touch "$work/done/$name" ;;
@@ -166,9 +170,9 @@ print(jax.devices(), [d.device_kind for d in jax.devices()])
 for device in jax.local_devices():
   print(device.memory_stats())'
   # shellcheck disable=SC2086
-  run roofline 80 benchmarks/roofline.py $roofline
+  run roofline 70 benchmarks/roofline.py $roofline
   # shellcheck disable=SC2086
-  run choices 80 benchmarks/choices.py $choices
+  run choices 70 benchmarks/choices.py $choices
 }
 
 pretrain() {
@@ -183,19 +187,20 @@ pretrain() {
   cp "$work/pretrain/translator.safetensors" "$out"
 }
 
-columns() {  # columns OTHER: those of a translator first, if there is one.
+columns() {  # columns OTHER [MORE]: those of a translator first, if there is one.
   local found=$1
-  [[ ${translator[*]} ]] && found="w Ada,w/o Ada,$1"
+  [[ ${translator[*]} ]] && found="w Ada,w/o Ada,$1${2:+,$2}"
   echo "$found"
 }
 
 cifar10() {
-  local own
-  own=$(columns '1 Net,Baseline,Pool,w/o Pre-Train,random real')
-  table cifar10_seed_0 250 table1.py "$target" --rows=cifar10:10+1 \
-    --columns="$own" --seeds=0
-  table cifar10 250 table1.py "$target" --rows=cifar10:10+1 \
-    --columns="$own" --seeds="$seeds"
+  local prefix='' own each
+  own=$(columns '1 Net,Baseline,Pool,random real' 'w Ada + Pool,w/o Pre-Train')
+  [[ ${translator[*]} ]] || prefix=plain_
+  for each in "${seeds%%,*}" "$seeds"; do
+    table "${prefix}cifar10_seeds_${each//,/_}" 300 table1.py "$target" \
+      --rows=cifar10:10+1 --columns="$own" --seeds="$each"
+  done
 }
 
 imagenette_128() {
@@ -213,12 +218,18 @@ figure2() {
     --ipcs="$ipcs"
 }
 
+trained() {
+  table trained 250 table1.py "$target" --rows=cifar10:10 \
+    --columns="$(columns '1 Net,Baseline,Pool,random real')" \
+    --seeds="${seeds%%,*}" --protocols=frepo
+}
+
 if [[ ${WHEELS:-} ]]; then
   part packages 90 "$python" -m pip install --quiet --no-index --no-deps \
     "$WHEELS"/*.whl || exit
 fi
-names=(measures pretrain cifar10 imagenette_128 figure2)
-for number in ${PARTS:-1 2 3 4 5}; do
+names=(measures pretrain cifar10 imagenette_128 figure2 trained)
+for number in ${PARTS:-1 2 3 4 5 6}; do
   translator=()
   [[ -e $out/translator.safetensors ]] &&
     translator=(--translator="$out/translator.safetensors")

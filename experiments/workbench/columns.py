@@ -161,16 +161,18 @@ def _adapted(
   name: str,
   pretrained: str | None,
   *further: str,
+  flagfile: str | None = None,
   file: str = 'distilled',
 ) -> Callable[[Recipe, str, int], Made]:
   """A column of `adapt.py`, adapted on all IPCs of the table."""
 
   def make(recipe: Recipe, row: str, ipc: int) -> Made:
+    own = (recipe.flagfile(flagfile),) if flagfile else ()
     task = adapted(
       recipe,
       row,
       name,
-      *further,
+      *(*own, *further),
       adapt_ipcs=recipe.ipcs,
       pretrained=pretrained,
     )
@@ -198,9 +200,7 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   'w Ada + Pool': _adapted(
     'then_pool',
     _PRETRAINED,
-    # As many networks and steps as Pool has on two cores.
-    '--network_pool=16',
-    '--finishing_steps=100',
+    flagfile='then_pool',
     file='finished',
   ),
 }

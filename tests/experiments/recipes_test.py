@@ -31,6 +31,7 @@ _CONFIGS = {
   ),
 }
 _CONFIGS['pretrain_ae'] = _CONFIGS['pretrain']
+_CONFIGS['then_pool'] = _CONFIGS['adapt']
 _OF_BINARIES = {'ipcs', 'method'}
 _DISTILLED = (
   DistillationConfig,
@@ -99,22 +100,24 @@ def test_the_study_goes_on_after_a_part_that_failed(tmp_path):
   assert result.returncode == 1, result.stderr
   assert [line.partition(' after')[0] for line in summary] == [
     *('versions: done', 'roofline: failed with 3', 'choices: done'),
-    *('cache: done', 'pretrain: done', 'cifar10_seed_0: done'),
-    *('cifar10: done', 'imagenette_128: done', 'figure2: done'),
+    *('cache: done', 'pretrain: done', 'cifar10_seeds_0: done'),
+    *('cifar10_seeds_0_1_2: done', 'imagenette_128: done'),
+    *('figure2: done', 'trained: done'),
   ]
   found = [line for line in told if not line.startswith('=====')]
-  assert all('--dataset=npz:large' in line for line in found[-6:-4])
-  for line in found[-4:]:
+  assert all('--dataset=npz:large' in line for line in found[-7:-5])
+  for line in found[-5:]:
     assert '--in_process --translator=' in line
     assert '--scale=gpu' in line
-  assert '--target_flag=--dataset=imagenette_128' in found[-2]
+  assert '--target_flag=--dataset=imagenette_128' in found[-3]
+  assert '--protocols=frepo' in found[-1]
   out = tmp_path / 'out'
   files = {path.name for path in out.iterdir() if path.is_file()}
   assert files == {
     *('summary.txt', 'parts.log', 'tables.tar', 'translator.safetensors')
   }
   with tarfile.open(out / 'tables.tar') as tables:
-    assert './cifar10.md' in tables.getnames()
+    assert './cifar10_seeds_0_1_2.md' in tables.getnames()
     assert './figure2.png' in tables.getnames()
 
 
@@ -130,6 +133,13 @@ def test_the_study_does_what_is_missing_when_it_is_started_again(tmp_path):
   assert len(summary) == len(before) + len(again)
 
 
+def test_the_study_makes_columns_without_a_translator(tmp_path):
+  _, summary, told = _study(tmp_path, 100, PARTS='3', SEEDS='1')
+  (line,) = summary
+  assert line.startswith('plain_cifar10_seeds_1: done')
+  assert '--columns=1 Net,Baseline,Pool,random real --seeds=1' in told[1]
+
+
 @pytest.mark.slow
 def test_the_study_stops_what_lasts_too_long(tmp_path):
   result, summary, _ = _study(tmp_path, 8, stub_seconds=30)
@@ -137,8 +147,10 @@ def test_the_study_stops_what_lasts_too_long(tmp_path):
   assert summary[2].startswith('choices: stopped after')
   assert summary[3:] == [
     *('cache: no time left', 'pretrain: no time left'),
-    *('cifar10_seed_0: no time left', 'cifar10: no time left'),
+    'plain_cifar10_seeds_0: no time left',
+    'plain_cifar10_seeds_0_1_2: no time left',
     *('imagenette_128: no time left', 'figure2: no translator yet'),
+    'trained: no time left',
   ]
 
 
