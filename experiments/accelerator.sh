@@ -42,6 +42,8 @@ work=${WORK:-$out/work}
 mkdir -p "$work/done"
 
 # Where the package is not installed; unread prints would be lost by a kill.
+# Autotuning of Triton products takes a minute a program, and wins nothing here.
+export XLA_FLAGS=${XLA_FLAGS:---xla_gpu_enable_triton_gemm=false}
 export PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 # Compiled programs, features and decoded images serve later parts and calls.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$work/compiled}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fsdd_jax.runtime import operations
 from measures import programs, timing
 from measures.programs import Problem, Program
 
@@ -122,10 +123,7 @@ def ceilings(*, size: int, num_bytes: int, repeats: int) -> Ceilings:
 
 
 def reached(program: Program, *, repeats: int) -> Reached:
-  """Runs a program, and asks the compiler what it does.
-
-  Operations are those of the program as written for accelerators: on the CPU,
-  gradients of kernels are loops, of which the compiler counts one turn.
+  """Runs a program; counts its operations, and asks what memory it moves.
 
   Args:
     program: one of `programs`.
@@ -137,13 +135,6 @@ def reached(program: Program, *, repeats: int) -> Reached:
   )['call']
   return Reached(
     float(np.median(seconds)),
-    flops_of(program),
+    operations.count(program.work, *jax.eval_shape(program.make_arguments)),
     (compiled.cost_analysis() or {}).get('bytes accessed', float('nan')),
   )
-
-
-def flops_of(program: Program) -> float:
-  """Operations of a program, as accelerators would do them."""
-  traced = jax.jit(program.work).trace(*jax.eval_shape(program.make_arguments))
-  lowered = traced.lower(lowering_platforms=('tpu',))
-  return (lowered.cost_analysis() or {}).get('flops', float('nan'))

@@ -52,25 +52,37 @@ def entries(
     + [len(labeled.mask) for labeled in sets.values()]
   )
 
-  def entry(step: int, place: int) -> LabeledSet:
+  def entry(step: int, place: int) -> tuple[LabeledSet, int]:
     name = names[chosen[step, place]]
     (ipc, _), (chance, share) = name, shares[step, place]
+    labeled = sets[name]
+    size = len(labeled.mask)
     if chance >= config.thinned or ipc == 1:
-      return sets[name]
+      return labeled, size
     own = jax.random.fold_in(jax.random.fold_in(thin_key, step), place)
-    return thin(own, sets[name], ipc, 1 + int(share * (ipc - 1)))
+    keep = 1 + int(share * (ipc - 1))
+    return thin(own, labeled, ipc, keep), keep * (size // ipc)
 
   def entries_at(step: int) -> list[LabeledSet]:
     found = [entry(step, place) for place in range(config.batch_size)]
-    largest = max(len(labeled.mask) for labeled in found)
+    largest = max(used for _, used in found)
     size = next(size for size in sizes if size >= largest)
-    return [types.pad(labeled, size) for labeled in found]
+    return [_of_size(labeled, size) for labeled, _ in found]
 
   return entries_at
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _of_size(labeled: LabeledSet, size: int) -> LabeledSet:
+  """Pads a set to a size, or cuts its padding down to it."""
+  if len(labeled.mask) <= size:
+    return types.pad(labeled, size)
+  return jax.tree.map(lambda x: x[:size], labeled)
+
+
+@functools.partial(jax.jit, static_argnums=2)
 def thin(
-  key: jax.Array, labeled: LabeledSet, ipc: int, keep: int
+  key: jax.Array, labeled: LabeledSet, ipc: int, keep: int | jax.Array
 ) -> LabeledSet:
   """Random `keep` of the `ipc` images of each class, class by class.
 
@@ -78,15 +90,24 @@ def thin(
     key: random key, consumed.
     labeled: a set of `ipc` images a class, class by class, unpadded.
     ipc: images a class.
-    keep: images a class to keep, at most `ipc`.
+    keep: images a class to keep, from 1 to `ipc`.
 
   Returns:
-    The smaller set.
+    The smaller set, padded to the size of the larger one. So one program
+    serves all numbers, and the host need not wait for the draw.
   """
-  noise = jax.random.uniform(key, (len(labeled.mask) // ipc, ipc), jnp.float32)
-  chosen = np.asarray(jax.lax.top_k(noise, keep)[1])
-  rows = (chosen + ipc * np.arange(len(chosen))[:, None]).reshape(-1)
-  return jax.tree.map(lambda x: x[rows], labeled)
+  total = len(labeled.mask)
+  noise = jax.random.uniform(key, (total // ipc, ipc), jnp.float32)
+  order = jax.lax.top_k(noise, ipc)[1]
+  of_class, place = jnp.divmod(jnp.arange(total), keep)
+  used = of_class < total // ipc
+  of_class = jnp.where(used, of_class, 0)
+  rows = ipc * of_class + order[of_class, place]
+
+  def choose(x: jax.Array) -> jax.Array:
+    return jnp.where(used.reshape(-1, *[1] * (x.ndim - 1)), x[rows], 0)
+
+  return jax.tree.map(choose, labeled)
 
 
 def pool_networks(

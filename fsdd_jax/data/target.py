@@ -25,7 +25,7 @@ from fsdd_jax.data.normalization import (
 )
 from fsdd_jax.networks import random_networks
 from fsdd_jax.options import whole
-from fsdd_jax.runtime import metrics, progress
+from fsdd_jax.runtime import metrics, progress, residence
 from fsdd_jax.runtime.devices import ALONE, Devices, devices_for
 from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 
@@ -36,6 +36,19 @@ NetworksFn = Callable[[int], tuple[Any, krr_errors.Statistics]]
 
 # Compiled once, for all target sets.
 _balanced_rows = jax.jit(subsets.balanced_batch, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _balanced_inputs(
+  key: jax.Array,
+  table: subsets.ClassTable,
+  images: jax.Array,
+  labels: jax.Array,
+  normalization: Normalization,
+  size: int,
+) -> LabeledSet:
+  rows = subsets.balanced_batch(key, table, size)
+  return labeled_set(normalize(images[rows], normalization), labels[rows])
 
 
 def drawn(
@@ -135,7 +148,19 @@ class TargetSet:
 
   def batch(self, key: jax.Array, size: int) -> LabeledSet:
     """A class-balanced batch of real images; consumes the key."""
-    return self.inputs(np.asarray(_balanced_rows(key, self.class_table, size)))
+    table = self.class_table
+    if self._near is None:
+      return self.inputs(np.asarray(_balanced_rows(key, table, size)))
+    # Rows on the host would be there only after all steps under way.
+    return _balanced_inputs(key, table, *self._near, self.normalization, size)
+
+  @functools.cached_property
+  def _near(self) -> tuple[jax.Array, jax.Array] | None:
+    """Images and labels in the device's own memory, where they fit."""
+    images = self.dataset.images
+    if not residence.fits(images.nbytes):
+      return None
+    return jax.device_put((np.asarray(images), self.labels))
 
   def random_real(
     self, key: jax.Array, *, ipc: int, short_classes: str = 'error'

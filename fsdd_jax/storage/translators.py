@@ -15,6 +15,7 @@ from fsdd_jax.networks.fixed import FixedNetwork, maps_for
 from fsdd_jax.networks.layers import choose
 from fsdd_jax.networks.translator import TRANSLATORS, MapsFn
 from fsdd_jax.options import SEEDS, whole
+from fsdd_jax.runtime import operations
 from fsdd_jax.runtime.workdir import differences
 from fsdd_jax.storage import weight_files
 from fsdd_jax.types import LabeledSet, pad
@@ -125,24 +126,18 @@ _translate = jax.jit(translator.translate, static_argnums=(0, 3))
 def relative_cost(start: ThetaTranslator) -> float:
   """Operations of translating an image, over those of its pass through theta.
 
-  They are those of the program before the compiler; theta's maps count where G
-  sees them.
+  `operations.count` counts them; theta's maps count where G sees them.
   """
   theta, shape = start.theta, start.theta.image_shape
   image = jnp.zeros((1, *shape))
   labeled = LabeledSet(image, jnp.zeros((1, 1)), jnp.ones(1), start=image)
   variables = theta.sample(shape)
-
-  def operations(function: Any, *arguments: Any) -> float:
-    found: Any = jax.jit(function).lower(*arguments).cost_analysis()
-    return found['flops']
-
-  own = operations(
+  own = operations.count(
     lambda v, x: translator.translate(start.translator, v, x, start.maps_of),
     translator.init(jax.random.key(0), start.translator, shape, start.maps_of),
     labeled,
   )
-  return own / operations(theta.network.apply, variables, image)
+  return own / operations.count(theta.network.apply, variables, image)
 
 
 def read_translator(

@@ -1,9 +1,11 @@
 """Operations are counted, and held against the right ceiling."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from fsdd_jax.networks import extractors
+from fsdd_jax.runtime import operations
 from measures import programs, roofline
 from measures.programs import Problem, Program
 
@@ -14,7 +16,9 @@ def test_gradients_of_kernels_count_in_full():
     'convnet', image_shape=(16, 16, 8), num_classes=2, width=8, depth=1
   )
   problem = Problem(network, (16, 16, 8), 2, num_real=4)
-  flops = roofline.flops_of(programs.training_step(problem, 4))
+  program = programs.training_step(problem, 4)
+  shapes = jax.eval_shape(program.make_arguments)
+  flops = operations.count(program.work, *shapes)
   # Forward and the gradients of kernel and bias, but none of the images.
   # XLA leaves out products with the padding: 46 of 48 rows and columns each.
   inside = (46 / 48) ** 2
