@@ -24,6 +24,8 @@
 #   PARTS       which parts, by default '1 2 3 4 5 6'. Several calls with other OUT
 #               may share WORK at once: parts 2 and 3, say. Without a translator,
 #               part 3 makes the columns that need none.
+#   TRANSLATOR  for parts 3 to 6, where part 2 has made none: a file, or the name of a
+#               shipped one, such as tiny_imagenet_32_wide
 #   SEEDS       of part 3, by default 0,1,2; the first has a table of its own
 #   WORK        caches and checkpoints, about 6 GB; by default OUT/work
 #   DRY=1       all of it at tiny sizes, on made-up images where none are named
@@ -233,8 +235,9 @@ fi
 names=(measures pretrain cifar10 imagenette_128 figure2 trained)
 for number in ${PARTS:-1 2 3 4 5 6}; do
   translator=()
-  [[ -e $out/translator.safetensors ]] &&
-    translator=(--translator="$out/translator.safetensors")
+  made=$out/translator.safetensors
+  [[ -e $made ]] || made=${TRANSLATOR:-}
+  [[ $made ]] && translator=(--translator="$made")
   ${names[number - 1]}
 done
 exit $failed

@@ -140,6 +140,16 @@ def test_the_study_makes_columns_without_a_translator(tmp_path):
   assert '--columns=1 Net,Baseline,Pool,random real --seeds=1' in told[1]
 
 
+def test_the_study_takes_a_translator_that_is_there(tmp_path):
+  _, summary, told = _study(tmp_path, 100, PARTS='3', TRANSLATOR='shipped')
+  assert summary[0].startswith('cifar10_seeds_0: done')
+  assert '--translator=shipped' in told[1]
+  assert '--columns=w Ada,w/o Ada,1 Net,' in told[1]
+  _, summary, told = _study(tmp_path, 100, PARTS='2 4', TRANSLATOR='shipped')
+  own = tmp_path / 'out' / 'translator.safetensors'
+  assert f'--translator={own}' in told[-1]
+
+
 @pytest.mark.slow
 def test_the_study_stops_what_lasts_too_long(tmp_path):
   result, summary, _ = _study(tmp_path, 8, stub_seconds=30)
