@@ -139,7 +139,7 @@ def regressions(
   Returns:
     One regression after another, and all side by side.
   """
-  num_features = problem.statistics().gram.shape[0]
+  num_features = problem.num_features
 
   def loss_of(*subset: Any) -> jax.Array:
     features, labels, mask, target = subset

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from fsdd_jax.core import krr_errors, losses, translator_step
+from fsdd_jax.data import passes
+from fsdd_jax.data.target import keeps_features
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks import translator as translator_lib
 from fsdd_jax.networks.fixed import FixedNetwork, maps_for
@@ -57,11 +59,26 @@ class Problem:
     images = jax.random.normal(jax.random.key(seed), shape)
     return labeled_set(images, centered_one_hot(labels, self.num_classes))
 
-  def statistics(self) -> krr_errors.Statistics:
-    """Sums over one batch of real images."""
+  @property
+  def num_features(self) -> int:
+    """The number of features d."""
+    variables = jax.eval_shape(self.variables)
+    return passes.num_features(self.features_of, variables, self.image_shape)
+
+  @property
+  def keeps_features(self) -> bool:
+    """Whether a network keeps features of real images instead of sums."""
+    return keeps_features(self.num_real, self.num_features)
+
+  def statistics(self) -> krr_errors.Target:
+    """What a network keeps of the real images, of noise."""
     batch = self.noise(self.num_classes)
     features = self.features_of(self.variables(), batch.images)
-    return krr_errors.statistics(features, batch.labels)
+    if not self.keeps_features:
+      return krr_errors.statistics(features, batch.labels)
+    rows = jnp.arange(self.num_real) % len(features)
+    mask = jnp.ones(self.num_real)
+    return krr_errors.FeatureSet(features[rows], batch.labels[rows], mask)
 
   def kept_bytes(self, count: int) -> int:
     """Bytes of some networks with their statistics."""
@@ -92,8 +109,10 @@ class Program(NamedTuple):
 def real_batch(problem: Problem, size: int) -> Program:
   """The statistics of a batch of real images (Alg. 3 and 4, line 9)."""
 
-  def work(variables: Any, batch: LabeledSet) -> krr_errors.Statistics:
+  def work(variables: Any, batch: LabeledSet) -> Any:
     features = problem.features_of(variables, batch.images)
+    if problem.keeps_features:
+      return features
     return krr_errors.statistics(features, batch.labels, batch.mask)
 
   return Program(work, lambda: (problem.variables(), problem.noise(size)))

@@ -102,15 +102,26 @@ def krr_loss_from_statistics(
   features_of: FeatureFn,
   variables: Any,
   synthetic: LabeledSet,
-  stats: krr_errors.Statistics,
+  stats: krr_errors.Target,
   *,
   ridge: float,
-  error_fn: ErrorFn = krr_errors.mean_squared_error_from_statistics,
+  error: str = 'squared',
 ) -> jax.Array:
-  """`krr_loss` over a whole target set whose statistics were summed before.
+  """`krr_loss` over a whole target set that passed the network before.
 
-  Alg. 3, lines 11-13, and Alg. 4, lines 11-14: the cost does not depend on the
-  number of target images.
+  Alg. 3, lines 11-13, and Alg. 4, lines 11-14. By statistics the cost does not
+  depend on the number of target images.
+
+  Args:
+    features_of: the feature map f.
+    variables: its weights, theta.
+    synthetic: the distilled set (X_S, Y_S).
+    stats: of the target set in this network, or its features.
+    ridge: relative ridge of `krr.solve`.
+    error: a name in `krr_errors.ERRORS`.
+
+  Returns:
+    As `krr_loss`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -123,7 +134,8 @@ def krr_loss_from_statistics(
     >>> round(float(loss), 4)
     0.0
   """
-  return error_fn(_fit(features_of, variables, synthetic, ridge), stats)
+  weights = _fit(features_of, variables, synthetic, ridge)
+  return krr_errors.error_on(error, weights, stats)
 
 
 class KrrLoss(NamedTuple):
@@ -138,7 +150,7 @@ class KrrLoss(NamedTuple):
 LOSSES = {
   name: KrrLoss(
     functools.partial(krr_loss, error_fn=error.on_images),
-    functools.partial(krr_loss_from_statistics, error_fn=error.on_statistics),
+    functools.partial(krr_loss_from_statistics, error=name),
   )
   for name, error in krr_errors.ERRORS.items()
 }

@@ -74,13 +74,10 @@ class BankSource(NamedTuple):
   @property
   def num_features(self) -> int:
     """The number of features d."""
-    shape = (1, *self.large.image_shape)
-    found = jax.eval_shape(
-      losses.feature_fn(self.network),
-      self.variables,
-      jax.ShapeDtypeStruct(shape, jnp.float32),
+    features_of = losses.feature_fn(self.network)
+    return passes.num_features(
+      features_of, self.variables, self.large.image_shape
     )
-    return found.shape[1]
 
 
 def feature_rows(source: BankSource, rows: np.ndarray | None = None) -> Any:

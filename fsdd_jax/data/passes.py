@@ -1,4 +1,4 @@
-"""Passes over a whole data set: batches of one size, and sums over them."""
+"""Passes over a whole data set: batches of one size, sums, and features."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -65,6 +65,14 @@ def batches(
     yield rows[0], rows[1], rows[2]
 
 
+def num_features(
+  features_of: losses.FeatureFn, variables: Any, image_shape: tuple[int, ...]
+) -> int:
+  """The number of features d of an image `[h, w, c]`."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  return jax.eval_shape(features_of, variables, image).shape[1]
+
+
 @functools.partial(
   jax.jit, static_argnames=('features_of', 'devices'), donate_argnames='total'
 )
@@ -79,11 +87,22 @@ def _add_batch(
 
   def statistics(whole: Any, rows: Any) -> krr_errors.Statistics:
     (variables, normalization), (images, labels, mask) = whole, rows
-    if normalization is not None:
-      images = normalize(images, normalization)
-    return krr_errors.statistics(features_of(variables, images), labels, mask)
+    features = _features(features_of, variables, normalization, images)
+    return krr_errors.statistics(features, labels, mask)
 
   return jax.tree.map(jnp.add, total, devices.each(statistics)(whole, batch))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(
+  features_of: losses.FeatureFn,
+  variables: Any,
+  normalization: Normalization | None,
+  images: jax.Array,
+) -> jax.Array:
+  if normalization is not None:
+    images = normalize(images, normalization)
+  return features_of(variables, images)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -149,14 +168,10 @@ def target_statistics(
     >>> stats.gram.shape, stats.count.item()
     ((64, 64), 24.0)
   """
-  shape = jax.eval_shape(
-    features_of,
-    variables,
-    jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32),
-  )
   size = (batch_size or default_batch_size(images)) * devices.count
   whole = devices.replicate((variables, normalization))
-  total = _zero_sums(shape.shape[1], labels.shape[1], devices)
+  count = num_features(features_of, variables, images.shape[1:])
+  total = _zero_sums(count, labels.shape[1], devices)
   for batch in batches(images, labels, size, multiple_of=devices.count):
     total = _add_batch(
       total, features_of, devices, whole, devices.scatter(batch)
@@ -164,3 +179,44 @@ def target_statistics(
     if on_batch is not None:
       on_batch(int(batch[2].sum()))
   return local(_add_up(total, devices))
+
+
+def target_features(
+  features_of: losses.FeatureFn,
+  variables: Any,
+  images: np.ndarray,
+  labels: np.ndarray,
+  normalization: Normalization | None,
+  *,
+  batch_size: int | None = None,
+  on_batch: Callable[[int], None] | None = None,
+) -> krr_errors.FeatureSet:
+  """The features of a data set in one network (Alg. 4, line 9, literally).
+
+  Where there are fewer images than features, they take less memory than
+  `target_statistics`, and a step on them costs less.
+
+  Args:
+    features_of: the feature map f.
+    variables: its weights, theta.
+    images: see `target_statistics`, like `normalization` and `on_batch`.
+    labels: `[n, k]` float32.
+    normalization: how uint8 images become network inputs.
+    batch_size: images on the device at once.
+    on_batch: called with the number of images that passed.
+
+  Returns:
+    Features of all n images, float32, with their labels.
+  """
+  parts = []
+  for batch, _, mask in batches(images, labels, batch_size):
+    count = int(mask.sum())
+    found = _features(features_of, variables, normalization, batch)
+    parts.append(found[:count])
+    if on_batch is not None:
+      on_batch(count)
+  return krr_errors.FeatureSet(
+    jnp.concatenate(parts),
+    jnp.asarray(labels),
+    jnp.ones(len(images), jnp.float32),
+  )

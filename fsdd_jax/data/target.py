@@ -32,7 +32,7 @@ from fsdd_jax.types import LABEL_CODINGS, LabeledSet, labeled_set
 # Draws the variables of the network with a number.
 DrawFn = Callable[[int], Any]
 # Variables of the network with a number, and the target set's statistics in it.
-NetworksFn = Callable[[int], tuple[Any, krr_errors.Statistics]]
+NetworksFn = Callable[[int], tuple[Any, krr_errors.Target]]
 
 # Compiled once, for all target sets.
 _balanced_rows = jax.jit(subsets.balanced_batch, static_argnums=2)
@@ -61,6 +61,18 @@ def drawn(
     return random_networks.sample(own, network, image_shape)
 
   return draw
+
+
+def keeps_features(
+  num_images: int, num_features: int, devices: Devices = ALONE
+) -> bool:
+  """Whether a network keeps a target set's features instead of their sums.
+
+  One device does where they take at most half of the memory: 2,000 images of
+  128 x 128 have 8,192 features, whose outer product has 270 MB. Several
+  devices would have to send features, and keep sums.
+  """
+  return devices is ALONE and 2 * num_images <= num_features
 
 
 def devices_for_batch(size: int) -> Devices:
@@ -208,10 +220,11 @@ class TargetSet:
     variables: Any,
     *,
     description: str = 'statistics',
-  ) -> krr_errors.Statistics:
+  ) -> krr_errors.Target:
     """The statistics of all images in a network, which all devices share.
 
-    Alg. 3, line 9, and Alg. 4, line 9: one pass over the images a network.
+    Alg. 3, line 9, and Alg. 4, line 9: one pass over the images a network. Few
+    images of many features stay features, as `keeps_features` says.
 
     Args:
       features_of: the feature map f.
@@ -219,16 +232,22 @@ class TargetSet:
       description: what the progress bar calls the pass.
     """
     images, normalization = self._prepared
+    devices = devices_for()
+    count = passes.num_features(features_of, variables, self.image_shape)
+    pass_over: Callable[..., krr_errors.Target] = functools.partial(
+      passes.target_statistics, devices=devices
+    )
+    if keeps_features(len(images), count, devices):
+      pass_over = passes.target_features
     bar = progress.Bar(len(images), description, unit='image', leave=False)
     with bar:
-      stats = passes.target_statistics(
+      stats = pass_over(
         features_of,
         variables,
         images,
         self.labels,
         normalization,
         on_batch=bar.update,
-        devices=devices_for(),
       )
       return jax.block_until_ready(stats)
 
@@ -259,7 +278,7 @@ class TargetSet:
     clock = clock or metrics.StageClock()
 
     @functools.lru_cache(maxsize=keep)
-    def network(index: int) -> tuple[Any, krr_errors.Statistics]:
+    def network(index: int) -> tuple[Any, krr_errors.Target]:
       variables = draw(index)
       name = f'statistics of network {index + 1}/{num_networks}'
       with clock.part(part):

@@ -1,13 +1,17 @@
-"""Batches of real images, from the host and from the device."""
+"""Batches of real images, and what a network keeps of all of them."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
 import toy
-from fsdd_jax.runtime import residence
+from fsdd_jax.core import krr_errors, losses
+from fsdd_jax.data import passes
+from fsdd_jax.data.target import keeps_features
+from fsdd_jax.runtime import devices, residence
 
 
 @pytest.mark.parametrize('coding', ['centered', 'onehot'])
@@ -26,3 +30,54 @@ def test_a_batch_is_the_same_from_the_memory_of_the_device(coding, monkeypatch):
   other = target.batch(jax.random.key(4), 7)
   assert np.abs(found.images - other.images).max() > 0.1
   assert asked == [target.dataset.images.nbytes]
+
+
+@pytest.mark.parametrize('loss', ['squared', 'scale_free'])
+def test_features_of_few_images_give_the_loss_of_their_sums(loss):
+  target, network = toy.target(), toy.problem()[0]
+  features_of, variables = losses.feature_fn(network), toy.theta(1)
+  found = target.statistics(features_of, variables)
+  assert isinstance(found, krr_errors.FeatureSet)
+  summed = passes.target_statistics(
+    *(features_of, variables, target.dataset.images, target.labels),
+    target.normalization,
+  )
+  synthetic = target.random_real(jax.random.key(0), ipc=2)
+  value_of = jax.value_and_grad(
+    lambda images, stats: losses.LOSSES[loss].on_statistics(
+      features_of,
+      variables,
+      dataclasses.replace(synthetic, images=images),
+      stats,
+      ridge=1e-2,
+    )
+  )
+  pairs = zip(
+    value_of(synthetic.images, found),
+    value_of(synthetic.images, summed),
+    strict=True,
+  )
+  for one, other in pairs:
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_features_do_not_depend_on_the_batches():
+  target, network = toy.target(), toy.problem()[0]
+  arguments = (
+    *(losses.feature_fn(network), toy.theta(1), target.dataset.images),
+    *(target.labels, target.normalization),
+  )
+  seen = []
+  found = passes.target_features(*arguments, batch_size=7, on_batch=seen.append)
+  assert seen == [7, 7, 7, 3]
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+    *(found, passes.target_features(*arguments)),
+  )
+
+
+def test_sums_are_kept_of_many_images_and_by_several_devices():
+  assert keeps_features(4, 8)
+  assert not keeps_features(5, 8)
+  several = devices.Devices(devices.data_mesh(1))
+  assert not keeps_features(4, 8, several)
