@@ -237,7 +237,7 @@ def test_each_step_of_alg_4_uses_the_network_of_its_turn(
   assert len(set(order)) == len(set(networks)) == 3
   # Labels are coded as asked, and the ridge reaches the loss.
   assert set(np.unique(seen['start'].labels)) == {0.0, 1.0}
-  np.testing.assert_allclose(steps[0][1].energy, 24.0)
+  np.testing.assert_allclose(np.sum(steps[0][1].labels ** 2), 24.0)
   assert seen['loss_fn'].keywords['ridge'] == 0.25
   assert seen['config'] == config
   last = {np.asarray(x['params']['Conv_0']['kernel']).tobytes()
@@ -582,7 +582,7 @@ def test_fresh_networks_of_adaptation_are_new_for_each_sample(
     images = [np.asarray(t.images).tobytes() for _, t in samples]
     assert _all_differ(images)
   else:
-    assert {float(t.count) for _, t in samples} == {24.0}
+    assert {float(t.mask.sum()) for _, t in samples} == {24.0}
 
 
 def test_the_pool_of_adaptation_is_visited_whole_in_each_round():

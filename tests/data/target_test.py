@@ -11,6 +11,7 @@ import toy
 from fsdd_jax.core import krr_errors, losses
 from fsdd_jax.data import passes
 from fsdd_jax.data.target import keeps_features
+from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.runtime import devices, residence
 
 
@@ -59,6 +60,16 @@ def test_features_of_few_images_give_the_loss_of_their_sums(loss):
   )
   for one, other in pairs:
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_many_images_are_summed():
+  network = extractors.make(
+    'convnet', image_shape=(8, 8, 3), num_classes=3, width=1, depth=2
+  )
+  variables = random_networks.sample(jax.random.key(0), network, (8, 8, 3))
+  found = toy.target().statistics(losses.feature_fn(network), variables)
+  assert isinstance(found, krr_errors.Statistics)
+  assert float(found.count) == 24
 
 
 def test_features_do_not_depend_on_the_batches():
