@@ -43,9 +43,10 @@ python=${PYTHON:-python3}
 work=${WORK:-$out/work}
 mkdir -p "$work/done"
 
-# Where the package is not installed; unread prints would be lost by a kill.
-# Autotuning of Triton products takes a minute a program, and wins nothing here.
+# XLA's search among Triton's products can take a minute a program, and no step
+# was faster by it.
 export XLA_FLAGS=${XLA_FLAGS:---xla_gpu_enable_triton_gemm=false}
+# Where the package is not installed; unread prints would be lost by a kill.
 export PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 # Compiled programs, features and decoded images serve later parts and calls.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$work/compiled}

@@ -62,7 +62,7 @@ def measure() -> Iterator[tables.Table]:
   """A table for each choice, those that compile soonest first."""
   own = config_flags.read(Settings)
   shape = own.image_size, own.image_size, 3
-  problem = Problem(settings.network(shape), shape, 10, num_real=1000)
+  problem = Problem(settings.network(shape), shape, 10, num_real=50000)
   count, repeats = 10 * own.ipc, own.repeats
   yield _table(
     'Loss and gradient of a distilled set, by the type of features',

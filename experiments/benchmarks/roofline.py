@@ -60,7 +60,7 @@ def measure() -> Iterator[tables.Table]:
   )
   yield _ceilings(ceilings, own)
   stages = roofline.of_stages(
-    Problem(settings.network(shape), shape, 10, num_real=1000),
+    Problem(settings.network(shape), shape, 10, num_real=50000),
     problems.make_translator(config_flags.read(TranslatorConfig)),
     batch_size=own.batch_size,
     num_distilled=10 * own.ipc,

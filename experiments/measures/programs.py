@@ -19,6 +19,7 @@ from fsdd_jax.data.target import keeps_features
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks import translator as translator_lib
 from fsdd_jax.networks.fixed import FixedNetwork, maps_for
+from fsdd_jax.runtime.devices import devices_for
 from fsdd_jax.types import LabeledSet, centered_one_hot, labeled_set
 
 # Of distilled images: a set that equals the real images has no error.
@@ -68,7 +69,7 @@ class Problem:
   @property
   def keeps_features(self) -> bool:
     """Whether a network keeps features of real images instead of sums."""
-    return keeps_features(self.num_real, self.num_features)
+    return keeps_features(self.num_real, self.num_features, devices_for())
 
   def statistics(self) -> krr_errors.Target:
     """What a network keeps of the real images, of noise."""

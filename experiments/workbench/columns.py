@@ -172,7 +172,8 @@ def _adapted(
       recipe,
       row,
       name,
-      *(*own, *further),
+      *own,
+      *further,
       adapt_ipcs=recipe.ipcs,
       pretrained=pretrained,
     )

@@ -4,6 +4,7 @@ An objective is a pair of losses with the inputs they take; `pretraining` knows
 nothing else about it.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from fsdd_jax.algorithms.pretraining_banks import (
   network_numbers,
   target_of,
 )
-from fsdd_jax.core import krr, krr_errors
+from fsdd_jax.core import krr_errors
 from fsdd_jax.core.losses import LOSSES, feature_fn
 from fsdd_jax.networks import random_networks
 from fsdd_jax.runtime import processes
@@ -69,19 +70,10 @@ def translation(problem: Problem) -> Objective:
   network, large, network_key, config = problem
   normalization = large.normalization
   features_of = feature_fn(network)
-  krr_loss = LOSSES[config.loss]
-
-  def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
-    return krr_loss.on_images(
-      features_of, variables, labeled, target, ridge=config.ridge
-    )
-
-  def heldout_loss_fn(
-    variables: Any, labeled: LabeledSet, target: Any
-  ) -> jax.Array:
-    return krr_loss.on_statistics(
-      features_of, variables, labeled, target, ridge=config.ridge
-    )
+  loss_fn, heldout_loss_fn = (
+    functools.partial(loss, features_of, ridge=config.ridge)
+    for loss in LOSSES[config.loss]
+  )
 
   def target_of(batch: Sample) -> LabeledSet:
     images = samples.normalized(batch.images, normalization)
@@ -137,12 +129,9 @@ def translation_in_banks(
     renew_every=config.bank_renewal,
   )
 
-  def loss_fn(variables: Any, labeled: LabeledSet, target: Any) -> jax.Array:
-    features = features_of(variables, labeled.images)
-    weights = krr.solve(
-      features, labeled.labels, ridge=config.ridge, mask=labeled.mask
-    )
-    return krr_errors.error_on(config.loss, weights, target)
+  loss_fn = functools.partial(
+    LOSSES[config.loss].on_statistics, features_of, ridge=config.ridge
+  )
 
   def inputs(step: int, batch: Sample) -> Inputs:
     if config.bank_renewal:

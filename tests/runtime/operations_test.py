@@ -29,6 +29,6 @@ def test_keys_may_be_arguments():
   assert flops > 4
 
 
-def test_the_last_resort_is_no_error_of_the_function():
+def test_an_error_of_the_function_is_not_hidden():
   with pytest.raises(TypeError, match='dot_general'):
     operations.count(jnp.dot, jnp.ones((2, 3)), jnp.ones((4, 5)))
