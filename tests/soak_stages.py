@@ -147,6 +147,13 @@ STAGES = {
     needs=('networks', 'herding'),
     file='strip.png',
   ),
+  'heldout': Stage(
+    'output',
+    ('heldout.png',),
+    lambda straight, scaled: (_omega(straight),),
+    needs=('pretrain',),
+    file='heldout.png',
+  ),
   'table1': _of_tasks(
     ('table1.md', 'table1.csv'),
     *('--rows=digits', '--ipcs=1'),

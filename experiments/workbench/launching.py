@@ -58,15 +58,14 @@ def one_file(arguments: Sequence[str]) -> None:
 
 
 def files_given(arguments: Sequence[str]) -> None:
-  """As `no_files`, for a binary that takes one distilled set or more.
+  """As `no_files`, for a binary that takes one file or more.
 
   Raises:
     ValueError: if there is none.
   """
   if len(arguments) < 2:
     raise ValueError(
-      'Give one or more distilled sets, files or names of shipped ones. '
-      f'{_DASHES}'
+      f'Give one or more files, or names of what is shipped. {_DASHES}'
     )
 
 

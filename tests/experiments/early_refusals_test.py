@@ -51,6 +51,7 @@ def distilled(tmp_path, monkeypatch):
     ('evaluate.py', 'a', 'b'),
     ('export.py', '--output={0}'),
     ('strip.py', '--output={0}'),
+    ('heldout.py', '--output={0}'),
   ],
 )
 def test_what_is_no_flag_is_not_passed_over(command_line, tmp_path):
