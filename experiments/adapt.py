@@ -161,7 +161,7 @@ def _write(
         synthetic,
         problem.normalization,
         problem.dataset,
-        config_flags.read(DataConfig),
+        problem.data,
         problem.network_config,
         config.distillation(ipc),
         method=method,

@@ -205,9 +205,8 @@ def main(_: list[str]) -> None:
   for name, value in PEERS.items() if _PRESET.value else ():
     if not flags.FLAGS[name].present:
       flags.FLAGS[name].value = value
-  data = config_flags.read(DataConfig)
   found = problems.adaptation_problem(_TRANSLATOR.value, seed=_SEED.value)
-  start, train = found.start, found.dataset
+  start, train, data = found.start, found.dataset, found.data
   problem = found.network, train, found.normalization
   settings = runners.Settings(
     *(str(files.resolve(_RECIPES.value)), _SCALE.value, found.network_config),

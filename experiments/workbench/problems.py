@@ -193,6 +193,7 @@ class AdaptationProblem(NamedTuple):
     network_config: what made it.
     dataset: the target set's training images, with the channels of theta.
     normalization: how they become network inputs.
+    data: what names the images; whitened where those of the translator were.
   """
 
   start: translators.ThetaTranslator
@@ -200,6 +201,7 @@ class AdaptationProblem(NamedTuple):
   network_config: NetworkConfig
   dataset: datasets.Dataset
   normalization: normalization_lib.Normalization
+  data: DataConfig
 
 
 def adaptation_problem(
@@ -231,12 +233,16 @@ def adaptation_problem(
     seed=seed,
   )
   train = resolution.repeat_channels(train, start.theta.image_shape[-1])
+  if not flags.FLAGS['zca'].present:
+    data = dataclasses.replace(data, zca=start.is_whitened)
   transform = fit_normalization(data, train)
   translators.check_translator(start, transform)
   network = make_network(
     network_config, train.images.shape[1:], train.num_classes
   )
-  return AdaptationProblem(start, network, network_config, train, transform)
+  return AdaptationProblem(
+    start, network, network_config, train, transform, data
+  )
 
 
 def theta_from_file(

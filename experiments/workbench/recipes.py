@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from fsdd_jax import zoo
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import files
 from workbench import config_flags, tasks
@@ -67,6 +68,9 @@ def from_flags(binary: str) -> Recipe:
       f'--protocols={",".join(values.protocols)} must list some of '
       f'{", ".join(evaluate.PROTOCOLS)}.'
     )
+  given = tuple(values.target_flag)
+  if values.translator and zoo.load_translator(values.translator).is_whitened:
+    given = ('--zca', *given)  # Of all methods alike.
   return Recipe(
     binaries=str(folder),
     folder=str(files.resolve(values.recipes or folder / 'recipes')),
@@ -74,7 +78,7 @@ def from_flags(binary: str) -> Recipe:
     ipcs=config_flags.counts('ipcs') if 'ipcs' in values else (),
     protocols=tuple(values.protocols),
     repeats=values.repeats,
-    flags=tuple(values.target_flag),
+    flags=given,
     translator=values.translator or '',
   )
 

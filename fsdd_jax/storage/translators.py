@@ -63,6 +63,13 @@ class ThetaTranslator:
     return {} if self.metadata is None else self.metadata['training']
 
   @property
+  def is_whitened(self) -> bool:
+    """Whether it learned from whitened images (ZCA)."""
+    if self.metadata is None:
+      return False
+    return self.metadata['normalization'].get('zca_sha256') is not None
+
+  @property
   def is_adapted(self) -> bool:
     """Whether adaptation made it."""
     return 'adaptation' in self.record
@@ -251,6 +258,9 @@ def check_translator(
 ) -> None:
   """Makes sure that a translator is used as its file says it was trained.
 
+  Each data set is normalised by itself. So the images of the target set are
+  whitened where those of the pre-training were, but by a matrix of their own.
+
   Args:
     start: the translator, with the theta that will be used.
     normalization: that of the target set.
@@ -267,13 +277,13 @@ def check_translator(
       **{f'{k} of theta': v for k, v in trained['network'].items()},
       'image_shape of theta': trained['image_shape'],
       'theta_seed': trained['theta_seed'],
-      'zca_sha256': trained['normalization'].get('zca_sha256'),
+      'whitening (ZCA)': start.is_whitened,
     },
     {
       **{f'{k} of theta': v for k, v in network.items()},
       'image_shape of theta': theta.image_shape,
       'theta_seed': theta.seed,
-      'zca_sha256': describe_normalization(normalization)['zca_sha256'],
+      'whitening (ZCA)': normalization.zca is not None,
     },
     line='{name} is {there!r} in its file, {here!r} here',
   )
@@ -281,6 +291,6 @@ def check_translator(
     raise ValueError(
       f'The translator was pre-trained otherwise: {"; ".join(different)}. '
       "Leave these options out to take the file's, or pre-train a translator "
-      'with them. Where zca_sha256 is None images must be standardised, else '
-      'whitened by the very matrix of the pre-training.'
+      'with them. Whitened images are those of `zca_whitening`, others those '
+      'of `standardization`.'
     )

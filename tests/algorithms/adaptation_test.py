@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import binaries
+import fsdd_jax
 from fsdd_jax.algorithms import (
   adaptation,
   adaptation_samples,
@@ -454,7 +455,7 @@ def test_a_file_used_otherwise_than_trained_is_refused(start, target, tmp_path):
   text = str(caught.value)
   assert 'theta_seed is 7 in its file, 8 here' in text
   assert 'width of theta is 4 in its file, 8 here' in text
-  assert 'zca_sha256 is None in its file' in text
+  assert 'whitening (ZCA) is False in its file, True here' in text
   assert 'norm of theta' not in text
 
 
@@ -536,6 +537,37 @@ def test_the_binary_takes_grey_images_above_its_resolution(
   scored = binaries.run('evaluate.py', path, '--repeats=1')
   assert scored.returncode == 0, scored.stderr
   assert 'random real' in scored.stdout
+
+
+def test_a_whitened_translator_whitens_the_target_set_by_itself(
+  start, target, tmp_path
+):
+  file = tmp_path / 'translator.safetensors'
+  whitened = normalization.zca_whitening(target.dataset.images)
+  omega = start.adapted(start.variables['params'], whitened, record={})
+  assert omega.is_whitened
+  assert not start.is_whitened
+  translators.save_translator(file, omega)
+  given = (
+    *(f'--translator={file}', '--dataset=digits', '--limit=100'),
+    *('--adapt_ipcs=1', '--num_steps=2', '--num_adaptation_steps=0'),
+  )
+  result = binaries.run('adapt.py', *given, f'--workdir={tmp_path / "run"}')
+  assert result.returncode == 0, result.stderr
+  path = tmp_path / 'run' / 'distilled_ipc1.safetensors'
+  distilled = distilled_set.read_distilled(path)
+  assert distilled.metadata.recipe['data']['zca']
+  digits = fsdd_jax.load_dataset('digits', split='train', limit=100)
+  own = normalization.zca_whitening(np.repeat(digits.images, 3, axis=-1))
+  found = np.asarray(distilled.normalization.zca)
+  np.testing.assert_allclose(found, own.zca, rtol=1e-4, atol=1e-4)
+  assert np.abs(found - whitened.zca).max() > 0.1
+  result = binaries.run(
+    'adapt.py', *given, '--nozca', f'--workdir={tmp_path / "no"}'
+  )
+  assert result.returncode == 1
+  assert 'whitening (ZCA) is True in its file, False here' in result.stderr
+  assert not (tmp_path / 'no').exists()
 
 
 def test_flags_against_the_file_end_in_one_line(start, target, tmp_path):
