@@ -26,6 +26,8 @@
 #               part 3 makes the columns that need none.
 #   TRANSLATOR  for parts 3 to 6, where part 2 has made none: a file, or the name of a
 #               shipped one, such as tiny_imagenet_32_wide
+#   WHITEN=1    whitened images that stay, for which a translator adds more: part 2
+#               pre-trains for them, and the tables whiten as their translator asks
 #   SEEDS       of part 3, by default 0,1,2; the first has a table of its own
 #   WORK        caches and checkpoints, about 6 GB; by default OUT/work
 #   DRY=1       all of it at tiny sizes, on made-up images where none are named
@@ -182,13 +184,15 @@ for device in jax.local_devices():
 
 pretrain() {
   [[ -e $out/translator.safetensors ]] && return
+  local white=() still=()
+  [[ ${WHITEN:-} ]] && white=(--zca) still=(--jitter=)
   run cache 170 cache.py "$(flagfile cache)" --dataset="$large" \
-    --folder="$work/cache"
+    --folder="$work/cache" "${white[@]}" "${still[@]}"
   # Of a cache that is not complete it takes what is there. It ends by itself
   # before its time, since one that is stopped writes no translator.
   run pretrain 150 pretrain.py "$(flagfile pretrain)" --dataset="$large" \
     --cache="$work/cache" --available --max_seconds=$((patience * 120)) \
-    --workdir="$work/pretrain" || return
+    --workdir="$work/pretrain" "${white[@]}" || return
   cp "$work/pretrain/translator.safetensors" "$out"
 }
 

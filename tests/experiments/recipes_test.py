@@ -121,6 +121,19 @@ def test_the_study_goes_on_after_a_part_that_failed(tmp_path):
     assert './figure2.png' in tables.getnames()
 
 
+@pytest.mark.parametrize(
+  ('white', 'cache', 'pretrain'),
+  [('', '', ''), ('1', '--zca --jitter=', '--zca')],
+)
+def test_the_study_whitens_if_it_is_asked_to(tmp_path, white, cache, pretrain):
+  _, _, told = _study(tmp_path, 100, PARTS='2', WHITEN=white)
+  found = [line for line in told if not line.startswith('=====')]
+  for line, given in zip(found, (cache, pretrain), strict=True):
+    assert ('--zca' in line) == bool(white)
+    assert line.endswith(given)
+  assert ('--jitter=' in found[0]) == bool(white)
+
+
 def test_the_study_does_what_is_missing_when_it_is_started_again(tmp_path):
   _, before, _ = _study(tmp_path, 100)
   _, summary, _ = _study(tmp_path, 100)
