@@ -121,9 +121,13 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
     (('figure2.py', '--seen='), '--seen= must list'),
     (('figure3.py', '--ipcs=1'), 'ipcs'),
     (
-      ('few_networks.py', '--translator=x', '--networks=2,2', '--steps=2,3'),
+      (
+        *('few_networks.py', '--translator=tiny_imagenet_32'),
+        *('--networks=2,2', '--steps=2,3'),
+      ),
       'names a number twice',
     ),
+    (('figure2.py', '--translator=x'), 'no shipped translator'),
     (('compare.py', '--dataset=digits', '--points=0'), '--points=0'),
     (('compare.py', '--dataset=digits', '--methods='), '--methods names none'),
     (
