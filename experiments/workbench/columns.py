@@ -31,6 +31,7 @@ class Recipe:
       one that is pre-trained by the flagfiles.
     seed: of what is distilled, and of the networks that it is scored in; None:
       those of the flagfiles.
+    image_flags: further flags of all that loads images, of the large set too.
   """
 
   binaries: str
@@ -42,12 +43,13 @@ class Recipe:
   flags: tuple[str, ...] = ()
   translator: str = ''
   seed: int | None = None
+  image_flags: tuple[str, ...] = ()
 
   @property
   def target_flags(self) -> tuple[str, ...]:
     """Flags of all that loads the target set, after the flagfiles."""
     seeds = () if self.seed is None else (f'--seed={self.seed}',)
-    return (*self.flags, *seeds)
+    return (*self.image_flags, *self.flags, *seeds)
 
   def flagfile(self, name: str) -> str:
     """The flag that reads one of its flagfiles."""
@@ -71,7 +73,11 @@ class Made:
 
 def _cache(recipe: Recipe) -> Task:
   return recipe.task(
-    'cache', 'cache.py', recipe.flagfile('cache'), '--folder={out}'
+    'cache',
+    'cache.py',
+    recipe.flagfile('cache'),
+    *recipe.image_flags,
+    '--folder={out}',
   )
 
 
@@ -80,6 +86,7 @@ def _translator(recipe: Recipe, name: str) -> Task:
     name,
     'pretrain.py',
     recipe.flagfile(name),
+    *recipe.image_flags,
     '--cache={cache}',
     '--workdir={out}',
     cache=_cache(recipe),
@@ -88,7 +95,11 @@ def _translator(recipe: Recipe, name: str) -> Task:
 
 def _network(recipe: Recipe) -> Task:
   return recipe.task(
-    'bilevel', 'bilevel.py', recipe.flagfile('bilevel'), '--workdir={out}'
+    'bilevel',
+    'bilevel.py',
+    recipe.flagfile('bilevel'),
+    *recipe.image_flags,
+    '--workdir={out}',
   )
 
 

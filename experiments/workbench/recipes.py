@@ -68,9 +68,9 @@ def from_flags(binary: str) -> Recipe:
       f'--protocols={",".join(values.protocols)} must list some of '
       f'{", ".join(evaluate.PROTOCOLS)}.'
     )
-  given = tuple(values.target_flag)
-  if values.translator and zoo.load_translator(values.translator).is_whitened:
-    given = ('--zca', *given)  # Of all methods alike.
+  whitened = bool(values.translator) and (
+    zoo.load_translator(values.translator).is_whitened
+  )
   return Recipe(
     binaries=str(folder),
     folder=str(files.resolve(values.recipes or folder / 'recipes')),
@@ -78,8 +78,10 @@ def from_flags(binary: str) -> Recipe:
     ipcs=config_flags.counts('ipcs') if 'ipcs' in values else (),
     protocols=tuple(values.protocols),
     repeats=values.repeats,
-    flags=given,
+    flags=tuple(values.target_flag),
     translator=values.translator or '',
+    # Of all columns alike, and of what they learn from the large set.
+    image_flags=('--zca',) if whitened else (),
   )
 
 

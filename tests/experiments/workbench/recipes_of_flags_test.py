@@ -7,7 +7,7 @@ import toy
 from binaries import EXPERIMENTS
 from fsdd_jax.data import normalization
 from fsdd_jax.storage import translators
-from workbench import recipes
+from workbench import columns, recipes
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,9 @@ def test_all_columns_are_whitened_where_the_translator_was(
   given.mark_as_parsed()
   monkeypatch.setattr(flags, 'FLAGS', given)
   found = recipes.from_flags(str(EXPERIMENTS / 'table1.py'))
-  assert found.flags == expected
+  assert found.target_flags == expected
+  for column in ('1 Net', 'w/o Ada', 'w AE', 'Bi-Level', 'random real'):
+    task = columns.score_task(found, 'cifar10', column, 1).needs['made']
+    while task:
+      assert ('--zca' in task.arguments) == ('--zca' in expected), task.name
+      task = next(iter(task.needs.values()), None)
