@@ -49,7 +49,7 @@ _NEED_TORCH = {
 }
 
 
-@pytest.mark.usefixtures('compile_quickly', '_own_temporary_folder')
+@pytest.mark.usefixtures('_own_temporary_folder')
 @pytest.mark.parametrize('name', sorted(_MODULES.keys() - _NEED_TORCH))
 def test_examples_in_docstrings_run(name):
   module = importlib.import_module(name)

@@ -1,9 +1,22 @@
 """Fixtures that several tests share: a tiny data set and network."""
 
+import importlib.metadata
 import os
 import pathlib
 import tempfile
 
+# Compiling is most of the time of these tests, running almost none of it. Both
+# are set before JAX reads them, and reach the programs that tests start.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  # Programs compile in a third of the time. Later versions refuse the first.
+  os.environ['XLA_FLAGS'] = ' '.join(
+    [
+      os.environ.get('XLA_FLAGS', ''),
+      '--xla_cpu_use_fusion_emitters=false',
+      '--xla_cpu_parallel_codegen_split_count=1',
+    ]
+  )
 # Workers and the binaries they start compile the same small programs; with
 # this, each is compiled once. Set before JAX reads it.
 os.environ.setdefault(
@@ -22,6 +35,7 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
   ]
 )
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -29,13 +43,17 @@ import pytest
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors
 
+# A test that waits for the machine has not failed.
+hypothesis.settings.register_profile('untimed', deadline=None)
+hypothesis.settings.load_profile('untimed')
 
-@pytest.fixture(scope='module')
-def compile_quickly():
-  """For a module whose tests compile most of the time, and hardly run."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
+
+@pytest.fixture
+def compile_as_users():
+  """For a test of what the compiler makes of a program."""
   jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
   jax.clear_caches()  # Else later tests would run what was compiled so.
 
 

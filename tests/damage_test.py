@@ -24,7 +24,6 @@ from workbench import cells, tasks
 
 _BOUNDED = settings(
   max_examples=60,
-  deadline=None,
   derandomize=True,
   suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -8,9 +8,6 @@ import pytest
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
-pytestmark = pytest.mark.usefixtures('compile_quickly')
-
-
 @pytest.fixture(name='run_blocks')
 def _run_blocks(tmp_path, monkeypatch, capsys):
   """Runs Python blocks, each from where the one before ended."""

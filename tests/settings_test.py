@@ -101,7 +101,6 @@ def _outcome(binary: str, *flags: str) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('compile_quickly')
 @pytest.mark.parametrize(
   ('kind', 'field'),
   [

@@ -1,7 +1,6 @@
 """The soak itself: it kills, restarts and would notice a difference."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -21,8 +20,6 @@ def test_a_stage_survives_a_kill():
     [sys.executable, str(path), '--kills=1', '--work=0.05', '--last=cache'],
     capture_output=True,
     text=True,
-    # Compiling is most of the time here, running almost none of it.
-    env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
   )
   assert result.returncode == 0, result.stderr
   rows = re.findall(r'^\| (\w+) +\| +1 \|.*\| yes +\|$', result.stdout, re.M)

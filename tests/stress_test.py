@@ -35,7 +35,7 @@ def _loss_and_gradient(features, labels, target, ridge):
   return jax.value_and_grad(loss)(features)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
   shape=st.sampled_from(_SHAPES),
   seed=st.integers(0, 2**16),

@@ -29,7 +29,6 @@ from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import distilled_set, translators
 
 _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
-pytestmark = pytest.mark.usefixtures('compile_quickly')
 _CONFIG = AdaptationConfig(
   adapt_ipcs=(1, 2),
   num_steps=4,

@@ -31,15 +31,6 @@ _CONFIG = BilevelConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _compile_quickly(request):
-  """Compiling is most of the time here, running almost none of it."""
-  quickly = 'memory' not in request.node.name
-  jax.config.update('jax_disable_most_optimizations', quickly)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def _theta(network, seed=0):
   return random_networks.sample(jax.random.key(seed), network, (8, 8, 3))
 
@@ -140,6 +131,7 @@ def test_computing_steps_again_changes_nothing(tiny_network, sets):
   )
 
 
+@pytest.mark.usefixtures('compile_as_users')
 def test_computing_steps_again_saves_memory(sets):
   def features_of(variables, images):
     return jnp.tanh(images.reshape(len(images), -1) @ variables['params'])

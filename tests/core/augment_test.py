@@ -10,8 +10,6 @@ import pytest
 
 from fsdd_jax.core import augment
 
-pytestmark = pytest.mark.usefixtures('compile_quickly')
-
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.normal(size=(4, 8, 10, 3)), jnp.float32)
 MANY = 4000  # Draws: the extremes come within 1% of a range's width.

@@ -13,11 +13,9 @@ from jax.test_util import check_grads
 from fsdd_jax.core import image_ops
 from fsdd_jax.core.image_ops import ColorShift, Zoom
 
-pytestmark = pytest.mark.usefixtures('compile_quickly')
-
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(3, 9, 6, 3)).astype(np.float32)
-FEW = settings(max_examples=15, deadline=None)
+FEW = settings(max_examples=15)
 
 COLOR = ColorShift(jnp.array([0.3]), jnp.array([0.4]), jnp.array([1.3]))
 # Every operation, with one parameter that moves something.

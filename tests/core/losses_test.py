@@ -14,8 +14,6 @@ from fsdd_jax.data.normalization import normalize
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.types import centered_one_hot, labeled_set, pad
 
-pytestmark = pytest.mark.usefixtures('compile_quickly')
-
 
 @pytest.fixture(scope='module')
 def problem(tiny_dataset, tiny_normalization, tiny_network):

@@ -285,7 +285,6 @@ def test_a_header_that_says_another_shape_is_refused(path):
       _load(path)
 
 
-@pytest.mark.usefixtures('compile_quickly')
 def test_a_set_distilled_from_arrays_is_scored_on_them(path, tmp_path):
   def run(binary, *arguments):
     result = binaries.run(binary, *arguments)

@@ -30,7 +30,7 @@ def _used(subset):
 @hypothesis.given(
   seed=st.integers(0, 2**31), name=st.sampled_from(['centered', 'onehot'])
 )
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 def test_sample_subset_follows_algorithm_1(seed, name):
   coding = types.LABEL_CODINGS[name]
   drawn = sample_subset(jax.random.key(seed), _TABLE, **_RANGES, coding=coding)

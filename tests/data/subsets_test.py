@@ -50,7 +50,7 @@ def test_class_ranks_are_a_fixed_permutation_of_each_class():
 
 
 @hypothesis.given(seed=st.integers(0, 2**31), ipc=st.integers(1, 30))
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=15)
 def test_sample_ipc_is_class_by_class_without_replacement(seed, ipc):
   rows = np.asarray(subsets.sample_ipc(jax.random.key(seed), _TABLE, ipc))
   np.testing.assert_array_equal(_LABELS[rows], np.repeat(np.arange(6), ipc))

@@ -10,8 +10,6 @@ import pytest
 from binaries import EXPERIMENTS, run
 from fsdd_jax.storage import distilled_set
 
-pytestmark = pytest.mark.usefixtures('compile_quickly')
-
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):

@@ -12,7 +12,6 @@ from binaries import EXPERIMENTS
 from workbench import cells, columns, tasks
 from workbench.columns import COLUMNS, Recipe
 
-pytestmark = pytest.mark.usefixtures('compile_quickly')
 _NETWORK = '--image_size=8\n--width=4\n'
 _LARGE = f'--dataset=fractals:4\n--limit=80\n{_NETWORK}'
 _SUBSETS = '--min_classes=2\n--max_classes=3\n--max_images=12\n'

@@ -6,7 +6,6 @@ from binaries import run
 from fsdd_jax.runtime import files, metrics
 from fsdd_jax.storage import distilled_set
 
-pytestmark = pytest.mark.usefixtures('compile_quickly')
 _DATA = (
   *('--dataset=fractals:3', '--limit=30', '--image_size=8', '--width=4'),
   '--num_steps=1',

@@ -90,7 +90,7 @@ def _problems(draw):
 @pytest.mark.parametrize(
   'convolve', [convolution.convolve, convolution.convolve_patches]
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(_problems())
 def test_value_and_gradients_are_those_of_xla(convolve, problem):
   shape, kernel_shape, *rest = problem

@@ -63,7 +63,7 @@ def assert_same(x, y):
   )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
   st.tuples(*[st.integers(1, 4)] * 3, *[st.integers(1, 3)] * 3),
   st.randoms(use_true_random=False),
