@@ -12,9 +12,9 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
   # Programs compile in a third of the time. Later versions refuse the first.
   os.environ['XLA_FLAGS'] = ' '.join(
     [
-      os.environ.get('XLA_FLAGS', ''),
       '--xla_cpu_use_fusion_emitters=false',
       '--xla_cpu_parallel_codegen_split_count=1',
+      os.environ.get('XLA_FLAGS', ''),  # The last of a name counts.
     ]
   )
 # Workers and the binaries they start compile the same small programs; with
@@ -36,7 +36,6 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
 )
 
 import hypothesis
-import jax
 import numpy as np
 import pytest
 
@@ -46,15 +45,6 @@ from fsdd_jax.networks import extractors
 # A test that waits for the machine has not failed.
 hypothesis.settings.register_profile('untimed', deadline=None)
 hypothesis.settings.load_profile('untimed')
-
-
-@pytest.fixture
-def compile_as_users():
-  """For a test of what the compiler makes of a program."""
-  jax.config.update('jax_disable_most_optimizations', False)
-  yield
-  jax.config.update('jax_disable_most_optimizations', True)
-  jax.clear_caches()  # Else later tests would run what was compiled so.
 
 
 @pytest.fixture(scope='session')

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 
+import compilation
 import device_processes
 import toy
 from fsdd_jax.algorithms import (
@@ -283,10 +284,8 @@ def check_a_step_reduces_once_and_gathers_no_images():
   sets = jax.tree.map(lambda x: jnp.stack([x] * 8), one)
   batch = everything.shard((networks, sets, sets))
   lowered = step.lower(everything.replicate(state), *batch)
-  # As users compile it, unlike the other checks.
-  jax.config.update('jax_disable_most_optimizations', False)
-  text = lowered.compile().as_text()
-  jax.config.update('jax_disable_most_optimizations', True)
+  compiled = lowered.compile(compiler_options=compilation.OPTIONS_OF_USERS)
+  text = compiled.as_text()
   lines = [line for line in text.splitlines() if ' = ' in line]
   reductions = [line for line in lines if 'all-reduce(' in line]
   assert len(reductions) == 1, '\n'.join(reductions)

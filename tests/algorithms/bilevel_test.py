@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import compilation
 from fsdd_jax import types
 from fsdd_jax.algorithms import bilevel, in_theta
 from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
@@ -131,7 +132,6 @@ def test_computing_steps_again_changes_nothing(tiny_network, sets):
   )
 
 
-@pytest.mark.usefixtures('compile_as_users')
 def test_computing_steps_again_saves_memory(sets):
   def features_of(variables, images):
     return jnp.tanh(images.reshape(len(images), -1) @ variables['params'])
@@ -143,7 +143,8 @@ def test_computing_steps_again_saves_memory(sets):
     gradient = jax.jit(jax.grad(loss)).lower(
       weights, {'params': weights}, *sets
     )
-    return gradient.compile().memory_analysis().temp_size_in_bytes
+    compiled = gradient.compile(compiler_options=compilation.OPTIONS_OF_USERS)
+    return compiled.memory_analysis().temp_size_in_bytes
 
   growth = temporaries(20, True) - temporaries(10, True)
   assert growth < 0.5 * (temporaries(20, False) - temporaries(10, False))
