@@ -94,6 +94,12 @@ _SPLIT = flags.DEFINE_enum(
 _END_PROTOCOLS = flags.DEFINE_list(
   'end_protocols', [], 'Protocols that score the end of each method as well.'
 )
+_END_WIDTH = flags.DEFINE_integer(
+  'end_width',
+  0,
+  'Width of the networks of --end_protocols; 0: as sets are distilled.',
+  lower_bound=0,
+)
 _END_NETWORKS = flags.DEFINE_list(
   'end_networks', [], 'Architectures to train on the end of each method.'
 )
@@ -150,7 +156,8 @@ def _columns(
   network, train, _ = problem
   for name in (_PROTOCOL.value, *_END_PROTOCOLS.value):
     evaluate.network_for(name, network)
-  columns = {name: (name, network) for name in _END_PROTOCOLS.value}
+  scored_in = problems.of_width(_END_WIDTH.value, network)
+  columns = {name: (name, scored_in) for name in _END_PROTOCOLS.value}
   for name in _END_NETWORKS.value:
     config = NetworkConfig(network=name, width=network_config.width)
     other = problems.make_network(

@@ -175,7 +175,10 @@ def main(arguments: list[str]) -> None:
   distilled = zoo.load_distilled(path)
   data = _data_config(path, distilled)
   dataset = _load(data, config.split, distilled)
-  networks = _networks(path, distilled, dataset, config.networks)
+  networks = [
+    problems.of_width(config.width, network)
+    for network in _networks(path, distilled, dataset, config.networks)
+  ]
   _check(config, networks, [output, *([path] * _WRITE_SCORES.value)])
   seed = config.evaluation_seed
   scores, table = {}, []

@@ -110,6 +110,7 @@ CASES = {
   'EvaluationConfig': {
     'protocols': Seen('test_compare_of_all_methods_by_one_flag'),
     'networks': Reason('It chooses what is scored; `networks` of a score.'),
+    'width': _SCORES,
     'repeats': _SCORES,
     'split': _SCORES,
     'evaluation_seed': Seen(

@@ -263,6 +263,9 @@ class EvaluationConfig(Config):
   networks: tuple[str, ...] = option(
     (), 'Architectures to score in; empty: the one it was distilled in.'
   )
+  width: int = option(
+    0, 'Channels of their first layer; 0: as it was distilled.', least=0
+  )
   repeats: int = option(5, 'Fresh networks a protocol.', least=1)
   split: str = option(
     'test',

@@ -94,6 +94,13 @@ def test_a_kernel_that_is_not_there_is_told_before_the_first_scores(distilled):
   _assert_refused(result, 'has no kernel here')
 
 
+def test_a_width_that_does_not_exist_is_told_before_the_first_scores(distilled):
+  result = binaries.run(
+    'evaluate.py', distilled, '--networks=convnet,resnet18', '--width=8', _TOY
+  )
+  _assert_refused(result, 'has no width')
+
+
 def test_a_file_that_cannot_be_written_is_told_before_the_work(
   distilled, tmp_path
 ):

@@ -47,6 +47,9 @@ def test_evaluate_scores_beside_random_real_and_adds_to_the_file(workdir):
   assert score['n'] == 2
   assert score['split'] == 'holdout'
   assert distilled_set.read_distilled(path).metadata.scores == (score,)
+  result = run('evaluate.py', path, '--repeats=1', '--width=7')
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.count('width=7') == 2
 
 
 def test_distill_goes_on_from_a_set(workdir, tmp_path):
@@ -136,7 +139,7 @@ def test_compare_of_all_methods_by_one_flag(tmp_path):
     *('--translator_width=4', '--translator_blocks=0', '--points=1'),
     *(f'--recipes={tmp_path}', '--repeats=1', f'--workdir={tmp_path}'),
     # Trained architectures have tests of their own, and take minutes.
-    *('--end_protocols=krr,nngp', '--end_networks='),
+    *('--end_protocols=krr,nngp', '--end_networks=', '--end_width=6'),
   )
   assert result.returncode == 0, result.stderr
   found = json.loads((tmp_path / 'ends_ipc1.json').read_text())['ends']
@@ -147,6 +150,7 @@ def test_compare_of_all_methods_by_one_flag(tmp_path):
   assert list(found) == names[: len(found)]
   assert len(found) == len(names) - len(given)
   assert set(found['RCIG']['scores']) == {'krr', 'nngp'}
+  assert 'width=6' in found['RCIG']['scores']['krr']['network']
   assert (tmp_path / 'ends_ipc1.png').stat().st_size > 1000
   lines = (tmp_path / 'ends_ipc1.csv').read_text().splitlines()
   assert lines[0] == 'method,steps,seconds,krr,nngp'
