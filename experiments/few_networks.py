@@ -37,6 +37,11 @@ _STEPS = flags.DEFINE_list(
   'Direct steps for each R, chosen on held-out images: more over-fit few '
   'networks.',
 )
+_UPDATES = flags.DEFINE_list(
+  'updates',
+  ['30', '100', '300', '600'],
+  'Updates of the translator for each R, chosen in the same way.',
+)
 
 # Scores by method and R; those that see theta alone have R = 0.
 Scores = Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -77,13 +82,15 @@ def _direct(
   return Made(task)
 
 
-def curves(recipe: Recipe, ipc: int, plan: Mapping[int, int]) -> dict:
+def curves(
+  recipe: Recipe, ipc: int, plan: Mapping[int, tuple[int, int]]
+) -> dict:
   """The sets of each method by R, for one IPC.
 
   Args:
     recipe: flagfiles and IPCs.
     ipc: images per class.
-    plan: direct steps for each R.
+    plan: direct steps, and updates of the translator, for each R.
 
   Returns:
     `{method: {R: Made}}`.
@@ -95,11 +102,12 @@ def curves(recipe: Recipe, ipc: int, plan: Mapping[int, int]) -> dict:
     '1 Net': {0: Made(without, f'in_theta_ipc{ipc}.safetensors')},
     'w/o Ada': {0: Made(without, f'distilled_ipc{ipc}.safetensors')},
   }
-  for networks, steps in plan.items():
+  for networks, (steps, updates) in plan.items():
     adapted = _adapted(
       recipe,
       f'ada-R{networks}',
       f'--network_pool={networks}',
+      f'--num_adaptation_steps={updates}',
       f'--finishing_steps={steps}',
       ipcs=recipe.ipcs,
     )
@@ -117,18 +125,15 @@ def curves(recipe: Recipe, ipc: int, plan: Mapping[int, int]) -> dict:
 def main(_: list[str]) -> None:
   """Runs what is missing; writes a picture and a table for each IPC."""
   recipe = recipes.from_flags(__file__)
-  counts, steps = (
-    config_flags.counts('networks'),
-    config_flags.counts('steps'),
-  )
+  counts, *each = map(config_flags.counts, ('networks', 'steps', 'updates'))
   if len(set(counts)) < len(counts):
     raise ValueError(f'--networks={counts} names a number twice.')
-  if len(counts) != len(steps):
+  if {len(given) for given in each} != {len(counts)}:
     raise ValueError(
-      f'--networks lists {len(counts)} numbers, --steps {len(steps)}; give one '
-      'number of steps for each number of networks.'
+      f'--networks lists {len(counts)} numbers, --steps {len(each[0])} and '
+      f'--updates {len(each[1])}; give one of each for each number of networks.'
     )
-  plan = dict(zip(counts, steps, strict=True))
+  plan = dict(zip(counts, zip(*each, strict=True), strict=True))
   workdir = files.resolve(flags.FLAGS.workdir)
   root = workdir / 'tasks'
   for ipc in recipe.ipcs:

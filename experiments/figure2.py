@@ -28,8 +28,7 @@ from workbench.tasks import Task
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
 _SEEN = flags.DEFINE_list('seen', ['1', '20'], 'IPCs to adapt on together.')
-# An IPC that was not adapted on gains of many sets, and loses of few: of each IPC
-# several, and parts of them.
+# An IPC that was not adapted on loses where each other IPC has one set alone.
 _MANY_SETS = ('--num_starts=4', '--thinned=0.5')
 _WITHOUT, _ALONE = 'without adaptation', 'adapted on this IPC alone'
 

@@ -130,9 +130,16 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
     (
       (
         *('few_networks.py', '--translator=tiny_imagenet_32'),
-        *('--networks=2,2', '--steps=2,3'),
+        *('--networks=2,2', '--steps=2,3', '--updates=2,3'),
       ),
       'names a number twice',
+    ),
+    (
+      (
+        *('few_networks.py', '--translator=tiny_imagenet_32'),
+        *('--networks=1,2', '--steps=2,3'),
+      ),
+      '--steps 2 and --updates 4; give one of each',
     ),
     (('figure2.py', '--translator=x'), 'no shipped translator'),
     (('compare.py', '--dataset=digits', '--points=0'), '--points=0'),

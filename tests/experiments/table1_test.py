@@ -152,6 +152,7 @@ def _check_few_networks(recipes, workdir):
     *('few_networks.py', '--scale=tiny'),
     *(f'--recipes={recipes}', f'--workdir={workdir}', '--row=digits'),
     *('--repeats=2', '--ipcs=1', '--networks=1,2', '--steps=2,2'),
+    '--updates=2,3',
     f'--translator={translator}',
   )
   assert result.returncode == 0, result.stderr
