@@ -112,7 +112,7 @@ def _translated_rows(problem: Problem) -> dict[str, Sets]:
     num_adaptation_steps=steps,
     batch_size=1,
     adaptation_learning_rate=1e-3,
-    num_starts=1,
+    thinned=0.5,  # For the IPC that is not seen.
     network_pool=_NETWORKS,
   )
   for name, own in (('w/o Ada', config), (_W_ADA, adaptation)):

@@ -211,24 +211,24 @@ class AdaptationConfig(UpdateConfig):
     (1, 10), 'Images per class to adapt on, the list I of Alg. 3.'
   )
   num_starts: int = option(
-    4,
-    'Sets of each IPC to adapt on, distilled from different real images '
-    '[ours; the paper: 1].',
+    1,
+    'Sets of each IPC to adapt on, distilled from different real images; '
+    'several spare IPCs that are not among them.',
     least=1,
   )
   thinned: float = option(
-    0.5,
-    'Share of samples whose set is thinned to fewer images a class [ours; the '
-    'paper: 0].',
+    0.0,
+    'Share of samples whose set is thinned to fewer images a class, for IPCs '
+    'that are not among them [ours].',
     least=0,
     most=1,
   )
   num_adaptation_steps: int = option(
-    200, 'Updates S of the translator; 0 is w/o Ada [ours].', least=0
+    600, 'Updates S of the translator; 0 is w/o Ada [ours].', least=0
   )
-  batch_size: int = option(2, 'Samples an update, B [ours].', least=1)
+  batch_size: int = option(1, 'Samples an update, B [ours].', least=1)
   adaptation_learning_rate: float = option(
-    3e-4, 'eta of Adam at the first update [ours].', above=0
+    3e-3, 'eta of Adam at the first update [ours].', above=0
   )
   adaptation_schedule: str = option(
     'cosine', 'cosine (to 0) or constant.', choices=distill_step.SCHEDULES

@@ -32,10 +32,8 @@ _TRANSLATOR = Translator(width=4, num_blocks=1, head_scale=1.0)
 _CONFIG = AdaptationConfig(
   adapt_ipcs=(1, 2),
   num_steps=4,
-  num_starts=1,
-  thinned=0.0,
   num_adaptation_steps=4,
-  adaptation_learning_rate=3e-3,
+  batch_size=2,
   real_batch=9,
   log_every=1,
   checkpoint_every=2,
