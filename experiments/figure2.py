@@ -28,8 +28,6 @@ from workbench.tasks import Task
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
 _SEEN = flags.DEFINE_list('seen', ['1', '20'], 'IPCs to adapt on together.')
-# An IPC that was not adapted on loses where each other IPC has one set alone.
-_MANY_SETS = ('--num_starts=4', '--thinned=0.5')
 _WITHOUT, _ALONE = 'without adaptation', 'adapted on this IPC alone'
 
 Scores = Mapping[int, Mapping[str, Any]]
@@ -44,7 +42,7 @@ def _curves(recipe: Recipe, row: str, seen: Sequence[int]) -> dict[str, Any]:
 
   together = f'adapted on {" and ".join(map(str, seen))}'
   adapted = columns.adapted(
-    recipe, row, 'ada_seen', *_MANY_SETS, adapt_ipcs=seen
+    recipe, row, 'ada_seen', *columns.FOR_UNSEEN, adapt_ipcs=seen
   )
   without = columns.adapted(
     recipe, row, 'no_ada', '--num_adaptation_steps=0', adapt_ipcs=seen

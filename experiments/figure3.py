@@ -63,7 +63,9 @@ def _sets(recipe: Recipe, row: str) -> dict[str, Made]:
       recipe, row, 'ada_seen', adapt_ipcs=seen
     ),
     f'translated, w Ada on IPC {" and ".join(map(str, unseen))}': (
-      columns.adapted(recipe, row, 'ada_unseen', adapt_ipcs=unseen)
+      columns.adapted(
+        recipe, row, 'ada_unseen', *columns.FOR_UNSEEN, adapt_ipcs=unseen
+      )
     ),
   }
   file = f'distilled_ipc{_IPC.value}.safetensors'

@@ -170,6 +170,7 @@ STAGES = {
   'few_networks': _of_tasks(
     ('few_networks_ipc1.*',),
     *('--row=digits', '--ipcs=1', '--networks=1,2', '--steps=4,6'),
+    '--updates=2,3',
     translator=True,
   ),
   'compare': Stage(

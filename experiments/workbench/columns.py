@@ -193,6 +193,10 @@ def _adapted(
   return make
 
 
+# Of an adaptation that serves IPCs that are not among its own: these lose where
+# each of its own has one set alone.
+FOR_UNSEEN = ('--num_starts=4', '--thinned=0.5')
+
 # As in the supplement's Table 1, with random real images before and ours last.
 COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   RANDOM_REAL: _distilled('one_net', 'one_net'),
