@@ -38,6 +38,7 @@ from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
+from fsdd_jax.networks import extractors
 from fsdd_jax.networks.translator import translate
 from fsdd_jax.reporting import console, tables
 from fsdd_jax.runtime import files
@@ -156,7 +157,7 @@ def _columns(
   network, train, _ = problem
   for name in (_PROTOCOL.value, *_END_PROTOCOLS.value):
     evaluate.network_for(name, network)
-  scored_in = problems.of_width(_END_WIDTH.value, network)
+  scored_in = extractors.of_width(network, _END_WIDTH.value)
   columns = {name: (name, scored_in) for name in _END_PROTOCOLS.value}
   for name in _END_NETWORKS.value:
     config = NetworkConfig(network=name, width=network_config.width)

@@ -24,6 +24,7 @@ from fsdd_jax.algorithms.configs import (
 from fsdd_jax.data import datasets, resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, protocols
+from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import console, tables
 from fsdd_jax.runtime import files, processes
 from fsdd_jax.storage import distilled_set, weight_files
@@ -122,7 +123,7 @@ def _networks(
   path: str,
   distilled: distilled_set.DistilledSet,
   dataset: datasets.Dataset,
-  names: Sequence[str],
+  scoring: EvaluationConfig,
 ) -> list[nn.Module]:
   """Architectures by name; that of the distillation as it was there.
 
@@ -132,7 +133,7 @@ def _networks(
   kind = 'name' if 'name' in described else 'network'
   shape, count = dataset.images.shape[1:], dataset.num_classes
   found = []
-  for name in names or (described.get(kind),):
+  for name in scoring.networks or (described.get(kind),):
     if kind == 'name' and name == described[kind]:
       own = {'image_shape': list(shape), 'network': described}
       found.append(weight_files.network_of(path, own, count)[1])
@@ -143,7 +144,7 @@ def _networks(
     if name != described.get(kind):
       config = NetworkConfig(network=str(name), width=config.width)
     found.append(problems.make_network(config, shape, count))
-  return found
+  return [extractors.of_width(network, scoring.width) for network in found]
 
 
 def _check(
@@ -175,10 +176,7 @@ def main(arguments: list[str]) -> None:
   distilled = zoo.load_distilled(path)
   data = _data_config(path, distilled)
   dataset = _load(data, config.split, distilled)
-  networks = [
-    problems.of_width(config.width, network)
-    for network in _networks(path, distilled, dataset, config.networks)
-  ]
+  networks = _networks(path, distilled, dataset, config)
   _check(config, networks, [output, *([path] * _WRITE_SCORES.value)])
   seed = config.evaluation_seed
   scores, table = {}, []

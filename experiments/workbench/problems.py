@@ -81,16 +81,6 @@ def make_network(
   )
 
 
-def of_width(width: int, network: nn.Module) -> nn.Module:
-  """The same architecture with another width; 0 leaves it as it is."""
-  if width and not hasattr(network, 'width'):
-    raise ValueError(
-      f'{extractors.describe(network)} has no width, so it cannot be {width}: '
-      'leave the width out, or this architecture.'
-    )
-  return network.clone(width=width) if width else network
-
-
 def make_translator(config: TranslatorConfig) -> nn.Module:
   """The translator of a config."""
   return TRANSLATORS[config.translator_body](

@@ -217,6 +217,20 @@ def describe(network: nn.Module) -> str:
   return f'{type(network).__name__}({", ".join(parts)})'
 
 
+def of_width(network: nn.Module, width: int) -> nn.Module:
+  """The same architecture with another width; 0 leaves it as it is.
+
+  Raises:
+    ValueError: if the architecture has no width.
+  """
+  if width and not hasattr(network, 'width'):
+    raise ValueError(
+      f'{describe(network)} has no width, so it cannot be {width}: leave the '
+      'width out, or this architecture.'
+    )
+  return network.clone(width=width) if width else network
+
+
 def describe_network(network: nn.Module) -> dict[str, Any]:
   """Name and fields of a network as JSON values, for manifests and artifacts.
 
