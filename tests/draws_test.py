@@ -6,6 +6,7 @@ shapes and losses as they are. So each is recorded here, and held to Algs. 1-4.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -164,20 +165,21 @@ def test_padded_targets_and_sets_count_for_nothing(name):
 
   features_of = lambda scale, x: scale * x.reshape(len(x), -1)  # noqa: E731
   loss = losses.LOSSES[name]
-  expected = loss.on_images(features_of, 2.0, synthetic, target, ridge=1e-3)
+  on_images = jax.jit(functools.partial(loss.on_images, features_of))
+  expected = on_images(2.0, synthetic, target, ridge=1e-3)
   for s, t in (
     (spoiled(synthetic, 6), target),
     (synthetic, spoiled(target, 9)),
     (spoiled(synthetic, 4), spoiled(target, 6)),
   ):
-    found = loss.on_images(features_of, 2.0, s, t, ridge=1e-3)
+    found = on_images(2.0, s, t, ridge=1e-3)
     np.testing.assert_allclose(found, expected, rtol=2e-4)
   wide = spoiled(target, 9)
   features = features_of(2.0, wide.images)
   stats = krr_errors.statistics(features, wide.labels, wide.mask)
   found = loss.on_statistics(features_of, 2.0, synthetic, stats, ridge=1e-3)
   np.testing.assert_allclose(found, expected, rtol=2e-4)
-  other = loss.on_images(features_of, 2.0, synthetic, target, ridge=0.5)
+  other = on_images(2.0, synthetic, target, ridge=0.5)
   assert abs(float(other - expected)) > 1e-3  # The ridge reaches it.
 
 

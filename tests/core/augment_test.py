@@ -16,9 +16,10 @@ MANY = 4000  # Draws: the extremes come within 1% of a range's width.
 NAMES = [(s, name) for s in ('dsa', 'frepo') for name in augment.STRATEGIES[s]]
 
 
-def draw(strategy, name, size=(32, 32), n=MANY, seed=0):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def draw(strategy, name, size=(32, 32)):
   operation = augment.STRATEGIES[strategy][name]
-  return operation.draw(jax.random.key(seed), n, size)
+  return operation.draw(jax.random.key(0), MANY, size)
 
 
 def assert_uniform(values, low, high):
@@ -129,9 +130,8 @@ def test_every_operation_draws_and_applies(strategy, name, channels):
   one = {name: augment.STRATEGIES[strategy][name]}
   images = IMAGES[..., :channels]
   for siamese in (True, False):
-    out = augment.augment(
-      jax.random.key(5), images, operations=one, siamese=siamese
-    )
+    fn = functools.partial(augment.augment, operations=one, siamese=siamese)
+    out = jax.jit(fn)(jax.random.key(5), images)
     assert out.shape == images.shape
     assert out.dtype == images.dtype
     assert np.isfinite(out).all()
@@ -152,9 +152,8 @@ def test_siamese_draw_is_shared_by_images_and_by_batches(compose):
 def test_per_image_draws_differ(strategy, name):
   one = {name: augment.STRATEGIES[strategy][name]}
   copies = jnp.broadcast_to(IMAGES[:1], (16, *IMAGES.shape[1:]))
-  out = augment.augment(
-    jax.random.key(1), copies, operations=one, siamese=False
-  )
+  fn = functools.partial(augment.augment, operations=one, siamese=False)
+  out = jax.jit(fn)(jax.random.key(1), copies)
   assert len(np.unique(np.round(out, 4).reshape(16, -1), axis=0)) > 1
 
 

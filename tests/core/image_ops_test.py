@@ -55,6 +55,12 @@ IDENTITIES = {
 }
 
 
+def _case(name):
+  """An operation as one program, and its parameter."""
+  fn, parameters = CASES[name]
+  return jax.jit(fn), parameters
+
+
 def bilinear(image, row, column, fill):
   """The value at one position, in float64; an oracle as plain as can be."""
   h, w, channels = image.shape
@@ -84,7 +90,7 @@ def warp(images, position, fill='zero'):
 
 @pytest.mark.parametrize('name', CASES)
 def test_identity_parameters_give_the_identity(name):
-  fn, _ = CASES[name]
+  fn, _ = _case(name)
   np.testing.assert_allclose(
     fn(IMAGES, IDENTITIES[name]), IMAGES, rtol=1e-6, atol=1e-6
   )
@@ -92,7 +98,7 @@ def test_identity_parameters_give_the_identity(name):
 
 @pytest.mark.parametrize('name', CASES)
 def test_one_parameter_equals_that_parameter_for_each_image(name):
-  fn, shared = CASES[name]
+  fn, shared = _case(name)
   each = jax.tree.map(lambda x: jnp.repeat(x, 3, axis=0), shared)
   out = fn(IMAGES, shared)
   assert out.shape == IMAGES.shape
@@ -103,7 +109,7 @@ def test_one_parameter_equals_that_parameter_for_each_image(name):
 
 @pytest.mark.parametrize('name', CASES)
 def test_parameters_of_an_image_act_on_that_image_only(name):
-  fn, moving = CASES[name]
+  fn, moving = _case(name)
   mixed = jax.tree.map(
     lambda still, move: jnp.concatenate([still, move, still]),
     IDENTITIES[name],
@@ -117,7 +123,7 @@ def test_parameters_of_an_image_act_on_that_image_only(name):
 
 @pytest.mark.parametrize('name', CASES)
 def test_gradients(name):
-  fn, parameters = CASES[name]
+  fn, parameters = _case(name)
   small = jnp.asarray(IMAGES[:2, :4, :3])
 
   # Affine in the images, so wide differences are exact up to rounding.
@@ -133,7 +139,7 @@ def test_gradients(name):
 
 @pytest.mark.parametrize('name', CASES)
 def test_padded_zero_images_stay_finite_and_leave_others_alone(name):
-  fn, parameters = CASES[name]
+  fn, parameters = _case(name)
   padded = jnp.concatenate([IMAGES, jnp.zeros_like(IMAGES)])
 
   def masked_sum(x):

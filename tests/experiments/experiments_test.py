@@ -133,7 +133,7 @@ def test_compare_of_all_methods_by_one_flag(tmp_path):
       '--seconds=0',
       '--dataset=digits',
       '--limit=60',
-      '--holdout=0.3',
+      '--holdout=0.03',
     ),
     *('--width=4', '--norm=none', '--ipcs=1', '--scale=tiny', *given),
     *('--translator_width=4', '--translator_blocks=0', '--points=1'),

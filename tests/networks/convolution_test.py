@@ -67,6 +67,11 @@ def _inputs(shape, kernel_shape, dtype=jnp.float32):
   return images, jax.random.normal(kernel_key, kernel_shape, dtype)
 
 
+def _normal(seed, *shapes):
+  rng = np.random.default_rng(seed)
+  return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
 @st.composite
 def _problems(draw):
   size = functools.partial(st.integers, 1)
@@ -94,8 +99,11 @@ def _problems(draw):
 @given(_problems())
 def test_value_and_gradients_are_those_of_xla(convolve, problem):
   shape, kernel_shape, *rest = problem
-  inputs = _inputs(shape, kernel_shape)
-  actual, expected = convolve(*inputs, *rest), _reference(*inputs, *rest)
+  inputs = [jnp.asarray(x) for x in _normal(0, shape, kernel_shape)]
+  actual, expected = (
+    jax.jit(functools.partial(conv, strides=rest[0], padding=rest[1]))(*inputs)
+    for conv in (convolve, _reference)
+  )
   if convolve is convolution.convolve and min(shape[1:3]) >= max(
     kernel_shape[:2]
   ):
@@ -103,11 +111,14 @@ def test_value_and_gradients_are_those_of_xla(convolve, problem):
   np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
   if convolve is convolution.convolve and not _xla_survives(problem):
     return
-  output = jax.random.normal(jax.random.key(2), expected.shape)
-  found, wanted = (
-    jax.vjp(lambda *args, conv=conv: conv(*args, *rest), *inputs)[1](output)
-    for conv in (convolve, _by_offsets)
-  )
+  (output,) = _normal(1, expected.shape)
+
+  def gradients(conv):
+    return jax.jit(
+      lambda *inputs: jax.vjp(lambda *x: conv(*x, *rest), *inputs)[1](output)
+    )(*inputs)
+
+  found, wanted = gradients(convolve), gradients(_by_offsets)
   for one, other in zip(found, wanted, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-4, rtol=1e-5)
 

@@ -22,6 +22,10 @@ def small(**fields):
   return extractors.ConvNet(**{'width': 8, 'depth': 2, **fields})
 
 
+def drawn(network, images=IMAGES, key=KEY):
+  return jax.jit(network.init)(key, images)
+
+
 def shapes(network, image_shape):
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
   variables = jax.eval_shape(network.init, KEY, images)
@@ -89,7 +93,7 @@ def test_make_passes_fields_on():
 def test_28_pixels_are_padded_by_2_on_each_side():
   network = extractors.ConvNet(width=4)
   images = jax.random.normal(KEY, (2, 28, 28, 1))
-  variables = network.init(KEY, images)
+  variables = drawn(network, images)
   padded = jnp.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
   np.testing.assert_array_equal(
     network.apply(variables, images)[1], network.apply(variables, padded)[1]
@@ -110,7 +114,7 @@ def test_oblong_images_and_odd_sides():
 
 def test_convnet_against_float64():
   network = small(norm='instance')
-  variables = network.init(KEY, IMAGES)
+  variables = drawn(network)
   x = np.asarray(IMAGES, np.float64)
   for block in range(2):
     weights = {
@@ -135,7 +139,7 @@ def test_convnet_against_float64():
   features = x.reshape(len(x), -1)
   classifier = variables['params']['classifier']
   logits = features @ np.asarray(classifier['kernel'], np.float64)
-  actual = network.apply(variables, IMAGES)
+  actual = jax.jit(network.apply)(variables, IMAGES)
   np.testing.assert_allclose(actual[1], features, atol=2e-5)
   np.testing.assert_allclose(actual[0], logits + classifier['bias'], atol=2e-5)
 
@@ -160,7 +164,7 @@ def test_pytorch_initialization_is_uniform_by_fan_in(name):
 
 
 def test_lecun_initialization_is_flax_default():
-  params = small(initialization='lecun').init(KEY, IMAGES)['params']
+  params = drawn(small(initialization='lecun'))['params']
   for layer_name in ('Conv_0', 'Conv_1', 'classifier'):
     kernel = np.asarray(params[layer_name]['kernel'])
     fan_in = math.prod(kernel.shape[:-1])
@@ -169,8 +173,8 @@ def test_lecun_initialization_is_flax_default():
 
 
 def test_initialization_of_convolutions_ignores_num_classes_and_norm():
-  first = small(num_classes=2).init(KEY, IMAGES)['params']
-  second = small(num_classes=9, norm='none').init(KEY, IMAGES)['params']
+  first = drawn(small(num_classes=2))['params']
+  second = drawn(small(num_classes=9, norm='none'))['params']
   assert second['classifier']['kernel'].shape[1] == 9
   for name in ('Conv_0', 'Conv_1'):
     jax.tree.map(np.testing.assert_array_equal, first[name], second[name])
@@ -179,12 +183,12 @@ def test_initialization_of_convolutions_ignores_num_classes_and_norm():
 @pytest.mark.parametrize('norm', ['instance', 'batch'])
 def test_many_networks_drawn_at_once_equal_single_draws(norm):
   network, keys = small(norm=norm), jax.random.split(KEY, 3)
-  many = jax.vmap(network.init, in_axes=(0, None))(keys, IMAGES)
+  many = jax.jit(jax.vmap(network.init, in_axes=(0, None)))(keys, IMAGES)
   for i, key in enumerate(keys):
     jax.tree.map(
       functools.partial(np.testing.assert_allclose, rtol=1e-6),
       jax.tree.map(lambda x, i=i: x[i], many),
-      network.init(key, IMAGES),
+      drawn(network, key=key),
     )
   kernels = many['params']['Conv_0']['kernel']
   assert not np.allclose(kernels[0], kernels[1])
@@ -194,14 +198,14 @@ def test_many_networks_drawn_at_once_equal_single_draws(norm):
 @pytest.mark.parametrize('level', [0.0, 0.7, -1e4])
 def test_constant_images_give_finite_values_and_gradients(norm, level):
   network = small(norm=norm)
-  variables = network.init(KEY, IMAGES)
+  variables = drawn(network)
   images = jnp.full((2, 8, 8, 3), level)
 
   def loss(x):
     logits, features = network.apply(variables, x)
     return jnp.square(features).sum() + jnp.square(logits).sum()
 
-  value, gradient = jax.value_and_grad(loss)(images)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(images)
   assert np.isfinite(value)
   assert np.isfinite(gradient).all()
 
@@ -209,10 +213,11 @@ def test_constant_images_give_finite_values_and_gradients(norm, level):
 @pytest.mark.parametrize('norm', sorted(layers.NORMS))
 def test_images_do_not_see_each_other(norm):
   network = small(norm=norm)
-  variables = network.init(KEY, IMAGES)
-  together = network.apply(variables, IMAGES)
-  alone = network.apply(variables, IMAGES[2:3])
-  changed = network.apply(variables, IMAGES.at[:2].multiply(100.0))
+  variables = drawn(network)
+  apply = jax.jit(network.apply)
+  together = apply(variables, IMAGES)
+  alone = apply(variables, IMAGES[2:3])
+  changed = apply(variables, IMAGES.at[:2].multiply(100.0))
   for a, b, c in zip(together, alone, changed, strict=True):
     np.testing.assert_allclose(a[2:3], b, atol=1e-5)
     np.testing.assert_allclose(a[2:], c[2:], atol=1e-5)
@@ -220,7 +225,7 @@ def test_images_do_not_see_each_other(norm):
 
 def test_batch_statistics_move_by_a_tenth():
   network = small(norm='batch', depth=1)
-  variables = network.init(KEY, IMAGES)
+  variables = drawn(network)
   _, updated = network.apply(
     variables, IMAGES, train=True, mutable=['batch_stats']
   )
@@ -238,7 +243,7 @@ def test_batch_statistics_move_by_a_tenth():
 
 def test_batch_norm_couples_images_in_training_only():
   network = small(norm='batch')
-  variables = network.init(KEY, IMAGES)
+  variables = drawn(network)
   train = functools.partial(
     network.apply, variables, train=True, mutable=['batch_stats']
   )
@@ -248,7 +253,7 @@ def test_batch_norm_couples_images_in_training_only():
 
 def test_bfloat16_computes_low_and_returns_float32():
   network = small(dtype=jnp.bfloat16)
-  variables = network.init(KEY, IMAGES)
+  variables = drawn(network)
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
   low = network.apply(variables, IMAGES)[1]
   full = small().apply(variables, IMAGES)[1]

@@ -45,7 +45,7 @@ def make(channels=3, num_blocks=1):
 def initialized(**fields):
   translator = Translator(width=4, num_blocks=1, **fields)
   images = random_set().images
-  return translator, translator.init(jax.random.key(0), images)
+  return translator, jax.jit(translator.init)(jax.random.key(0), images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -100,7 +100,7 @@ def test_blocks_together_do_not_blow_up_the_variance():
   deltas = []
   for num_blocks in (1, 8):
     translator = Translator(width=4, num_blocks=num_blocks, head_scale=1.0)
-    variables = translator.init(jax.random.key(0), images)
+    variables = jax.jit(translator.init)(jax.random.key(0), images)
     deltas.append(np.std(apply(translator, variables, images) - images))
   # Without scaling of the branches it would be a factor of about 2^(7/2).
   assert deltas[1] < 5 * deltas[0]
@@ -268,11 +268,14 @@ def test_each_input_reaches_the_result_at_any_size(body, size, theta):
   seen = _sees(body, ('images', 'start', 'theta'))
   variables = init(jax.random.key(1), seen, (8, 8, 3), theta.maps_of)
   labeled = _set(size)
-  out = translate(seen, variables, labeled, theta.maps_of)
+  fn = jax.jit(
+    lambda labeled: translate(seen, variables, labeled, theta.maps_of)
+  )
+  out = fn(labeled)
   assert out.images.shape == labeled.images.shape
   assert out.start is None
   moved = dataclasses.replace(labeled, start=labeled.start + 1.0)
-  other = translate(seen, variables, moved, theta.maps_of)
+  other = fn(moved)
   assert np.abs(other.images - out.images).max() > 1e-3
   flat = FixedNetwork(theta.network, 7, theta.image_shape)
   other = translate(seen, variables, labeled, flat.maps_of)

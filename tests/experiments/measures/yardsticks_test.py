@@ -77,8 +77,9 @@ def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
   labeled = yardsticks.noisy_set(1, 8)
   sets = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), labeled)
   keys = jax.random.split(jax.random.key(0), 3)
-  params = translator.init(keys[0], labeled.images)['params']
-  networks = [tiny_network.init(key, labeled.images) for key in keys[1:]]
+  params = jax.jit(translator.init)(keys[0], labeled.images)['params']
+  draw = jax.jit(tiny_network.init)
+  networks = [draw(key, labeled.images) for key in keys[1:]]
   cotangent = jax.random.normal(
     keys[0], features_of(networks[0], labeled.images).shape
   )
@@ -88,13 +89,13 @@ def test_the_yardstick_is_the_gradient_of_translator_and_networks(tiny_network):
     features = [features_of(*pair) for pair in zip(networks, images)]  # noqa: B905
     return sum(jnp.vdot(f, cotangent) for f in features)
 
-  found = adaptation_yardstick._passes(translator, features_of)(
+  found = jax.jit(adaptation_yardstick._passes(translator, features_of))(
     params, jax.tree.map(lambda *x: jnp.stack(x), *networks), sets, cotangent
   )
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3),
     found,
-    jax.grad(total)(params),
+    jax.jit(jax.grad(total))(params),
   )
 
 
