@@ -12,14 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from fsdd_jax.algorithms import bilevel
-from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import BilevelConfig
-from fsdd_jax.algorithms.peers import frepo
-from fsdd_jax.algorithms.peers.network_pool import OnlineNetwork
-from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig
 from fsdd_jax.core import distill_step, losses
 from fsdd_jax.data import datasets, passes
 from fsdd_jax.data.normalization import standardization
@@ -168,75 +163,6 @@ def unrolled_memory(
       'The compiler of this platform knows no memory; use CPU.'
     )
   return analysis.temp_size_in_bytes
-
-
-def frepo_step(
-  network: nn.Module,
-  *,
-  real_batch: int,
-  ipc: int,
-  image_size: int,
-  repeats: int,
-  mirror: bool,
-) -> Pairs:
-  """A step of FRePo over forward and backward of X_S and forward of a batch.
-
-  The step updates X_S and a network of the pool; the yardstick is the gradient
-  of features by the images of X_S, with their mirror images where the step has
-  these, and the features of the real images.
-
-  Args:
-    network: f.
-    real_batch: real images a step.
-    ipc: distilled images per class.
-    image_size: height and width.
-    repeats: number of timed pairs.
-    mirror: whether X_S comes with its mirror images.
-
-  Returns:
-    Seconds of a step, and of its yardstick.
-  """
-  shape = (image_size, image_size, 3)
-  synthetic = noisy_set(ipc, image_size)
-  target = noisy_set(-(-real_batch // NUM_CLASSES), image_size)
-  target = jax.tree.map(lambda x: x[:real_batch], target)
-  features_of = losses.feature_fn(network)
-  tx = distill_step.make_optimizer('lamb', 1e-3)
-  online_tx = optax.adam(3e-4)
-  update = frepo.make_update(
-    network,
-    frepo.loss_function(
-      network, DistillationConfig(loss='squared'), FrepoConfig()
-    ),
-    tx,
-    online_tx,
-    mirror=mirror,
-  )
-  variables = random_networks.sample(jax.random.key(0), network, shape)
-  state = distill_step.init_state(synthetic, tx)
-  online = OnlineNetwork(
-    jax.tree.map(jnp.array, variables), online_tx.init(variables['params'])
-  )
-
-  def step() -> Any:
-    nonlocal state, online
-    state, online, values = update(state, online, target)
-    return values
-
-  @jax.jit
-  def passes(variables: Any, images: jax.Array, real: jax.Array) -> Any:
-    def summed(images: jax.Array) -> jax.Array:
-      if mirror:
-        images = jnp.concatenate([images, images[:, :, ::-1]])
-      return features_of(variables, images).sum()
-
-    return jax.grad(summed)(images), features_of(variables, real)
-
-  return time_pairs(
-    step,
-    lambda: passes(variables, synthetic.images, target.images),
-    repeats=repeats,
-  )
 
 
 def pulled_back(

@@ -294,14 +294,15 @@ def test_benchmark_bilevel():
 
 
 @pytest.mark.slow
-def test_benchmark_frepo():
+def test_benchmark_peers():
   result = run(
-    'benchmarks/frepo.py',
+    'benchmarks/peers.py',
     *('--ipc=1', '--image_size=8', '--width=4', '--real_batch=20'),
     '--repeats=2',
   )
   assert result.returncode == 0, result.stderr
-  assert re.search(r'\| +20 and mirror images \|', result.stdout)
+  names = re.findall(r'\| (\w+), 20 +\|', result.stdout)
+  assert names == ['frepo', 'rfad', 'rcig']
 
 
 @pytest.mark.slow

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from fsdd_jax.algorithms.method_configs import CachingConfig
+from fsdd_jax.algorithms.peers.peer_configs import RcigConfig, RfadConfig
 from fsdd_jax.core import losses
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.translator import Translator
 from fsdd_jax.runtime import metrics
-from measures import adaptation_yardstick, side_by_side, yardsticks
+from measures import (
+  adaptation_yardstick,
+  peer_yardsticks,
+  side_by_side,
+  yardsticks,
+)
 
 _CACHING = CachingConfig(
   num_subsets=5,
@@ -50,6 +56,18 @@ def test_ratios_are_of_pairs():
       translator=Translator(width=4, num_blocks=0),
       batch_size=2,
     ),
+    functools.partial(
+      peer_yardsticks.step_of,
+      'rfad',
+      own=RfadConfig(networks_per_step=2),
+      real_batch=12,
+    ),
+    functools.partial(
+      peer_yardsticks.step_of,
+      'rcig',
+      own=RcigConfig(pool_size=1, solver='cg', num_inner_steps=1),
+      real_batch=12,
+    ),
   ],
 )
 def test_both_sides_run_and_compile_before_they_are_timed(
@@ -67,7 +85,8 @@ def test_both_sides_run_and_compile_before_they_are_timed(
     calls.append(repeats)
 
   monkeypatch.setattr(yardsticks, 'time_pairs', time_pairs)
-  measure(network=tiny_network, ipc=1, image_size=8, repeats=2)
+  network = tiny_network.clone(num_classes=yardsticks.NUM_CLASSES)
+  measure(network=network, ipc=1, image_size=8, repeats=2)
   assert calls == [2]
 
 
