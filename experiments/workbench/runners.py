@@ -161,7 +161,9 @@ def _adapting(
 ) -> Runner:
   """The translator, and direct steps on the translated set after it."""
   network = problem[0]
-  (config,) = config_flags.parse(arguments, AdaptationConfig)
+  # Sets are distilled in theta as the translator knows them.
+  known = translated_sets.settings_of(start)
+  (config,) = config_flags.parse(arguments, AdaptationConfig, **known)
   config = dataclasses.replace(config, adapt_ipcs=(ipc,), seed=settings.seed)
   target = TargetSet(*problem[1:], config.label_coding)
   pool, title = config.network_pool, method_name(start, config)
