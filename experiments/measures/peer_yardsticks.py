@@ -83,14 +83,15 @@ def step_of(
   )
 
 
-def _of_frepo(network: nn.Module, own: Any) -> PassesFn:
+def _in_features(
+  network: nn.Module, fitted_fn: Callable[[LabeledSet], LabeledSet]
+) -> PassesFn:
   """Forward and backward of X_S, and forward of the real images."""
   features_of = losses.feature_fn(network)
 
   def passes(variables: Any, synthetic: LabeledSet, real: LabeledSet) -> Any:
     def summed(labeled: LabeledSet) -> jax.Array:
-      fitted = with_mirror_images(labeled) if own.mirror else labeled
-      return features_of(variables, fitted.images).sum()
+      return features_of(variables, fitted_fn(labeled).images).sum()
 
     gradient = jax.grad(summed)(synthetic)
     return gradient.images, features_of(variables, real.images)
@@ -98,23 +99,27 @@ def _of_frepo(network: nn.Module, own: Any) -> PassesFn:
   return passes
 
 
+def _fitted_fn(own: Any) -> Callable[[LabeledSet], LabeledSet]:
+  """What networks are fitted to: X_S, with its mirror images if these count."""
+  return with_mirror_images if own.mirror else lambda labeled: labeled
+
+
+def _of_frepo(network: nn.Module, own: FrepoConfig) -> PassesFn:
+  """X_S with its mirror images, and the real images."""
+  return _in_features(network, _fitted_fn(own))
+
+
 def _of_rfad(network: nn.Module, own: RfadConfig) -> PassesFn:
-  """The same in each of its networks, without mirror images."""
-  features_of = losses.feature_fn(network)
+  """X_S alone and the real images, in each of its networks."""
+  in_one = _in_features(network, lambda labeled: labeled)
 
   def passes(variables: Any, synthetic: LabeledSet, real: LabeledSet) -> Any:
-    def summed(images: jax.Array, variables: Any) -> jax.Array:
-      return features_of(variables, images).sum()
-
     # Other weights for each, or the compiler would make them one.
     several = [
       jax.tree.map(lambda x, i=i: x + i * 1e-3, variables)
       for i in range(own.networks_per_step)
     ]
-    return [
-      (jax.grad(summed)(synthetic.images, v), features_of(v, real.images))
-      for v in several
-    ]
+    return [in_one(v, synthetic, real) for v in several]
 
   return passes
 
@@ -142,7 +147,7 @@ def _of_rcig(network: nn.Module, own: RcigConfig) -> PassesFn:
 
       return move
 
-    fitted = with_mirror_images(synthetic) if own.mirror else synthetic
+    fitted = _fitted_fn(own)(synthetic)
     on_set, t = there_and_back(fitted.images), variables['params']
     for _ in range(own.num_inner_steps + own.num_hessian_steps):
       t = on_set(t)

@@ -6,7 +6,7 @@ fields of `configs.DistillationConfig`; flagfiles hold the peers' values.
 
 import dataclasses
 
-from fsdd_jax.options import Config, option
+from fsdd_jax.options import Config, option, out_of_range
 
 _POOL_SIZE = 'Networks of the pool (FRePo: 10, RCIG: 30).'
 _UPDATES = 'Updates after which a network is drawn anew (FRePo, RCIG: 100).'
@@ -100,6 +100,15 @@ class RcigConfig(Config):
     least=0,
     below=1,
   )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for problem in ('inner', 'hessian'):
+      steps, rate = f'num_{problem}_steps', f'{problem}_learning_rate'
+      searched = self.solver == 'adam' and not getattr(self, rate)
+      # One step alone says of no rate whether it goes down.
+      if searched and getattr(self, steps) == 1:
+        raise out_of_range(steps, 1, f'2 or more, or give {rate}')
 
 
 @dataclasses.dataclass(frozen=True)

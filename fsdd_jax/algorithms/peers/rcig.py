@@ -42,7 +42,6 @@ from fsdd_jax.core import distill_step, losses
 from fsdd_jax.core.solvers import Rates, first_rates, followed
 from fsdd_jax.networks import layers
 from fsdd_jax.networks.layers import with_softplus
-from fsdd_jax.options import out_of_range
 from fsdd_jax.types import LabeledSet, labeled_set
 
 Learned = dict[str, jax.Array]
@@ -288,20 +287,13 @@ def plan(setup: Setup) -> Plan:
 
 
 def check(network: nn.Module, own: RcigConfig) -> None:
-  """Raises a ValueError for a network or a solver that cannot be used here."""
+  """Raises a ValueError for a network that cannot be linearised here."""
+  del own
   if not isinstance(network, layers.Network):
     raise ValueError(
       f'RCIG takes networks built on layers.Network, whose classifier it '
       f'knows; got {type(network).__name__}. Choose one of extractors.NETWORKS.'
     )
-  for problem in ('inner', 'hessian'):
-    steps = getattr(own, f'num_{problem}_steps')
-    rate = f'{problem}_learning_rate'
-    # One step alone says of no rate whether it goes down.
-    if own.solver == 'adam' and steps == 1 and not getattr(own, rate):
-      raise out_of_range(
-        f'num_{problem}_steps', 1, f'2 or more, or give {rate}'
-      )
 
 
 RCIG = Peer('RCIG', plan, RcigConfig, check)
