@@ -75,11 +75,27 @@ def _define(
 
 
 def read(
-  config_class: type[Config], values: flags.FlagValues = flags.FLAGS
+  config_class: type[Config],
+  values: flags.FlagValues = flags.FLAGS,
+  *,
+  known: Mapping[str, Any] | None = None,
 ) -> Config:
-  """Builds a config of parsed flags; its own checks name a bad value."""
-  found = {}
+  """Builds a config of parsed flags; its own checks name a bad value.
+
+  Args:
+    config_class: a dataclass of `configs`.
+    values: the flags.
+    known: values in place of the defaults of flags that are not given, as a
+      translator's file names them; other fields are passed over.
+
+  Returns:
+    The config.
+  """
+  found, known = {}, known or {}
   for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+    if field.name in known and not values[field.name].present:
+      found[field.name] = known[field.name]
+      continue
     value = values[field.name].value
     if field.type == tuple[int, ...]:
       value = integers(field.name, values)

@@ -156,12 +156,7 @@ def _network_like(description: Mapping[str, Any]) -> NetworkConfig:
   """The network that the given flags and, for the rest, a description name."""
   known = {k: v for k, v in description.items() if v is not None}
   known['network'] = description['name']
-  values: dict[str, Any] = {}
-  for field in dataclasses.fields(NetworkConfig):
-    flag = flags.FLAGS[field.name]
-    given = flag.present or field.name not in known
-    values[field.name] = flag.value if given else known[field.name]
-  return NetworkConfig(**values)
+  return config_flags.read(NetworkConfig, known=known)
 
 
 def adaptation_config(start: translators.ThetaTranslator) -> AdaptationConfig:
@@ -176,12 +171,8 @@ def adaptation_config(start: translators.ThetaTranslator) -> AdaptationConfig:
   Returns:
     The config.
   """
-  config = config_flags.read(AdaptationConfig)
   known = translated_sets.settings_of(start)
-  return dataclasses.replace(
-    config,
-    **{k: value for k, value in known.items() if not flags.FLAGS[k].present},
-  )
+  return config_flags.read(AdaptationConfig, known=known)
 
 
 class AdaptationProblem(NamedTuple):
