@@ -12,7 +12,7 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from fsdd_jax.runtime import preemption, processes, terminal
+from fsdd_jax.runtime import compiler, preemption, processes, terminal
 from workbench import help_text
 
 Main = Callable[[list[str]], None]
@@ -104,6 +104,7 @@ def run(main: Main, *, check: Check = no_files) -> None:
     'import', [], 'Modules to import first, of this folder or installed.'
   )
   terminal.protect()
+  compiler.spread_convolutions()
   if _HELP.intersection(sys.argv[1:]):
     print(help_text.text(sys.modules['__main__'].__doc__ or ''))
     terminal.flush()

@@ -8,6 +8,7 @@ of patches. Elsewhere XLA's own is taken.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from jax import lax
 # Of flax.linen.Conv: images [n, h, w, c], kernels [kh, kw, c, d].
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 Pairs = tuple[tuple[int, int], tuple[int, int]]
+
+# Values of a patch up to which the gradient of images is one of patches.
+_SMALL_PATCH = 32
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -70,10 +74,18 @@ def _convolve_jvp(
     cpu=functools.partial(_sum_over_offsets, strides=strides, padding=padding),
     default=functools.partial(convolve, strides=strides, padding=padding),
   )
-  return (
-    convolve(images, kernel, strides, padding),
-    convolve(images_dot, kernel, strides, padding) + of_kernel,
+  is_small = math.prod(kernel.shape[:3]) <= _SMALL_PATCH
+  of_images = lax.platform_dependent(
+    images_dot,
+    kernel,
+    cpu=functools.partial(
+      convolve_patches if is_small else convolve,
+      strides=strides,
+      padding=padding,
+    ),
+    default=functools.partial(convolve, strides=strides, padding=padding),
   )
+  return convolve(images, kernel, strides, padding), of_images + of_kernel
 
 
 def _sum_over_offsets(

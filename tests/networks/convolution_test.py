@@ -117,9 +117,10 @@ def test_value_and_gradients_are_those_of_xla(convolve, problem):
     np.testing.assert_allclose(one, other, atol=1e-4, rtol=1e-5)
 
 
-def test_forward_mode_and_the_second_derivative_are_those_of_xla():
-  inputs = _inputs((2, 6, 5, 3), (3, 3, 3, 4))
-  dots = _inputs((2, 6, 5, 3), (3, 3, 3, 4))
+@pytest.mark.parametrize('channels', [3, 4])  # Small patches, and others.
+def test_forward_mode_and_the_second_derivative_are_those_of_xla(channels):
+  inputs = _inputs((2, 6, 5, channels), (3, 3, channels, 4))
+  dots = _inputs((2, 6, 5, channels), (3, 3, channels, 4))
 
   def results(conv):
     def loss(images, kernel):
