@@ -42,6 +42,10 @@ import pytest
 
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.networks import extractors
+from fsdd_jax.runtime import compiler
+
+# As commands do, so that those in this process write what those alone do.
+compiler.spread_convolutions()
 
 # A test that waits for the machine has not failed.
 hypothesis.settings.register_profile('untimed', deadline=None)
