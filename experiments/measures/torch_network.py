@@ -3,13 +3,13 @@
 PyTorch is no dependency; it is imported where a function needs it.
 """
 
-import os
 from typing import Any
 
 import jax
 import numpy as np
 
 from fsdd_jax.networks.extractors import ConvNet
+from fsdd_jax.runtime import compiler
 from fsdd_jax.types import LabeledSet
 
 
@@ -25,7 +25,7 @@ def import_torch() -> Any:
     raise ImportError(
       'The benchmark against PyTorch needs it: pip install torch.'
     ) from error
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.set_num_threads(compiler.usable_cores())
   return torch
 
 

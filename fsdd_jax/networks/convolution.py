@@ -45,18 +45,11 @@ def convolve(
   Returns:
     Maps `[n, h', w', d]`.
   """
-
-  def of_xla(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(
-      images, kernel, strides, padding, dimension_numbers=_DIMENSIONS
-    )
-
   if min(images.shape[1:3]) >= max(kernel.shape[:2]):
-    return of_xla(images, kernel)
-  by_patches = functools.partial(
-    convolve_patches, strides=strides, padding=padding
+    return _of_xla(images, kernel, strides=strides, padding=padding)
+  return _on_cpu(convolve_patches, _of_xla)(
+    images, kernel, strides=strides, padding=padding
   )
-  return lax.platform_dependent(images, kernel, cpu=by_patches, default=of_xla)
 
 
 @convolve.defjvp
@@ -68,24 +61,46 @@ def _convolve_jvp(
 ) -> tuple[jax.Array, jax.Array]:
   images, kernel = primals
   images_dot, kernel_dot = tangents
-  of_kernel = lax.platform_dependent(
-    images,
-    kernel_dot,
-    cpu=functools.partial(_sum_over_offsets, strides=strides, padding=padding),
-    default=functools.partial(convolve, strides=strides, padding=padding),
+  window = {'strides': strides, 'padding': padding}
+  of_kernel = _on_cpu(_sum_over_offsets, convolve)
+  of_images: Callable[..., jax.Array] = convolve
+  if math.prod(kernel.shape[:3]) <= _SMALL_PATCH:
+    of_images = _on_cpu(convolve_patches, convolve)
+  return (
+    convolve(images, kernel, **window),
+    of_images(images_dot, kernel, **window)
+    + of_kernel(images, kernel_dot, **window),
   )
-  is_small = math.prod(kernel.shape[:3]) <= _SMALL_PATCH
-  of_images = lax.platform_dependent(
-    images_dot,
-    kernel,
-    cpu=functools.partial(
-      convolve_patches if is_small else convolve,
-      strides=strides,
-      padding=padding,
-    ),
-    default=functools.partial(convolve, strides=strides, padding=padding),
+
+
+def _on_cpu(
+  convolve_fn: Callable[..., jax.Array], default_fn: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+  """One way to convolve on the CPU, and another one elsewhere."""
+
+  def convolve_there(
+    images: jax.Array, kernel: jax.Array, **window: Any
+  ) -> jax.Array:
+    return lax.platform_dependent(
+      images,
+      kernel,
+      cpu=functools.partial(convolve_fn, **window),
+      default=functools.partial(default_fn, **window),
+    )
+
+  return convolve_there
+
+
+def _of_xla(
+  images: jax.Array,
+  kernel: jax.Array,
+  *,
+  strides: tuple[int, int],
+  padding: Pairs,
+) -> jax.Array:
+  return lax.conv_general_dilated(
+    images, kernel, strides, padding, dimension_numbers=_DIMENSIONS
   )
-  return convolve(images, kernel, strides, padding), of_images + of_kernel
 
 
 def _sum_over_offsets(

@@ -30,11 +30,11 @@ def spread_convolutions(
 def is_needed() -> bool:
   """Whether this process has several cores, and a version that uses one."""
   version = importlib.metadata.version('jaxlib')
-  return version.startswith(_VERSION) and _cores() > 1
+  return version.startswith(_VERSION) and usable_cores() > 1
 
 
-def _cores() -> int:
-  """Those that this process may use, where the system tells."""
+def usable_cores() -> int:
+  """Cores that this process may use; all, where the system does not tell."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
