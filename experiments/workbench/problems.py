@@ -57,7 +57,9 @@ def fit_normalization(
 ) -> normalization_lib.Normalization:
   """Standardisation, with ZCA where the config asks for it."""
   if config.zca:
-    return normalization_lib.zca_whitening(train.images)
+    return normalization_lib.zca_whitening_once(
+      train.images, train.fingerprint()
+    )
   return normalization_lib.standardization(train.images)
 
 

@@ -15,6 +15,10 @@ def _images(n=200, size=4, channels=3, seed=0):
   return np.clip(128 + 20 * smooth, 0, 255).astype(np.uint8)
 
 
+def _assert_same(first, second):
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
 def test_standardization_matches_float64():
   images = _images()
   fitted = normalization.standardization(images)
@@ -120,3 +124,31 @@ def test_whitening_once_gives_the_same_inputs():
   np.testing.assert_allclose(
     inputs, normalization.normalize(images, transform), atol=1e-5
   )
+
+
+def test_whitening_is_fitted_once(tmp_path, monkeypatch):
+  monkeypatch.setenv('FSDD_CACHE_DIR', str(tmp_path))
+  images = _images()
+  first = normalization.zca_whitening_once(images, 'these')
+  _assert_same(first, normalization.zca_whitening(images))
+  monkeypatch.setattr(normalization, 'zca_whitening', None)  # Not again.
+  again = normalization.zca_whitening_once(images, 'these')
+  _assert_same(first, again)
+
+
+def test_whitening_of_other_images_is_its_own(tmp_path, monkeypatch):
+  monkeypatch.setenv('FSDD_CACHE_DIR', str(tmp_path))
+  normalization.zca_whitening_once(_images(), 'these')
+  others = _images(seed=1)
+  found = normalization.zca_whitening_once(others, 'others')
+  _assert_same(found, normalization.zca_whitening(others))
+
+
+def test_too_large_images_are_refused_before_a_folder_is_made(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv('FSDD_CACHE_DIR', str(tmp_path))
+  images = np.zeros((1, 128, 129, 1), np.uint8)
+  with pytest.raises(ValueError, match='Reduce image_size'):
+    normalization.zca_whitening_once(images, 'large')
+  assert not list(tmp_path.iterdir())
