@@ -112,7 +112,9 @@ def _run(
   start, target = problem.start, common['target']
   config, clock = common['config'], common['clock']
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
-  theta_networks = in_theta.theta_networks(start.theta, target, clock)
+  theta_networks = in_theta.theta_networks(
+    start.theta, target, clock, error=config.loss
+  )
   before = in_theta.distill_in_theta(
     start.theta, ipcs=wanted, networks=theta_networks, **common
   )

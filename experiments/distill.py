@@ -136,13 +136,13 @@ def _learned_network(
 
 
 def _in_learned_network(
-  plan: Plan, theta: learned_network.LearnedNetwork
+  plan: Plan, theta: learned_network.LearnedNetwork, config: DistillationConfig
 ) -> Plan:
   """Bi-Level: the same in a learned network."""
   # At the resolution that theta was learned at, as the supplement's times of
   # Bi-Level imply.
   target = plan.target.at_most(theta.image_shape)
-  networks = in_theta.theta_networks(theta, target)
+  networks = in_theta.theta_networks(theta, target, error=config.loss)
   run = functools.partial(baseline.distill_over_networks, networks=networks)
   further = {**plan.further, 'theta': _THETA.value}
   return Plan('Bi-Level', run, theta.network, target, further)
@@ -171,7 +171,7 @@ def main(_: list[str]) -> None:
     start = problems.start_from_file(_START.value, transform)
     plan.further['start'] = _START.value
   if theta is not None:
-    plan = _in_learned_network(plan, theta)
+    plan = _in_learned_network(plan, theta, config)
   result = plan.run(
     plan.network,
     plan.target,

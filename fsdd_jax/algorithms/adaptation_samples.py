@@ -136,6 +136,7 @@ def pool_networks(
   return target.networks(
     losses.feature_fn(network),
     _draw(network, target, config),
+    error=config.loss,
     num_networks=config.network_pool or total,
     keep=config.network_pool or 1,
     clock=clock,

@@ -257,6 +257,7 @@ def _loss_and_inputs(
     networks = target.networks(  # Lines 8-9.
       losses.feature_fn(network),
       draw,
+      error=config.loss,
       num_networks=config.num_networks,
       keep=keep,
       clock=clock,

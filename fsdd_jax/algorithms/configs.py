@@ -5,6 +5,7 @@ the supplement does not give and that we chose on held-out training images.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from fsdd_jax import types
@@ -12,15 +13,18 @@ from fsdd_jax.core import distill_step, jitter, krr_errors
 from fsdd_jax.networks import translator
 from fsdd_jax.options import SEEDS, Config, option, out_of_range, seed_option
 
+_LOSSES = {
+  'squared': 'the paper',
+  'scale_free': 'squared, of the best multiple of the predictions [ours]',
+  'platt': 'cross-entropy of their best multiple, as RFAD, in the features of '
+  'all target images [ours]',
+}
 
-def loss_option() -> Any:
+
+def loss_option(names: Iterable[str] = _LOSSES) -> Any:
   """The error of predictions on target images that a stage minimises."""
-  return option(
-    'scale_free',
-    'squared (the paper), or scale_free: that of the best multiple of the '
-    'predictions [ours].',
-    choices=krr_errors.ERRORS,
-  )
+  listed = '; '.join(f'{name} ({_LOSSES[name]})' for name in names)
+  return option('scale_free', f'Error: {listed}.', choices=tuple(names))
 
 
 def jitter_option() -> Any:
@@ -244,6 +248,7 @@ class SubsetConfig(UpdateConfig):
     'Most distilled images, I_max: the supplement tests up to 50 x 10.',
     least=1,
   )
+  loss: str = loss_option(krr_errors.OF_SUMS)
   seed: int = seed_option('Seed of every draw but theta.')
   theta_seed: int = seed_option('Seed of the arbitrary network, theta.')
 

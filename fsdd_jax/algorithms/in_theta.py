@@ -25,6 +25,8 @@ def theta_networks(
   theta: FixedNetwork,
   target: TargetSet,
   clock: metrics.StageClock | None = None,
+  *,
+  error: str = 'squared',
 ) -> NetworksFn:
   """The fixed network and its statistics, as the one network of Alg. 4.
 
@@ -33,6 +35,7 @@ def theta_networks(
     target: the target set (X_T, Y_T), with the channels of theta; images above
       its resolution are scaled down to it.
     clock: gets the seconds of `statistics`.
+    error: as for `TargetSet.statistics`.
 
   Returns:
     A function whose number plays no part, and which sums the statistics at its
@@ -42,6 +45,7 @@ def theta_networks(
   return target.networks(
     losses.feature_fn(theta.network),
     lambda index: theta.sample(target.image_shape),
+    error=error,
     clock=clock,
   )
 
@@ -130,7 +134,9 @@ def distill_sets(
   target = target.coded(config.label_coding).at_most(theta.image_shape)
   features_of = losses.feature_fn(theta.network)
   loss_fn = losses.LOSSES[config.loss].on_statistics
-  network = networks or theta_networks(theta, target, clock)  # Line 9.
+  network = networks or theta_networks(  # Line 9.
+    theta, target, clock, error=config.loss
+  )
   starts = {
     name: start_of(theta, target, name=name, config=config) for name in names
   }

@@ -11,7 +11,7 @@ from fsdd_jax.algorithms.configs import (
   loss_option,
   short_classes_option,
 )
-from fsdd_jax.core import augment, distill_step
+from fsdd_jax.core import augment, distill_step, krr_errors
 from fsdd_jax.options import Config, option, out_of_range, seed_option
 
 
@@ -140,7 +140,7 @@ class PretrainingConfig(Config):
     'Ridge relative to the mean trace (KIP, FRePo); 0 is literal.',
     least=0,
   )
-  loss: str = loss_option()
+  loss: str = loss_option(krr_errors.OF_SUMS)
   label_coding: str = option(
     'centered',
     'centered (one-hot minus 1/C) or onehot (literal), as in the cache.',

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fsdd_jax.core.krr import matmul, predict
+from fsdd_jax.core.platt import platt_error
 
 _TINY = 1e-12
 
@@ -218,16 +219,25 @@ def _best_multiple(
 
 
 class Error(NamedTuple):
-  """An error of a map on target images, and the same by their statistics."""
+  """An error of a map on target images, and the same by their statistics.
+
+  None stands for an error that needs the features of each image.
+  """
 
   on_images: Callable[..., jax.Array]
-  on_statistics: Callable[..., jax.Array]
+  on_statistics: Callable[..., jax.Array] | None
 
 
 ERRORS = {
   'squared': Error(mean_squared_error, mean_squared_error_from_statistics),
   'scale_free': Error(scale_free_error, scale_free_error_from_statistics),
+  'platt': Error(platt_error, None),
 }
+
+# Those that statistics suffice for.
+OF_SUMS = tuple(
+  name for name, error in ERRORS.items() if error.on_statistics is not None
+)
 
 
 def error_on(error: str, weights: jax.Array, target: Target) -> jax.Array:
@@ -240,9 +250,17 @@ def error_on(error: str, weights: jax.Array, target: Target) -> jax.Array:
 
   Returns:
     `[]` float32, mean over images.
+
+  Raises:
+    ValueError: if the error needs features, and the target has sums alone.
   """
   functions = ERRORS[error]
   if isinstance(target, Statistics):
+    if functions.on_statistics is None:
+      raise ValueError(
+        f'The error {error!r} needs the features of each target image, not '
+        f'their sums; take one of {", ".join(OF_SUMS)}.'
+      )
     return functions.on_statistics(weights, target)
   features = target.features.astype(jnp.float32)
   return functions.on_images(weights, features, target.labels, target.mask)

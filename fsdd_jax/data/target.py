@@ -219,16 +219,19 @@ class TargetSet:
     features_of: losses.FeatureFn,
     variables: Any,
     *,
+    error: str = 'squared',
     description: str = 'statistics',
   ) -> krr_errors.Target:
     """The statistics of all images in a network, which all devices share.
 
     Alg. 3, line 9, and Alg. 4, line 9: one pass over the images a network. Few
-    images of many features stay features, as `keeps_features` says.
+    images of many features stay features, as `keeps_features` says, and so do
+    all for an error that is not one of sums, on one device.
 
     Args:
       features_of: the feature map f.
       variables: of the network.
+      error: a name in `krr_errors.ERRORS`, for which they are to serve.
       description: what the progress bar calls the pass.
     """
     images, normalization = self._prepared
@@ -237,7 +240,9 @@ class TargetSet:
     pass_over: Callable[..., krr_errors.Target] = functools.partial(
       passes.target_statistics, devices=devices
     )
-    if keeps_features(len(images), count, devices):
+    if error not in krr_errors.OF_SUMS or (
+      keeps_features(len(images), count, devices)
+    ):
       pass_over = passes.target_features
     bar = progress.Bar(len(images), description, unit='image', leave=False)
     with bar:
@@ -256,6 +261,7 @@ class TargetSet:
     features_of: losses.FeatureFn,
     draw: DrawFn,
     *,
+    error: str = 'squared',
     num_networks: int = 1,
     keep: int = 1,
     clock: metrics.StageClock | None = None,
@@ -266,8 +272,10 @@ class TargetSet:
     Args:
       features_of: the feature map f.
       draw: draws the network of a number.
+      error: as for `statistics`.
       num_networks: how many there are, for the progress bar.
-      keep: how many networks to keep, with their `[d, d]` statistics.
+      keep: how many networks to keep, with their `[d, d]` statistics or
+        `[n, d]` features.
       clock: gets the time of the passes.
       part: the name of that time.
 
@@ -283,7 +291,7 @@ class TargetSet:
       name = f'statistics of network {index + 1}/{num_networks}'
       with clock.part(part):
         return variables, self.statistics(
-          features_of, variables, description=name
+          features_of, variables, error=error, description=name
         )
 
     return network

@@ -62,6 +62,34 @@ def test_features_of_few_images_give_the_loss_of_their_sums(loss):
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+def test_an_error_that_is_none_of_sums_is_of_features():
+  network = extractors.make(
+    'convnet', image_shape=(8, 8, 3), num_classes=3, width=1, depth=2
+  )
+  target, features_of = toy.target(), losses.feature_fn(network)
+  networks = target.networks(
+    features_of,
+    lambda index: random_networks.sample(
+      jax.random.key(index), network, (8, 8, 3)
+    ),
+    error='platt',
+  )
+  variables, found = networks(0)
+  assert isinstance(found, krr_errors.FeatureSet)
+  synthetic = target.random_real(jax.random.key(0), ipc=2)
+  whole = target.inputs(np.arange(len(target.labels)))
+  losses_of = losses.LOSSES['platt']
+  arguments = features_of, variables, synthetic
+  np.testing.assert_allclose(
+    losses_of.on_statistics(*arguments, found, ridge=1e-3),
+    losses_of.on_images(*arguments, whole, ridge=1e-3),
+    rtol=1e-4,
+  )
+  summed = target.statistics(features_of, variables)
+  with pytest.raises(ValueError, match='not their sums; take one of squared'):
+    losses_of.on_statistics(*arguments, summed, ridge=1e-3)
+
+
 def test_many_images_are_summed():
   network = extractors.make(
     'convnet', image_shape=(8, 8, 3), num_classes=3, width=1, depth=2

@@ -34,11 +34,11 @@ from fsdd_jax.algorithms.peers.network_pool import (
   with_mirror_images,
 )
 from fsdd_jax.algorithms.peers.peer_configs import RcigConfig
-from fsdd_jax.algorithms.peers.platt import (
+from fsdd_jax.core import distill_step, losses
+from fsdd_jax.core.platt import (
   least_cross_entropy,
   scaled_cross_entropy,
 )
-from fsdd_jax.core import distill_step, losses
 from fsdd_jax.core.solvers import Rates, first_rates, followed
 from fsdd_jax.networks import layers
 from fsdd_jax.networks.layers import with_softplus

@@ -16,8 +16,8 @@ from fsdd_jax.algorithms import distillation
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers.frame import Peer, Plan, Setup
 from fsdd_jax.algorithms.peers.peer_configs import RfadConfig
-from fsdd_jax.algorithms.peers.platt import platt_error, scaled_cross_entropy
 from fsdd_jax.core import distill_step, krr, krr_errors, losses
+from fsdd_jax.core.platt import platt_error, scaled_cross_entropy
 from fsdd_jax.networks import random_networks
 from fsdd_jax.types import LabeledSet, labeled_set
 

@@ -16,7 +16,6 @@ from fsdd_jax.algorithms.peers import (
   frepo,
   kip,
   network_pool,
-  platt,
   rfad,
   selection,
 )
@@ -26,7 +25,7 @@ from fsdd_jax.algorithms.peers.peer_configs import (
   RcigConfig,
   RfadConfig,
 )
-from fsdd_jax.core import distill_step, krr, losses
+from fsdd_jax.core import distill_step, krr, losses, platt
 from fsdd_jax.data import datasets, normalization
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors

@@ -1,4 +1,4 @@
-"""Cross-entropy of scaled predictions, which RFAD and RCIG minimise (Platt)."""
+"""Cross-entropy of scaled predictions (Platt), which RFAD and RCIG minimise."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,9 @@ def least_cross_entropy(
   fixed = jax.lax.stop_gradient(predictions)
   slope = jax.grad(cross_entropy)
   # In units of the predictions, so that none are too small or large.
-  size = jnp.sqrt(jnp.mean(fixed**2)) + jnp.finfo(fixed.dtype).tiny
+  weight = jnp.ones(len(labels), fixed.dtype) if mask is None else mask
+  square = jnp.average(jnp.mean(fixed**2, axis=1), weights=weight)
+  size = jnp.sqrt(square) + jnp.finfo(fixed.dtype).tiny
   shift = jnp.log(size)
   log_scale = jnp.zeros((), fixed.dtype)
   for _ in range(_NEWTON_STEPS):
