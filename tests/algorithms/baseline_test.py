@@ -117,6 +117,37 @@ def test_distillation_lowers_the_loss_in_its_networks(
   assert ('statistics' in result.seconds) == ('real_batch' not in changes)
 
 
+def test_a_pool_minimises_an_error_that_needs_features(
+  tiny_dataset, tiny_normalization, tiny_network
+):
+  labels = tiny_dataset.labels.copy()
+  labels[::3] = (labels[::3] + 1) % 3  # Else cross-entropy is zero already.
+  dataset = dataclasses.replace(tiny_dataset, labels=labels)
+  target = TargetSet(dataset, tiny_normalization)
+  start = target.random_real(jax.random.split(jax.random.key(0), 4)[0], ipc=2)
+  result = _distill(
+    dataset,
+    tiny_normalization,
+    tiny_network,
+    num_steps=30,
+    learning_rate=0.05,
+    loss='platt',
+    revisit=True,
+  )
+  real = target.inputs(np.arange(len(labels)))
+  features_of = losses.feature_fn(tiny_network)
+  before, after = (
+    np.mean(
+      [
+        losses.LOSSES['platt'].on_images(features_of, v, s, real, ridge=1e-6)
+        for v in result.seen
+      ]
+    )
+    for s in (start, result.synthetic)
+  )
+  assert after < 0.9 * before
+
+
 def test_same_seed_same_bytes_another_seed_others(
   tiny_dataset, tiny_normalization, tiny_network
 ):
