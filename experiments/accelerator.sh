@@ -8,7 +8,8 @@
 # missing, for another SECONDS.
 #
 #   1  versions, ceilings, a step of each stage under them, the choices
-#   2  a cache of 5,000 subsets and 10,000 updates: OUT/translator.safetensors
+#   2  a cache of 5,000 subsets and 10,000 updates, on whitened images:
+#      OUT/translator.safetensors
 #   3  Table 1's row of CIFAR-10 at IPC 10 and 1, one seed, then three
 #   4  Table 1's row of Imagenette at 128 x 128
 #   5  Figure 2
@@ -26,8 +27,8 @@
 #               part 3 makes the columns that need none.
 #   TRANSLATOR  for parts 3 to 6, where part 2 has made none: a file, or the name of a
 #               shipped one, such as tiny_imagenet_32_wide
-#   WHITEN=1    whitened images that stay, for which a translator adds more: part 2
-#               pre-trains for them, and the tables whiten as their translator asks
+#   TRANSLATOR_128  for part 4, whose images are too large to whiten; by default
+#               tiny_imagenet_32_wide
 #   SEEDS       of part 3, by default 0,1,2; the first has a table of its own
 #   WORK        caches and checkpoints, about 6 GB; by default OUT/work
 #   DRY=1       all of it at tiny sizes, on made-up images where none are named
@@ -124,7 +125,7 @@ table() {  # table NAME MOST BINARY DATA FLAG...
   shift 4
   run "$name" "$most" "$binary" --scale="$scale" --recipes="$recipes" \
     --workdir="$work/tables" --repeats="$repeats" --in_process \
-    "${translator[@]}" --target_flag="--dataset=$data" "$@"
+    "${translator[@]}" "${image[@]}" --target_flag="--dataset=$data" "$@"
   local status=$? stem=$work/tables/${binary%.py}
   if ((!status)); then
     mkdir -p "$work/results"
@@ -184,15 +185,13 @@ for device in jax.local_devices():
 
 pretrain() {
   [[ -e $out/translator.safetensors ]] && return
-  local white=() still=()
-  [[ ${WHITEN:-} ]] && white=(--zca) still=(--jitter=)
-  run cache 170 cache.py "$(flagfile cache)" --dataset="$large" \
-    --folder="$work/cache" "${white[@]}" "${still[@]}"
+  run cache 200 cache.py "$(flagfile cache)" --dataset="$large" \
+    --folder="$work/cache"
   # Of a cache that is not complete it takes what is there. It ends by itself
   # before its time, since one that is stopped writes no translator.
-  run pretrain 150 pretrain.py "$(flagfile pretrain)" --dataset="$large" \
-    --cache="$work/cache" --available --max_seconds=$((patience * 120)) \
-    --workdir="$work/pretrain" "${white[@]}" || return
+  run pretrain 210 pretrain.py "$(flagfile pretrain)" --dataset="$large" \
+    --cache="$work/cache" --available --max_seconds=$((patience * 170)) \
+    --workdir="$work/pretrain" || return
   cp "$work/pretrain/translator.safetensors" "$out"
 }
 
@@ -213,6 +212,9 @@ cifar10() {
 }
 
 imagenette_128() {
+  local image=() translator=(
+    --translator="${TRANSLATOR_128:-tiny_imagenet_32_wide}"
+  )
   table imagenette_128 250 table1.py "$target_128" \
     --rows="imagenette_128:$row_128" --seeds=0 \
     --columns="$(columns '1 Net,Baseline,random real')"
@@ -239,10 +241,11 @@ if [[ ${WHEELS:-} ]]; then
 fi
 names=(measures pretrain cifar10 imagenette_128 figure2 trained)
 for number in ${PARTS:-1 2 3 4 5 6}; do
-  translator=()
+  # Without a translator, tables whiten as those with the one of part 2 do.
+  translator=() image=(--target_flag=--zca)
   made=$out/translator.safetensors
   [[ -e $made ]] || made=${TRANSLATOR:-}
-  [[ $made ]] && translator=(--translator="$made")
+  [[ $made ]] && translator=(--translator="$made") image=()
   ${names[number - 1]}
 done
 exit $failed

@@ -121,17 +121,13 @@ def test_the_study_goes_on_after_a_part_that_failed(tmp_path):
     assert './figure2.png' in tables.getnames()
 
 
-@pytest.mark.parametrize(
-  ('white', 'cache', 'pretrain'),
-  [('', '', ''), ('1', '--zca --jitter=', '--zca')],
-)
-def test_the_study_whitens_if_it_is_asked_to(tmp_path, white, cache, pretrain):
-  _, _, told = _study(tmp_path, 100, PARTS='2', WHITEN=white)
-  found = [line for line in told if not line.startswith('=====')]
-  for line, given in zip(found, (cache, pretrain), strict=True):
-    assert ('--zca' in line) == bool(white)
-    assert line.endswith(given)
-  assert ('--jitter=' in found[0]) == bool(white)
+def test_the_study_whitens_what_can_be_whitened(tmp_path):
+  _, _, told = _study(tmp_path, 100, PARTS='3 4', SEEDS='1')
+  plain, large = (line for line in told if not line.startswith('====='))
+  white = '--target_flag=--zca --target_flag=--dataset='
+  assert f'{white}npz:target' in plain
+  assert '--zca' not in large
+  assert '--translator=tiny_imagenet_32_wide --target_flag=--dataset=' in large
 
 
 def test_the_study_does_what_is_missing_when_it_is_started_again(tmp_path):
@@ -158,7 +154,7 @@ def test_the_study_takes_a_translator_that_is_there(tmp_path):
   assert summary[0].startswith('cifar10_seeds_0: done')
   assert '--translator=shipped' in told[1]
   assert '--columns=w Ada,w/o Ada,1 Net,' in told[1]
-  _, summary, told = _study(tmp_path, 100, PARTS='2 4', TRANSLATOR='shipped')
+  _, summary, told = _study(tmp_path, 100, PARTS='2 5', TRANSLATOR='shipped')
   own = tmp_path / 'out' / 'translator.safetensors'
   assert f'--translator={own}' in told[-1]
 
