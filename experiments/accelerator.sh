@@ -62,6 +62,7 @@ roofline="$network $sizes --translator_width=64 --translator_blocks=3
 choices="$network $sizes --translator_width=64 --translator_blocks=3
   --max_images=2000 --networks_at_once=1,4"
 scale=gpu seeds=${SEEDS:-0,1,2} ipcs=1,2,5,10,20 seen=1,20 repeats=5 row_128=1+10
+shipped_128=tiny_imagenet_32_wide
 patience=1  # By how much parts may take longer.
 if [[ ${DRY:-} ]]; then
   small='--width=8 --width_multiplier=2 --norm=none --batch_size=2 --ipc=1
@@ -69,6 +70,7 @@ if [[ ${DRY:-} ]]; then
   roofline="$small --max_synthetic=24 --matrix=256 --copied_mb=8"
   choices="$small --networks_at_once=1,2 --subsets=2 --steps_per_call=2"
   scale=dry seeds=${SEEDS:-0,1} ipcs=1,2 seen=1 repeats=2 row_128=1 patience=20
+  shipped_128=''  # None is of networks so narrow.
 fi
 recipes=$here/recipes
 failed=0
@@ -212,9 +214,8 @@ cifar10() {
 }
 
 imagenette_128() {
-  local image=() translator=(
-    --translator="${TRANSLATOR_128:-tiny_imagenet_32_wide}"
-  )
+  local image=() translator=() unwhitened=${TRANSLATOR_128:-$shipped_128}
+  [[ $unwhitened ]] && translator=(--translator="$unwhitened")
   table imagenette_128 250 table1.py "$target_128" \
     --rows="imagenette_128:$row_128" --seeds=0 \
     --columns="$(columns '1 Net,Baseline,random real')"
