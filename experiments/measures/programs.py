@@ -35,12 +35,14 @@ class Problem:
     image_shape: `(h, w, c)`.
     num_classes: k.
     num_real: target images.
+    error: a name in `krr_errors.ERRORS`, which says what is kept of them.
   """
 
   network: nn.Module
   image_shape: tuple[int, ...]
   num_classes: int
   num_real: int
+  error: str = 'squared'
 
   @property
   def features_of(self) -> losses.FeatureFn:
@@ -69,7 +71,9 @@ class Problem:
   @property
   def keeps_features(self) -> bool:
     """Whether a network keeps features of real images instead of sums."""
-    return keeps_features(self.num_real, self.num_features, devices_for())
+    return keeps_features(
+      self.num_real, self.num_features, devices_for(), error=self.error
+    )
 
   def statistics(self) -> krr_errors.Target:
     """What a network keeps of the real images, of noise."""

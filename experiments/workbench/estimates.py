@@ -42,7 +42,9 @@ def _of_distill(task: Task) -> Estimate:
   reduced_to = None
   if 'theta' in task.needs:
     reduced_to = _large(task.needs['theta'])[0].image_shape
-  problem = shapes.problem_of(data, network, reduced_to=reduced_to)
+  problem = dataclasses.replace(
+    shapes.problem_of(data, network, reduced_to=reduced_to), error=config.loss
+  )
   own = costs.of(
     programs.step,
     problem,
@@ -66,8 +68,12 @@ def _of_adapt(task: Task) -> Estimate:
   (config,) = config_flags.parse(task.arguments, AdaptationConfig, **known)
   # Without adaptation, the set that is asked for is the only one.
   starts = config.num_starts if config.num_adaptation_steps else 1
-  problem = shapes.problem_of(data, network)
-  in_theta = shapes.problem_of(data, network, reduced_to=reduced_to)
+  problem, in_theta = (
+    dataclasses.replace(
+      shapes.problem_of(data, network, reduced_to=shape), error=config.loss
+    )
+    for shape in (None, reduced_to)
+  )
   parts = [real_pass(in_theta)] + [
     costs.of(
       programs.step,

@@ -21,7 +21,7 @@ _LOSSES = {
 }
 
 
-def loss_option(names: Iterable[str] = _LOSSES) -> Any:
+def loss_option(names: Iterable[str] = krr_errors.ERRORS) -> Any:
   """The error of predictions on target images that a stage minimises."""
   listed = '; '.join(f'{name} ({_LOSSES[name]})' for name in names)
   return option('scale_free', f'Error: {listed}.', choices=tuple(names))

@@ -108,7 +108,7 @@ def predict(features: jax.Array, weights: jax.Array) -> jax.Array:
     [[3.0], [4.0]]
   """
   # By labels, so that the gradient by weights, a sum over images, needs no
-  # transposed features: XLA's CPU compiler takes five times as long with them.
+  # transposed features: XLA's CPU compiler takes up to five times as long so.
   by_label = jax.lax.optimization_barrier(weights.T)
   return jax.lax.optimization_barrier(matmul(by_label, features.T)).T
 

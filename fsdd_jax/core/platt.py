@@ -59,7 +59,8 @@ def least_cross_entropy(
   slope = jax.grad(cross_entropy)
   # In units of the predictions, so that none are too small or large.
   weight = jnp.ones(len(labels), fixed.dtype) if mask is None else mask
-  square = jnp.average(jnp.mean(fixed**2, axis=1), weights=weight)
+  square = jnp.sum(jnp.mean(fixed**2, axis=1) * weight)
+  square = square / jnp.maximum(weight.sum(), 1.0)
   size = jnp.sqrt(square) + jnp.finfo(fixed.dtype).tiny
   shift = jnp.log(size)
   log_scale = jnp.zeros((), fixed.dtype)

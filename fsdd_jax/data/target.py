@@ -64,14 +64,21 @@ def drawn(
 
 
 def keeps_features(
-  num_images: int, num_features: int, devices: Devices = ALONE
+  num_images: int,
+  num_features: int,
+  devices: Devices = ALONE,
+  *,
+  error: str = 'squared',
 ) -> bool:
   """Whether a network keeps a target set's features instead of their sums.
 
-  One device does where they take at most half of the memory: 2,000 images of
-  128 x 128 have 8,192 features, whose outer product has 270 MB. Several
-  devices would have to send features, and keep sums.
+  It does for an error that is not one of sums. For others, one device does
+  where they take at most half of the memory: 2,000 images of 128 x 128 have
+  8,192 features, whose outer product has 270 MB. Several devices would have to
+  send features, and keep sums.
   """
+  if error not in krr_errors.OF_SUMS:
+    return True
   return devices is ALONE and 2 * num_images <= num_features
 
 
@@ -224,9 +231,8 @@ class TargetSet:
   ) -> krr_errors.Target:
     """The statistics of all images in a network, which all devices share.
 
-    Alg. 3, line 9, and Alg. 4, line 9: one pass over the images a network. Few
-    images of many features stay features, as `keeps_features` says, and so do
-    all for an error that is not one of sums, on one device.
+    Alg. 3, line 9, and Alg. 4, line 9: one pass over the images a network. They
+    stay features, on one device, where `keeps_features` says so.
 
     Args:
       features_of: the feature map f.
@@ -240,9 +246,7 @@ class TargetSet:
     pass_over: Callable[..., krr_errors.Target] = functools.partial(
       passes.target_statistics, devices=devices
     )
-    if error not in krr_errors.OF_SUMS or (
-      keeps_features(len(images), count, devices)
-    ):
+    if keeps_features(len(images), count, devices, error=error):
       pass_over = passes.target_features
     bar = progress.Bar(len(images), description, unit='image', leave=False)
     with bar:

@@ -120,3 +120,4 @@ def test_sums_are_kept_of_many_images_and_by_several_devices():
   assert not keeps_features(5, 8)
   several = devices.Devices(devices.data_mesh(1))
   assert not keeps_features(4, 8, several)
+  assert keeps_features(5, 8, several, error='platt')

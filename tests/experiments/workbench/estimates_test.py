@@ -71,6 +71,16 @@ def test_a_pool_pays_a_pass_a_network_and_keeps_them():
   assert batches.seconds > 0
 
 
+def test_an_error_that_needs_features_is_estimated_with_them():
+  steps = ('--num_steps=8', '--num_networks=4', '--revisit')
+  sums, features = (
+    estimates.of_task(_distil(*steps, f'--loss={loss}'))
+    for loss in ('squared', 'platt')
+  )
+  assert features.seconds > 0
+  assert features.num_bytes != sums.num_bytes
+
+
 def test_every_kind_of_task_is_estimated():
   cache = Task('cache', 'cache.py', (*_LARGE, *_SUBSETS, '--num_subsets=4'))
   small = ('--translator_width=4', '--translator_blocks=0', '--batch_size=1')
