@@ -25,8 +25,8 @@
 #   PARTS       which parts, by default '1 2 3 4 5 6'. Several calls with other OUT
 #               may share WORK at once: parts 2 and 3, say. Without a translator,
 #               part 3 makes the columns that need none.
-#   TRANSLATOR  for parts 3 to 6, where part 2 has made none: a file, or the name of a
-#               shipped one, such as tiny_imagenet_32_wide
+#   TRANSLATOR  for parts 3, 5 and 6, where part 2 has made none: a file, or the name of
+#               a shipped one, such as tiny_imagenet_32_wide_zca
 #   TRANSLATOR_128  for part 4, whose images are too large to whiten; by default
 #               tiny_imagenet_32_wide
 #   SEEDS       of part 3, by default 0,1,2; the first has a table of its own
