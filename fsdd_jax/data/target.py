@@ -72,10 +72,9 @@ def keeps_features(
 ) -> bool:
   """Whether a network keeps a target set's features instead of their sums.
 
-  It does for an error that is not one of sums. For others, one device does
-  where they take at most half of the memory: 2,000 images of 128 x 128 have
-  8,192 features, whose outer product has 270 MB. Several devices would have to
-  send features, and keep sums.
+  It does for an error that is not one of sums; one device also where they take
+  at most half of the memory: 2,000 images of 128 x 128 have 8,192 features, and
+  their outer product has 270 MB. Several would have to send features.
   """
   if error not in krr_errors.OF_SUMS:
     return True
