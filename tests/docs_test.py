@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import pathlib
 import re
 import runpy
@@ -42,6 +43,13 @@ def test_flagfiles_and_binaries_are_there(page):
   named = re.findall(r'experiments/[\w/]+\.(?:flags|py|sh)\b', page.read_text())
   missing = [x for x in set(named) if not (_ROOT / x).exists()]
   assert not missing
+
+
+@_pages
+def test_headings_skip_no_level(page):
+  text = re.sub(r'```.*?```', '', page.read_text(), flags=re.S)
+  levels = [len(marks) for marks in re.findall(r'^(#+) ', text, flags=re.M)]
+  assert all(then <= now + 1 for now, then in itertools.pairwise(levels))
 
 
 def test_the_readme_is_short():
