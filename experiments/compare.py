@@ -6,7 +6,10 @@ distill.py --method is that method, any other is Alg. 4, but for `adapt`, the
 translator, and `adapt_then_pool`, which goes on with direct steps on the
 translated set.
 
-By default it scores held-out training images, as it serves to choose.
+By default it scores held-out training images, as it serves to choose. What is
+done stays done: the same command goes on after a kill, and one with other
+--methods, --ipcs, --end_protocols or --end_networks runs and scores what is
+missing. Distilled sets lie in W/methods/ipcI, for evaluate.py.
 
 --preset=peers is the protocol of all methods at equal time: it runs random
 real, herding, k-centre, 1 Net, Pool, Baseline, w Ada (of --translator), FRePo,
@@ -19,34 +22,29 @@ given go before it.
       --workdir=runs/compare
 """
 
-import dataclasses
-import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from absl import flags
 
-from fsdd_jax.algorithms import in_theta
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   NetworkConfig,
   TranslatorConfig,
 )
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
-from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
-from fsdd_jax.networks.translator import translate
 from fsdd_jax.reporting import console, tables
-from fsdd_jax.runtime import files
-from fsdd_jax.types import LabeledSet
+from fsdd_jax.runtime import files, hashes
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.runtime.workdir import claimed_workdir
 from workbench import (
   comparison,
+  comparison_records,
+  comparison_runs,
   config_flags,
-  curves,
   launching,
   problems,
   runners,
@@ -127,26 +125,6 @@ PEERS = {
 }
 
 
-def _curve(
-  runner: runners.Runner, translated: Any
-) -> tuple[list[curves.Snapshot], int]:
-  """Runs a method, as long as --seconds says; its snapshots and steps."""
-  steps = runner.num_steps
-  if _SECONDS.value and steps and runner.unlike_later is not None:
-    steps = curves.steps_within(
-      runner.run,
-      _SECONDS.value,
-      least=runner.unlike_later + 8,
-      translate_fn=translated,
-    )
-  snapshots = curves.record(
-    functools.partial(runner.run, steps),
-    every=max(1, steps // _POINTS.value),
-    translate_fn=translated,
-  )
-  return snapshots, steps
-
-
 def _columns(
   problem: runners.Problem, network_config: NetworkConfig
 ) -> dict[str, tuple[str, Any]]:
@@ -169,42 +147,26 @@ def _columns(
 
 
 def _compare(
-  ipc: int,
-  methods: Mapping[str, runners.Runner],
-  scoring: comparison.Scoring,
-  translated: Any,
+  ipc: int, methods: Mapping[str, runners.Runner], plan: comparison_runs.Plan
 ) -> list[tables.Table]:
-  """Runs, scores and draws each method at one IPC."""
-  workdir = files.resolve(_WORKDIR.value)
-  points: dict[str, list[curves.Point]] = {}
-  steps: dict[str, int] = {}
-  ends: dict[str, comparison.End] = {}
-  made: list[tables.Table] = []
+  """Runs all methods at one IPC, then scores their ends; draws both."""
+  workdir, scoring = files.resolve(_WORKDIR.value), plan.scoring
   title = f'{scoring.name}, IPC {ipc}'
+  records: dict[str, comparison_records.Record] = {}
+  paths: dict[str, pathlib.Path] = {}
+  made: list[tables.Table] = []
   for text, runner in methods.items():
     # A variant of a method may have its name.
-    name = text if runner.title in points else runner.title
-    snapshots, steps[name] = _curve(runner, translated)
-    points[name] = scoring.curve(snapshots)
-    made = [curves.to_table(points, steps, title, scoring.label)]
-    found = {
-      name: list(map(dataclasses.asdict, p)) for name, p in points.items()
-    }
-    comparison.write(
-      workdir / f'compare_ipc{ipc}.json',
-      {'title': title, 'steps': steps, 'curves': found},
-      curves.draw(points, title=title, ylabel=scoring.label),
-      made[0],
-    )
-    if scoring.columns:
-      ends[name] = scoring.end(steps[name], snapshots[-1])
-      made.append(comparison.to_table(ends, title, scoring.split))
-      comparison.write(
-        workdir / f'ends_ipc{ipc}.json',
-        {'title': title, 'ends': {n: end.as_dict() for n, end in ends.items()}},
-        comparison.draw(ends, title, scoring.split),
-        made[1],
-      )
+    name = text if runner.title in records else runner.title
+    paths[name] = comparison_records.path_of(workdir, ipc, text)
+    records[name] = comparison_runs.run_once(paths[name], runner, plan)
+    made = [comparison.write_curves(workdir, ipc, records, title, scoring)]
+  if scoring.columns:
+    ends: dict[str, comparison_records.Record] = {}
+    for name, path in paths.items():
+      ends[name] = comparison_runs.score_once(path, records[name], scoring)
+      comparison.write_ends(workdir, ipc, ends, title, scoring)
+    made.append(comparison.write_ends(workdir, ipc, ends, title, scoring))
   return made
 
 
@@ -245,43 +207,29 @@ def main(_: list[str]) -> None:
     protocol=_PROTOCOL.value,
   )
 
-  translated = _translated(found)
+  plan = comparison_runs.Plan(
+    *(found, scoring, _SECONDS.value, _POINTS.value),
+    comparison_runs.translating(found, _SEED.value),
+  )
   made = []
-  for ipc, own in methods.items():
-    made += _compare(ipc, own, scoring, translated)
+  with claimed_workdir(LoopOptions(_WORKDIR.value), data, **_facts(found)):
+    for ipc, own in methods.items():
+      made += _compare(ipc, own, plan)
   for table in made:
     console.show(table)
   print(f'Wrote .json, .png and .csv of each IPC to {_WORKDIR.value}.')
 
 
-def _translated(problem: problems.AdaptationProblem) -> curves.TranslateFn:
-  """Translates a set as it was distilled in theta."""
-  start, train = problem.start, problem.dataset
-  target = TargetSet(train, problem.normalization)
-
-  @functools.cache
-  def began_with(ipc: int) -> jax.Array:
-    return in_theta.start_of(
-      start.theta,
-      target,
-      name=(ipc, 0),
-      config=AdaptationConfig(seed=_SEED.value),
-    ).images
-
-  @jax.jit
-  def translated(params: Any, labeled: LabeledSet) -> LabeledSet:
-    labeled = resolution.upsample(labeled, train.images.shape[1:])
-    return translate(
-      start.translator, {'params': params}, labeled, start.maps_of
-    )
-
-  def from_theta(params: Any, labeled: LabeledSet) -> LabeledSet:
-    ipc = len(labeled.mask) // train.num_classes
-    return translated(
-      params, dataclasses.replace(labeled, start=began_with(ipc))
-    )
-
-  return from_theta
+def _facts(problem: problems.AdaptationProblem) -> dict[str, Any]:
+  """What all methods of a work directory share beside the data."""
+  shared = (_SECONDS, _POINTS, _REPEATS, _PROTOCOL, _SPLIT, _END_WIDTH, _SEED)
+  return {
+    'network': repr(problem.network),
+    'theta': repr(problem.start.theta),
+    'translator': repr(problem.start.translator),
+    'translator_sha256': hashes.hash_tree(problem.start.variables),
+    **{flag.name: flag.value for flag in shared},
+  }
 
 
 if __name__ == '__main__':

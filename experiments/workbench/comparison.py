@@ -9,80 +9,18 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib import figure as mpl_figure
 
 from fsdd_jax.data.datasets import Dataset
-from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.evaluation.evaluate import Score
 from fsdd_jax.reporting import pictures, tables
 from fsdd_jax.runtime import files
 from fsdd_jax.types import LabeledSet
 from workbench import curves, runners
-
-
-@dataclasses.dataclass(frozen=True)
-class End:
-  """The end of a method.
-
-  Attributes:
-    steps: that it took; 0 where it takes none.
-    seconds: wall time, without compilation.
-    scores: by the name of the column.
-  """
-
-  steps: int
-  seconds: float
-  scores: Mapping[str, Score]
-
-  def as_dict(self) -> dict[str, Any]:
-    """JSON values."""
-    scores = {name: score.as_dict() for name, score in self.scores.items()}
-    return {'steps': self.steps, 'seconds': self.seconds, 'scores': scores}
-
-
-def score(
-  key: jax.Array,
-  synthetic: LabeledSet,
-  dataset: Dataset,
-  normalization: Normalization,
-  *,
-  columns: Mapping[str, tuple[str, nn.Module]],
-  repeats: int,
-  split: str,
-  dataset_name: str = '',
-) -> dict[str, Score]:
-  """Scores a set in each column.
-
-  Args:
-    key: consumed; all sets that share it are scored in the same networks.
-    synthetic: the distilled set, without padding.
-    dataset: the images to measure on.
-    normalization: that of the set.
-    columns: protocol and network by the name of the column.
-    repeats: fresh networks a column.
-    split: what `dataset` is.
-    dataset_name: some augmentations do not suit some data.
-
-  Returns:
-    A score a column.
-  """
-  without = protocols.unsuitable_augmentation(dataset_name)
-  synthetic = jax.tree.map(jnp.asarray, synthetic)
-  return {
-    name: evaluate.evaluate(
-      *(key, synthetic, dataset, normalization, network),
-      protocol=protocol,
-      repeats=repeats,
-      split=split,
-      settings=protocols.Settings(without),
-    )
-    for name, (protocol, network) in columns.items()
-  }
+from workbench.comparison_records import Record
 
 
 class Scoring(NamedTuple):
@@ -121,41 +59,46 @@ class Scoring(NamedTuple):
       protocol=self.protocol,
     )
 
-  def end(self, steps: int, last: curves.Snapshot) -> End:
-    """Scores the end of a method in each column."""
+  def end(self, column: str, synthetic: LabeledSet) -> Score:
+    """Scores a set in one column; all sets in the same networks."""
     _, _, transform = self.problem
-    scores = score(
-      *(jax.random.key(1000), last.synthetic, self.held, transform),
-      columns=self.columns,
+    protocol, network = self.columns[column]
+    return evaluate.evaluate(
+      *(jax.random.key(1000), synthetic, self.held, transform, network),
+      protocol=protocol,
       repeats=self.repeats,
       split=self.split,
-      dataset_name=self.name,
+      settings=protocols.Settings(protocols.unsuitable_augmentation(self.name)),
     )
-    return End(steps, last.seconds, scores)
 
 
-def to_table(ends: Mapping[str, End], title: str, split: str) -> tables.Table:
+def to_table(
+  ends: Mapping[str, Record], columns: Sequence[str], title: str, split: str
+) -> tables.Table:
   """A row a method, a column a protocol or architecture."""
   first = next(iter(ends.values())).scores
   rows = [
     [
       *(name, str(end.steps), f'{end.seconds:.1f}'),
-      *(str(found).partition(' (')[0] for found in end.scores.values()),
+      *(str(end.scores[column]).partition(' (')[0] for column in columns),
     ]
     for name, end in ends.items()
   ]
-  networks = '; '.join(f'{n}: {s.network}, n={s.n}' for n, s in first.items())
+  networks = '; '.join(
+    f'{name}: {first[name].network}, n={first[name].n}' for name in columns
+  )
   caption = (
     f'{split} accuracy in percent, mean ± std (ddof=1) over n fresh networks, '
     f'one set, its last step. {networks}. Seconds without compilation.'
   )
-  columns = ['method', 'steps', 'seconds', *first]
-  return tables.Table(f'{title}, ends', columns, rows, caption)
+  heads = ['method', 'steps', 'seconds', *columns]
+  return tables.Table(f'{title}, ends', heads, rows, caption)
 
 
-def draw(ends: Mapping[str, End], title: str, split: str) -> mpl_figure.Figure:
+def draw(
+  ends: Mapping[str, Record], columns: Sequence[str], title: str, split: str
+) -> mpl_figure.Figure:
   """A picture of the same: a bar a method and column, with its deviation."""
-  columns = list(next(iter(ends.values())).scores)
   figure = mpl_figure.Figure(
     figsize=(8, 2 + 0.15 * len(ends) * len(columns)), layout='constrained'
   )
@@ -179,20 +122,85 @@ def draw(ends: Mapping[str, End], title: str, split: str) -> mpl_figure.Figure:
   return figure
 
 
-def write(
+def write_curves(
+  workdir: pathlib.Path,
+  ipc: int,
+  records: Mapping[str, Record],
+  title: str,
+  scoring: Scoring,
+) -> tables.Table:
+  """Writes `compare_ipcI`: numbers, picture and table of curves.
+
+  Args:
+    workdir: folder of the comparison.
+    ipc: images per class.
+    records: of the methods that ran, by their names.
+    title: of picture and table.
+    scoring: how points were scored.
+
+  Returns:
+    The table.
+  """
+  points = {name: record.points for name, record in records.items()}
+  steps = {name: record.steps for name, record in records.items()}
+  table = curves.to_table(points, steps, title, scoring.label)
+  found = {
+    name: list(map(dataclasses.asdict, each)) for name, each in points.items()
+  }
+  _write(
+    workdir / f'compare_ipc{ipc}.json',
+    {'title': title, 'steps': steps, 'curves': found},
+    curves.draw(points, title=title, ylabel=scoring.label),
+    table,
+  )
+  return table
+
+
+def write_ends(
+  workdir: pathlib.Path,
+  ipc: int,
+  records: Mapping[str, Record],
+  title: str,
+  scoring: Scoring,
+) -> tables.Table:
+  """Writes `ends_ipcI`: numbers, picture and table of ends.
+
+  Args:
+    workdir: folder of the comparison.
+    ipc: images per class.
+    records: of the methods that are scored, by their names.
+    title: of picture and table.
+    scoring: the columns.
+
+  Returns:
+    The table.
+  """
+  columns = list(scoring.columns)
+  table = to_table(records, columns, title, scoring.split)
+  ends = {
+    name: {
+      'steps': record.steps,
+      'seconds': record.seconds,
+      'scores': {c: record.scores[c].as_dict() for c in columns},
+    }
+    for name, record in records.items()
+  }
+  _write(
+    workdir / f'ends_ipc{ipc}.json',
+    {'title': title, 'ends': ends},
+    draw(records, columns, title, scoring.split),
+    table,
+  )
+  return table
+
+
+def _write(
   path: pathlib.Path,
   values: Any,
   picture: mpl_figure.Figure,
   table: tables.Table,
 ) -> None:
-  """Writes numbers, picture and table of the methods that are done.
-
-  Args:
-    path: of the numbers, `*.json`; picture and table lie beside it.
-    values: the numbers, JSON values.
-    picture: a figure.
-    table: written as CSV.
-  """
+  """Writes numbers as JSON; picture and table lie beside them."""
   text = json.dumps(values, indent=2) + '\n'
   files.write_bytes_atomic(path, text.encode())
   png = pictures.figure_png(picture)

@@ -1,6 +1,8 @@
 """Accuracy against wall time: what a method's set scores while it is made."""
 
+import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +22,10 @@ from fsdd_jax.types import LabeledSet
 
 _LIKE_LATER = 8
 TranslateFn = Callable[[Any, LabeledSet], LabeledSet]
+
+
+class _TimeIsUpError(Exception):
+  """Ends a method that is timed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,7 @@ def record(
   *,
   every: int,
   translate_fn: TranslateFn | None = None,
+  seconds: float = math.inf,
 ) -> list[Snapshot]:
   """Runs a method and keeps its set every few steps.
 
@@ -71,6 +78,7 @@ def record(
       was distilled last. One without steps makes its result a snapshot.
     every: steps of a part between snapshots; its last step makes one, too.
     translate_fn: of omega and the set in theta, if a part updates omega.
+    seconds: the method ends at the first snapshot after this time.
 
   Returns:
     Snapshots in the order of time.
@@ -99,11 +107,13 @@ def record(
     # What was compiled for the snapshot itself is in its pause already.
     compiled = clock.seconds().get('compilation', 0.0) - compiling
     paused += time.perf_counter() - now - compiled
+    if snapshots[-1].seconds > seconds:
+      raise _TimeIsUpError
 
-  with clock.part('method'):
+  with clock.part('method'), contextlib.suppress(_TimeIsUpError):
     result = method(LoopOptions(None, every, every, state_fn=keep))
-  if not snapshots:
-    keep(0, result)
+    if not snapshots:
+      keep(0, result)
   return snapshots
 
 
@@ -112,26 +122,41 @@ def steps_within(
   seconds: float,
   *,
   least: int,
+  part: int = 0,
   translate_fn: TranslateFn | None = None,
 ) -> int:
   """How many steps of a method a time allows, by a few that are timed.
 
   Args:
-    method: of a number of steps (of its last part) and options.
+    method: of a number of steps (of one of its parts) and options.
     seconds: the time, without compilation.
-    least: steps to time; the last eight of them must be like all later ones.
+    least: steps to time, unless the time is up before; the last eight of them
+      must be like all later ones.
+    part: index of the part that the steps are of.
     translate_fn: as for `record`.
 
   Returns:
-    The number of steps, at least `least`.
+    The number of steps, at least one.
   """
   snapshots = record(
-    lambda options: method(least, options), every=1, translate_fn=translate_fn
+    lambda options: method(least, options),
+    every=1,
+    translate_fn=translate_fn,
+    seconds=seconds,
   )
-  times = [snapshot.seconds for snapshot in snapshots[-_LIKE_LATER:]]
-  a_step = (times[-1] - times[0]) / (len(times) - 1)
-  before = times[-1] - least * a_step
-  return max(least, int((seconds - before) / a_step))
+  parts: list[list[Snapshot]] = []
+  for snapshot in snapshots:
+    # The first step of a part follows the last one of another.
+    if not parts or snapshot.step <= parts[-1][-1].step:
+      parts.append([])
+    parts[-1].append(snapshot)
+  timed = [x.seconds for x in parts[part]] if part < len(parts) else []
+  if len(timed) < least:
+    return max(1, sum(time <= seconds for time in timed))
+  last = timed[-_LIKE_LATER:]
+  a_step = (last[-1] - last[0]) / (len(last) - 1)
+  beside = snapshots[-1].seconds - least * a_step
+  return max(1, int((seconds - beside) / a_step))
 
 
 def score(

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -59,12 +59,30 @@ class Runner(NamedTuple):
     num_steps: of its flagfile; 0 where it has none.
     unlike_later: how many steps differ from all later ones; None for a method
       that more steps do not serve: 1 Net and Pool over-fit their networks.
+    network: that sets are distilled in.
+    distillation: of the set; its number of steps is that of the flagfile.
+    further: what else shapes the result, by name; JSON values.
+    part: index of the part, of several that the method has, whose steps these
+      are.
   """
 
   title: str
   run: Callable[[int, LoopOptions], Any]
   num_steps: int
   unlike_later: int | None
+  network: NetworkConfig
+  distillation: DistillationConfig
+  further: Mapping[str, Any]
+  part: int = 0
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """All that shapes the result but for the number of steps; JSON values."""
+    return {
+      'network': dataclasses.asdict(self.network),
+      'distillation': dataclasses.asdict(self.distillation),
+      **self.further,
+    }
 
 
 def make_runner(
@@ -130,16 +148,16 @@ def _distilling(
   fresh = config.num_networks == config.num_steps
 
   def run(num_steps: int, options: LoopOptions) -> Any:
-    changed = config
+    by_steps = config
     if num_steps:
       networks = num_steps if fresh else config.num_networks
-      changed = dataclasses.replace(
+      by_steps = dataclasses.replace(
         config, num_steps=num_steps, num_networks=networks
       )
     return method.run(
       network,
       target,
-      config=changed,
+      config=by_steps,
       own=own,
       options=options,
       start=None,
@@ -147,8 +165,15 @@ def _distilling(
 
   few = config.revisit or config.num_networks == 1
   over_fits = method is METHODS['networks'] and few
-  steps = config.num_steps if method.learns else 0
-  return Runner(method.title(config), run, steps, None if over_fits else 1)
+  return Runner(
+    method.title(config),
+    run,
+    num_steps=config.num_steps if method.learns else 0,
+    unlike_later=None if over_fits else 1,
+    network=changed,
+    distillation=config,
+    further={} if own is None else {name: dataclasses.asdict(own)},
+  )
 
 
 def _adapting(
@@ -190,7 +215,16 @@ def _adapting(
 
   if direct:
     title += f', then {direct} steps of Pool({pool})'
-  return Runner(title, run, config.num_adaptation_steps, max(1, pool))
+  return Runner(
+    title,
+    run,
+    num_steps=config.num_adaptation_steps,
+    unlike_later=max(1, pool),
+    network=settings.network,
+    distillation=config.distillation(ipc),
+    further={'adaptation': dataclasses.asdict(config), 'direct_steps': direct},
+    part=1,
+  )
 
 
 def _direct_steps(

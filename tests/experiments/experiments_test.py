@@ -88,13 +88,13 @@ def test_compare(tmp_path):
   for name, text in flagfiles.items():
     (tmp_path / f'tiny_{name}.flags').write_text(text)
   methods = 'herding,baseline,baseline --num_networks=1,rfad,frepo'
-  result = run(
-    'compare.py',
-    *('--dataset=digits', '--width=4', '--ipcs=1', '--scale=tiny'),
+  command = (
+    *('compare.py', '--dataset=digits', '--width=4', '--ipcs=1'),
     *('--translator_width=4', '--translator_blocks=0', '--direct_steps=2'),
-    *(f'--recipes={tmp_path}', f'--methods={methods},adapt_then_pool'),
-    *('--points=2', '--repeats=2', f'--workdir={tmp_path}'),
+    *(f'--recipes={tmp_path}', '--scale=tiny', '--repeats=2', '--points=2'),
+    f'--workdir={tmp_path}',
   )
+  result = run(*command, f'--methods={methods},adapt_then_pool')
   assert result.returncode == 0, result.stderr
   found = json.loads((tmp_path / 'compare_ipc1.json').read_text())['curves']
   assert list(found)[:5] == ['herding', 'Baseline', '1 Net', 'RFAD', 'FRePo']
@@ -105,6 +105,27 @@ def test_compare(tmp_path):
   assert (tmp_path / 'compare_ipc1.png').stat().st_size > 1000
   lines = (tmp_path / 'compare_ipc1.csv').read_text().splitlines()
   assert len(lines) == 1 + len(found)
+
+  # What is done stays done, its seconds too; what is missing is scored.
+  more = run(*command, '--methods=k_centre,frepo', '--end_protocols=krr')
+  assert more.returncode == 0, more.stderr
+  again = json.loads((tmp_path / 'compare_ipc1.json').read_text())['curves']
+  assert list(again) == ['k-centre', 'FRePo']
+  assert again['FRePo'] == found['FRePo']
+  ends = json.loads((tmp_path / 'ends_ipc1.json').read_text())['ends']
+  end = ends['FRePo']['scores']['krr']['mean']
+  assert end == again['FRePo'][-1]['mean']
+  kept = distilled_set.read_distilled(
+    tmp_path / 'methods/ipc1/frepo.safetensors'
+  )
+  assert kept.metadata.recipe['method'] == 'FRePo'
+  other = run(*command, '--methods=frepo', '--points=1')
+  assert other.returncode != 0
+  assert 'points: 2 there, 1 now' in other.stderr
+  text = (tmp_path / 'tiny_frepo.flags').read_text()
+  (tmp_path / 'tiny_frepo.flags').write_text(f'{text}--learning_rate=0.5\n')
+  changed = run(*command, '--methods=frepo')
+  assert 'frepo.json is of other settings' in changed.stderr
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Curves hold the sets of a method as it went, at times that never go back."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -89,6 +91,51 @@ def test_a_method_with_a_translator_needs_one():
       ),
       every=1,
     )
+
+
+def _timed(monkeypatch, *parts):
+  """A method whose steps take the given seconds, one list a part."""
+  now = [0.0]
+  monkeypatch.setattr(
+    curves, 'time', types.SimpleNamespace(perf_counter=lambda: now[0])
+  )
+
+  def method(num_steps, options):
+    for seconds in parts:
+      synthetic = toy.distilled()
+      for step in range(num_steps if callable(seconds) else len(seconds)):
+        now[0] += seconds(step) if callable(seconds) else seconds[step]
+        options.state_fn(step + 1, types.SimpleNamespace(synthetic=synthetic))
+
+  return method
+
+
+def test_steps_within_a_time_are_told_by_a_few(monkeypatch):
+  method = _timed(monkeypatch, lambda step: 10.0 if step == 0 else 2.0)
+  assert curves.steps_within(method, 60.0, least=9) == 26
+
+
+def test_a_step_that_takes_longer_than_the_time_is_taken_once(monkeypatch):
+  taken = []
+
+  def slow(step):
+    taken.append(step)
+    return 38.0
+
+  method = _timed(monkeypatch, slow)
+  assert curves.steps_within(method, 60.0, least=9) == 1
+  assert taken == [0, 1]  # The second one ends it.
+
+
+def test_steps_of_one_part_are_timed_beside_the_others(monkeypatch):
+  before, after = [0.5] * 20, [1.0] * 5
+  method = _timed(monkeypatch, before, lambda step: 2.0, after)
+  # Fifteen seconds are for the two other parts.
+  assert curves.steps_within(method, 60.0, least=9, part=1) == 22
+  # Three fit beside the part before.
+  assert curves.steps_within(method, 16.5, least=9, part=1) == 3
+  # Time is up before the part begins.
+  assert curves.steps_within(method, 8.0, least=9, part=1) == 1
 
 
 def test_scores_are_in_the_same_networks():
