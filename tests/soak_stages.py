@@ -175,7 +175,7 @@ STAGES = {
   ),
   'compare': Stage(
     'workdir',
-    ('compare_ipc1.json', 'ends_ipc1.json'),
+    ('compare_ipc1.json', 'ends_ipc1.json', 'methods/ipc1/*.safetensors'),
     lambda straight, scaled: (
       *('--dataset=digits', '--limit=200', '--image_size=16', '--ipcs=1'),
       *(f'--recipes={recipes(straight, scaled)}', '--scale=soak'),
