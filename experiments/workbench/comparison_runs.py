@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,41 @@ class Plan(NamedTuple):
   translate_fn: curves.TranslateFn
 
 
+def run(
+  runner: runners.Runner, plan: Plan
+) -> tuple[list[curves.Snapshot], int]:
+  """Runs a method, as long as its time allows.
+
+  Args:
+    runner: the method.
+    plan: what all methods share.
+
+  Returns:
+    Its snapshots and its number of steps.
+  """
+  steps = runner.num_steps
+  if plan.seconds and steps and runner.unlike_later is not None:
+    steps = curves.steps_within(
+      runner.run,
+      plan.seconds,
+      least=runner.unlike_later + 8,
+      part=runner.part,
+      translate_fn=plan.translate_fn,
+    )
+    if steps == 1:
+      warnings.warn(
+        f'{plan.seconds:g} s leave {runner.title} a single step. Give it more '
+        'time, or fewer networks if it sums statistics of many.',
+        stacklevel=2,
+      )
+  snapshots = curves.record(
+    functools.partial(runner.run, steps),
+    every=max(1, steps // plan.points),
+    translate_fn=plan.translate_fn,
+  )
+  return snapshots, steps
+
+
 def run_once(path: pathlib.Path, runner: runners.Runner, plan: Plan) -> Record:
   """What is known of a method, which runs if that is nothing yet.
 
@@ -55,7 +91,7 @@ def run_once(path: pathlib.Path, runner: runners.Runner, plan: Plan) -> Record:
   record = comparison_records.read(path, runner.settings)
   if record is not None:
     return record
-  snapshots, steps = _run(runner, plan)
+  snapshots, steps = run(runner, plan)
   problem = plan.problem
   distilled = results.describe_result(
     snapshots[-1].synthetic,
@@ -134,27 +170,6 @@ def translating(
     )
 
   return from_theta
-
-
-def _run(
-  runner: runners.Runner, plan: Plan
-) -> tuple[list[curves.Snapshot], int]:
-  """Runs a method, as long as its time allows; its snapshots and steps."""
-  steps = runner.num_steps
-  if plan.seconds and steps and runner.unlike_later is not None:
-    steps = curves.steps_within(
-      runner.run,
-      plan.seconds,
-      least=runner.unlike_later + 8,
-      part=runner.part,
-      translate_fn=plan.translate_fn,
-    )
-  snapshots = curves.record(
-    functools.partial(runner.run, steps),
-    every=max(1, steps // plan.points),
-    translate_fn=plan.translate_fn,
-  )
-  return snapshots, steps
 
 
 def _set_of(path: pathlib.Path) -> pathlib.Path:
