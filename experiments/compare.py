@@ -2,9 +2,9 @@ r"""Accuracy against wall time of many methods, under one protocol.
 
 A method is the name of a flagfile <scale>_<name>.flags, and may change its
 flags: --methods="baseline,pool,pool --num_networks=64,frepo,adapt". A name of
-distill.py --method is that method, any other is Alg. 4, but for `adapt`, the
-translator, and `adapt_then_pool`, which goes on with direct steps on the
-translated set.
+distill.py --method is that method, any other is Alg. 4, but for `translate`
+(w/o Ada), `adapt` (w Ada), and `adapt_then_pool`, which goes on with direct
+steps on the translated set; they share the flagfile of `adapt`.
 
 By default it scores held-out training images, as it serves to choose. What is
 done stays done: the same command goes on after a kill, and one with other
@@ -12,10 +12,10 @@ done stays done: the same command goes on after a kill, and one with other
 missing. Distilled sets lie in W/methods/ipcI, for evaluate.py.
 
 --preset=peers is the protocol of all methods at equal time: it runs random
-real, herding, k-centre, 1 Net, Pool, Baseline, w Ada (of --translator), FRePo,
-RFAD, RCIG and KIP at IPC 1, 10 and 50, a minute each, and scores their ends by
-krr, frepo and dc, and by training AlexNet, VGG11 and ResNet18; flags that are
-given go before it.
+real, herding, k-centre, 1 Net, Pool, Baseline, w/o Ada and w Ada (of
+--translator), FRePo, RFAD, RCIG and KIP at IPC 1, 10 and 50, a minute each, and
+scores their ends by krr, frepo and dc, and by training AlexNet, VGG11 and
+ResNet18; flags that are given go before it.
 
   python experiments/compare.py --dataset=cifar10 --holdout=0.04 --ipcs=1,10 \
       --seconds=60 --translator=runs/omega/translator.safetensors \
@@ -115,8 +115,8 @@ CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig)
 DEFAULTS = {'holdout': 0.1}
 PEERS = {
   'methods': (
-    'random_real,herding,k_centre,one_net,pool,baseline,adapt,frepo,rfad,rcig,'
-    'kip'
+    'random_real,herding,k_centre,one_net,pool,baseline,translate,adapt,frepo,'
+    'rfad,rcig,kip'
   ).split(','),
   'ipcs': ['1', '10', '50'],
   'seconds': 60.0,

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from matplotlib import figure as mpl_figure
 
+from fsdd_jax.data import resolution
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.evaluation.evaluate import Score
@@ -50,10 +51,20 @@ class Scoring(NamedTuple):
     return f'{self.split} accuracy by {self.protocol} in unseen networks, %'
 
   def curve(self, snapshots: Sequence[curves.Snapshot]) -> list[curves.Point]:
-    """Scores all snapshots of a method by the protocol."""
+    """Scores all snapshots of a method by the protocol.
+
+    Those of a smaller theta are enlarged, as the translator takes them.
+    """
     network, _, transform = self.problem
+    shape = self.held.images.shape[1:]
+    enlarged = [
+      dataclasses.replace(
+        snapshot, synthetic=resolution.upsample(snapshot.synthetic, shape)
+      )
+      for snapshot in snapshots
+    ]
     return curves.score(
-      *(jax.random.key(1000), snapshots, self.held, transform, network),
+      *(jax.random.key(1000), enlarged, self.held, transform, network),
       repeats=self.repeats,
       split=self.split,
       protocol=self.protocol,

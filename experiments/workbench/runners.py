@@ -23,6 +23,8 @@ from workbench import config_flags, problems
 from workbench.methods import METHODS
 
 ADAPT_THEN_POOL = 'adapt_then_pool'
+TRANSLATE = 'translate'
+_OF_A_TRANSLATOR = {'adapt', ADAPT_THEN_POOL, TRANSLATE}
 
 Problem = tuple[nn.Module, Dataset, Normalization]
 
@@ -96,10 +98,10 @@ def make_runner(
   """The method that a name asks for, with flags that change its flagfile.
 
   Args:
-    text: `adapt`, `adapt_then_pool`, a key of `METHODS`, or any other name of a
-      flagfile for Alg. 4; flags follow it.
+    text: `translate`, `adapt`, `adapt_then_pool`, a key of `METHODS`, or any
+      other name of a flagfile for Alg. 4; flags follow it.
     problem: network, target set and normalisation.
-    start: the translator, for `adapt`.
+    start: the translator, for the first three.
     ipc: images per class.
     settings: what all methods share.
 
@@ -111,7 +113,7 @@ def make_runner(
     ValueError: without its flagfile, or for a value that it cannot take.
   """
   name, *changes = text.split()
-  file = 'adapt' if name == ADAPT_THEN_POOL else name
+  file = 'adapt' if name in _OF_A_TRANSLATOR else name
   path, arguments = settings.path(file), [*changes]
   if path.exists():
     arguments.insert(0, f'--flagfile={path}')
@@ -191,6 +193,8 @@ def _adapting(
   (config,) = config_flags.parse(arguments, AdaptationConfig, **known)
   config = dataclasses.replace(config, adapt_ipcs=(ipc,), seed=settings.seed)
   target = TargetSet(*problem[1:], config.label_coding)
+  if name == TRANSLATE:
+    return _translating(start, target, config, ipc, settings)
   pool, title = config.network_pool, method_name(start, config)
   title += f', {pool} networks' if pool else ', fresh networks'
   direct = settings.direct_steps if name == ADAPT_THEN_POOL else 0
@@ -224,6 +228,35 @@ def _adapting(
     distillation=config.distillation(ipc),
     further={'adaptation': dataclasses.asdict(config), 'direct_steps': direct},
     part=1,
+  )
+
+
+def _translating(
+  start: ThetaTranslator,
+  target: TargetSet,
+  config: AdaptationConfig,
+  ipc: int,
+  settings: Settings,
+) -> Runner:
+  """Distillation in theta and translation, without adaptation."""
+  config = dataclasses.replace(config, num_adaptation_steps=0)
+
+  def run(_: int, options: LoopOptions) -> baseline.DistillationResult:
+    # The set is known when it is translated, not while it is made in theta.
+    options = dataclasses.replace(options, state_fn=None)
+    translated = translated_sets.distill_dataset(
+      start, target, ipc=ipc, config=config, options=options
+    )
+    return baseline.DistillationResult(translated, [], {})
+
+  return Runner(
+    method_name(start, config),
+    run,
+    num_steps=0,
+    unlike_later=None,
+    network=settings.network,
+    distillation=config.distillation(ipc),
+    further={'adaptation': dataclasses.asdict(config)},
   )
 
 

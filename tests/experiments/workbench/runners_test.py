@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import numpy as np
+
 import toy
-from fsdd_jax.algorithms import adaptation
+from fsdd_jax.algorithms import adaptation, translated_sets
 from fsdd_jax.algorithms.configs import NetworkConfig
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.runtime.loop import LoopOptions
-from workbench import runners
+from workbench import curves, runners
 
 
 def test_an_adaptation_distils_in_theta_as_its_translator_knows(
@@ -35,3 +38,23 @@ def test_an_adaptation_distils_in_theta_as_its_translator_knows(
   assert config.learning_rate == 0.25  # What is asked for comes first.
   assert (config.adapt_ipcs, config.num_adaptation_steps) == ((3,), 5)
   assert (config.network_pool, config.seed) == (2, 4)
+
+
+def test_translation_alone_makes_what_adapt_does_without_updates(tmp_path):
+  flags = '--network_pool=2\n--num_steps=2\n'
+  (tmp_path / 'tiny_adapt.flags').write_text(flags)
+  problem, start = toy.problem(), toy.translator()
+  runner = runners.make_runner(
+    'translate',
+    problem,
+    start,
+    ipc=1,
+    settings=runners.Settings(str(tmp_path), 'tiny', NetworkConfig(), seed=4),
+  )
+  (last,) = curves.record(lambda options: runner.run(0, options), every=1)
+  config = AdaptationConfig(adapt_ipcs=(1,), num_steps=2, seed=4)
+  expected = translated_sets.distill_dataset(
+    start, toy.target(), ipc=1, config=config
+  )
+  np.testing.assert_array_equal(last.synthetic.images, expected.images)
+  assert runner.title == 'w/o Pre-Train, w/o Ada'
