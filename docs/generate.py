@@ -258,7 +258,8 @@ def unknown_flags(
         if not module or '--' in rest:
           yield page, f'experiments/{name}.py is no binary'
         continue
-      for flag in re.findall(r'(?<!\S)--(?:no)?(\w+)', rest):
+      own = re.sub(r"='[^']*'", '=', rest)  # Values hold flags of methods.
+      for flag in re.findall(r'(?<!\S)--(?:no)?(\w+)', own):
         if not {flag, f'no{flag}'} & (known[name] | {'flagfile', 'help'}):
           yield page, f'experiments/{name}.py has no flag --{flag}'
 
