@@ -24,7 +24,7 @@ from fsdd_jax.algorithms.configs import (
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
-from fsdd_jax.runtime import files, hashes, metrics, processes
+from fsdd_jax.runtime import files, metrics, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.runtime.workdir import claimed_workdir, options_within
 from fsdd_jax.storage import translators
@@ -74,8 +74,7 @@ def main(_: list[str]) -> None:
     theta_size=_THETA_SIZE.value,
     seed=config_flags.read(AdaptationConfig).seed,
   )
-  start = problem.start
-  config = problems.adaptation_config(start)
+  config = problems.adaptation_config(problem.start)
   ipcs = config_flags.integers('ipcs') or config.adapt_ipcs
   options, clock = with_clock(
     LoopOptions(workdir, config.checkpoint_every, config.log_every)
@@ -90,15 +89,7 @@ def main(_: list[str]) -> None:
     'clock': clock,
   }
   # All of the run, as its parts share seconds and files.
-  with claimed_workdir(
-    options,
-    config,
-    network=repr(problem.network),
-    theta=repr(start.theta),
-    translator=repr(start.translator),
-    translator_sha256=hashes.hash_tree(start.variables),
-    **target.facts,
-  ):
+  with claimed_workdir(options, config, **problem.facts, **target.facts):
     _run(problem, ipcs, common, workdir)
 
 

@@ -37,7 +37,7 @@ from fsdd_jax.data import resolution
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import console, tables
-from fsdd_jax.runtime import files, hashes
+from fsdd_jax.runtime import files
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.runtime.workdir import claimed_workdir
 from workbench import (
@@ -150,24 +150,22 @@ def _compare(
   ipc: int, methods: Mapping[str, runners.Runner], plan: comparison_runs.Plan
 ) -> list[tables.Table]:
   """Runs all methods at one IPC, then scores their ends; draws both."""
-  workdir, scoring = files.resolve(_WORKDIR.value), plan.scoring
-  title = f'{scoring.name}, IPC {ipc}'
+  workdir = files.resolve(_WORKDIR.value)
+  page = comparison.Page(workdir, ipc, plan.scoring)
   records: dict[str, comparison_records.Record] = {}
   paths: dict[str, pathlib.Path] = {}
-  made: list[tables.Table] = []
+  made: dict[str, tables.Table] = {}
   for text, runner in methods.items():
     # A variant of a method may have its name.
     name = text if runner.title in records else runner.title
     paths[name] = comparison_records.path_of(workdir, ipc, text)
     records[name] = comparison_runs.run_once(paths[name], runner, plan)
-    made = [comparison.write_curves(workdir, ipc, records, title, scoring)]
-  if scoring.columns:
-    ends: dict[str, comparison_records.Record] = {}
-    for name, path in paths.items():
-      ends[name] = comparison_runs.score_once(path, records[name], scoring)
-      comparison.write_ends(workdir, ipc, ends, title, scoring)
-    made.append(comparison.write_ends(workdir, ipc, ends, title, scoring))
-  return made
+    made['curves'] = page.write_curves(records)
+  ends: dict[str, comparison_records.Record] = {}
+  for name, path in paths.items() if plan.scoring.columns else ():
+    ends[name] = comparison_runs.score_once(path, records[name], plan.scoring)
+    made['ends'] = page.write_ends(ends)
+  return list(made.values())
 
 
 def main(_: list[str]) -> None:
@@ -212,24 +210,14 @@ def main(_: list[str]) -> None:
     comparison_runs.translating(found, _SEED.value),
   )
   made = []
-  with claimed_workdir(LoopOptions(_WORKDIR.value), data, **_facts(found)):
+  shared = (_SECONDS, _POINTS, _REPEATS, _PROTOCOL, _SPLIT, _END_WIDTH, _SEED)
+  facts = found.facts | {flag.name: flag.value for flag in shared}
+  with claimed_workdir(LoopOptions(_WORKDIR.value), data, **facts):
     for ipc, own in methods.items():
       made += _compare(ipc, own, plan)
   for table in made:
     console.show(table)
   print(f'Wrote .json, .png and .csv of each IPC to {_WORKDIR.value}.')
-
-
-def _facts(problem: problems.AdaptationProblem) -> dict[str, Any]:
-  """What all methods of a work directory share beside the data."""
-  shared = (_SECONDS, _POINTS, _REPEATS, _PROTOCOL, _SPLIT, _END_WIDTH, _SEED)
-  return {
-    'network': repr(problem.network),
-    'theta': repr(problem.start.theta),
-    'translator': repr(problem.start.translator),
-    'translator_sha256': hashes.hash_tree(problem.start.variables),
-    **{flag.name: flag.value for flag in shared},
-  }
 
 
 if __name__ == '__main__':

@@ -133,76 +133,61 @@ def draw(
   return figure
 
 
-def write_curves(
-  workdir: pathlib.Path,
-  ipc: int,
-  records: Mapping[str, Record],
-  title: str,
-  scoring: Scoring,
-) -> tables.Table:
-  """Writes `compare_ipcI`: numbers, picture and table of curves.
+class Page(NamedTuple):
+  """The files of a comparison at one IPC.
 
-  Args:
+  Attributes:
     workdir: folder of the comparison.
     ipc: images per class.
-    records: of the methods that ran, by their names.
-    title: of picture and table.
-    scoring: how points were scored.
-
-  Returns:
-    The table.
+    scoring: how points and ends were scored.
   """
-  points = {name: record.points for name, record in records.items()}
-  steps = {name: record.steps for name, record in records.items()}
-  table = curves.to_table(points, steps, title, scoring.label)
-  found = {
-    name: list(map(dataclasses.asdict, each)) for name, each in points.items()
-  }
-  _write(
-    workdir / f'compare_ipc{ipc}.json',
-    {'title': title, 'steps': steps, 'curves': found},
-    curves.draw(points, title=title, ylabel=scoring.label),
-    table,
-  )
-  return table
 
+  workdir: pathlib.Path
+  ipc: int
+  scoring: Scoring
 
-def write_ends(
-  workdir: pathlib.Path,
-  ipc: int,
-  records: Mapping[str, Record],
-  title: str,
-  scoring: Scoring,
-) -> tables.Table:
-  """Writes `ends_ipcI`: numbers, picture and table of ends.
+  @property
+  def title(self) -> str:
+    """Of pictures and tables."""
+    return f'{self.scoring.name}, IPC {self.ipc}'
 
-  Args:
-    workdir: folder of the comparison.
-    ipc: images per class.
-    records: of the methods that are scored, by their names.
-    title: of picture and table.
-    scoring: the columns.
-
-  Returns:
-    The table.
-  """
-  columns = list(scoring.columns)
-  table = to_table(records, columns, title, scoring.split)
-  ends = {
-    name: {
-      'steps': record.steps,
-      'seconds': record.seconds,
-      'scores': {c: record.scores[c].as_dict() for c in columns},
+  def write_curves(self, records: Mapping[str, Record]) -> tables.Table:
+    """Writes `compare_ipcI`, of methods by their names; returns the table."""
+    title, label = self.title, self.scoring.label
+    points = {name: record.points for name, record in records.items()}
+    steps = {name: record.steps for name, record in records.items()}
+    table = curves.to_table(points, steps, title, label)
+    found = {
+      name: list(map(dataclasses.asdict, each)) for name, each in points.items()
     }
-    for name, record in records.items()
-  }
-  _write(
-    workdir / f'ends_ipc{ipc}.json',
-    {'title': title, 'ends': ends},
-    draw(records, columns, title, scoring.split),
-    table,
-  )
-  return table
+    _write(
+      self.workdir / f'compare_ipc{self.ipc}.json',
+      {'title': title, 'steps': steps, 'curves': found},
+      curves.draw(points, title=title, ylabel=label),
+      table,
+    )
+    return table
+
+  def write_ends(self, records: Mapping[str, Record]) -> tables.Table:
+    """Writes `ends_ipcI`, of methods that are scored; returns the table."""
+    title, split = self.title, self.scoring.split
+    columns = list(self.scoring.columns)
+    table = to_table(records, columns, title, split)
+    ends = {
+      name: {
+        'steps': record.steps,
+        'seconds': record.seconds,
+        'scores': {c: record.scores[c].as_dict() for c in columns},
+      }
+      for name, record in records.items()
+    }
+    _write(
+      self.workdir / f'ends_ipc{self.ipc}.json',
+      {'title': title, 'ends': ends},
+      draw(records, columns, title, split),
+      table,
+    )
+    return table
 
 
 def _write(

@@ -19,10 +19,10 @@ from fsdd_jax.algorithms.configs import (
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import datasets, resolution, sources
 from fsdd_jax.data import normalization as normalization_lib
-from fsdd_jax.data.normalization import describe_normalization
 from fsdd_jax.networks import extractors
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import TRANSLATORS
+from fsdd_jax.runtime import hashes
 from fsdd_jax.storage import learned_network, translators
 from fsdd_jax.types import LabeledSet, labeled_set
 from workbench import config_flags
@@ -196,6 +196,16 @@ class AdaptationProblem(NamedTuple):
   normalization: normalization_lib.Normalization
   data: DataConfig
 
+  @property
+  def facts(self) -> dict[str, str]:
+    """What fixes a result beside the images, for a work directory."""
+    return {
+      'network': repr(self.network),
+      'theta': repr(self.start.theta),
+      'translator': repr(self.start.translator),
+      'translator_sha256': hashes.hash_tree(self.start.variables),
+    }
+
 
 def adaptation_problem(
   path: str,
@@ -279,7 +289,7 @@ def start_from_file(
   """
   found = zoo.load_distilled(path)
   theirs, ours = (
-    describe_normalization(transform)
+    normalization_lib.describe_normalization(transform)
     for transform in (found.normalization, normalization)
   )
   if theirs != ours:
