@@ -42,8 +42,8 @@ def _of_distill(task: Task) -> Estimate:
   reduced_to = None
   if 'theta' in task.needs:
     reduced_to = _large(task.needs['theta'])[0].image_shape
-  problem = dataclasses.replace(
-    shapes.problem_of(data, network, reduced_to=reduced_to), error=config.loss
+  problem = shapes.problem_of(
+    data, network, reduced_to=reduced_to, error=config.loss
   )
   own = costs.of(
     programs.step,
@@ -69,9 +69,7 @@ def _of_adapt(task: Task) -> Estimate:
   # Without adaptation, the set that is asked for is the only one.
   starts = config.num_starts if config.num_adaptation_steps else 1
   problem, in_theta = (
-    dataclasses.replace(
-      shapes.problem_of(data, network, reduced_to=shape), error=config.loss
-    )
+    shapes.problem_of(data, network, reduced_to=shape, error=config.loss)
     for shape in (None, reduced_to)
   )
   parts = [real_pass(in_theta)] + [

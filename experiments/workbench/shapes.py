@@ -12,6 +12,7 @@ def problem_of(
   *,
   split: str = 'train',
   reduced_to: tuple[int, ...] | None = None,
+  error: str = 'squared',
 ) -> Problem:
   """Shapes of a data set and its network.
 
@@ -20,6 +21,7 @@ def problem_of(
     config: of the network.
     split: `train` or `test`.
     reduced_to: `(h, w, c)` that images are scaled down to; None: they stay.
+    error: a name in `krr_errors.ERRORS`.
 
   Returns:
     Network, shape of an image, and numbers of classes and images.
@@ -39,4 +41,4 @@ def problem_of(
   if reduced_to:
     shape = (*(min(a, b) for a, b in zip(shape, reduced_to, strict=True)),)
   network = problems.make_network(config, shape, num_classes)
-  return Problem(network, shape, num_classes, count)
+  return Problem(network, shape, num_classes, count, error=error)
