@@ -32,6 +32,8 @@ class Recipe:
     seed: of what is distilled, and of the networks that it is scored in; None:
       those of the flagfiles.
     image_flags: further flags of all that loads images, of the large set too.
+    theta_flags: further flags of all that distils in one random network
+      without a translator that names its steps.
   """
 
   binaries: str
@@ -44,6 +46,7 @@ class Recipe:
   translator: str = ''
   seed: int | None = None
   image_flags: tuple[str, ...] = ()
+  theta_flags: tuple[str, ...] = ()
 
   @property
   def target_flags(self) -> tuple[str, ...]:
@@ -147,7 +150,9 @@ def adapted(
   Returns:
     A task that writes `distilled_ipc<I>.safetensors`.
   """
-  needs, start = {}, ['--translator=none', recipe.flagfile('no_pretrain')]
+  start = ['--translator=none', recipe.flagfile('no_pretrain')]
+  start += recipe.theta_flags
+  needs = {}
   if pretrained == _PRETRAINED and recipe.translator:
     start = [f'--translator={recipe.translator}']
   elif pretrained:
@@ -193,15 +198,19 @@ def _adapted(
   return make
 
 
+def _one_net(recipe: Recipe, row: str, ipc: int) -> Made:
+  return _distilled('one_net', 'one_net', *recipe.theta_flags)(recipe, row, ipc)
+
+
 # Of an adaptation that serves IPCs that are not among its own: these lose where
 # each of its own has one set alone.
 FOR_UNSEEN = ('--num_starts=4', '--thinned=0.5')
 
 # As in the supplement's Table 1, with random real images before and ours last.
 COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
-  RANDOM_REAL: _distilled('one_net', 'one_net'),
+  RANDOM_REAL: _one_net,
   'Baseline': _distilled('baseline', 'baseline'),
-  '1 Net': _distilled('one_net', 'one_net'),
+  '1 Net': _one_net,
   'Bi-Level': _distilled(
     'bilevel',
     'one_net',

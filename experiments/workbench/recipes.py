@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from fsdd_jax import zoo
+from fsdd_jax.algorithms import translated_sets
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import files
 from workbench import config_flags, tasks
@@ -68,9 +69,12 @@ def from_flags(binary: str) -> Recipe:
       f'--protocols={",".join(values.protocols)} must list some of '
       f'{", ".join(evaluate.PROTOCOLS)}.'
     )
-  whitened = bool(values.translator) and (
-    zoo.load_translator(values.translator).is_whitened
-  )
+  image_flags, theta_flags = [], []
+  if values.translator:
+    given = zoo.load_translator(values.translator)
+    image_flags = ['--zca'] if given.is_whitened else []
+    steps = translated_sets.settings_of(given).get('num_steps')
+    theta_flags = [f'--num_steps={steps}'] if steps else []
   return Recipe(
     binaries=str(folder),
     folder=str(files.resolve(values.recipes or folder / 'recipes')),
@@ -81,7 +85,10 @@ def from_flags(binary: str) -> Recipe:
     flags=tuple(values.target_flag),
     translator=values.translator or '',
     # Of all columns alike, and of what they learn from the large set.
-    image_flags=('--zca',) if whitened else (),
+    image_flags=tuple(image_flags),
+    # So that sets which are not translated have no more steps than those that
+    # are.
+    theta_flags=tuple(theta_flags),
   )
 
 

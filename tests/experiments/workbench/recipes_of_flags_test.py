@@ -1,5 +1,7 @@
 """What the flags of tables and figures make of their recipe."""
 
+import dataclasses
+
 import pytest
 from absl import flags
 
@@ -8,6 +10,30 @@ from binaries import EXPERIMENTS
 from fsdd_jax.data import normalization
 from fsdd_jax.storage import translators
 from workbench import columns, recipes
+
+
+def _recipe(monkeypatch, translator):
+  """The recipe of table1.py with a translator's file."""
+  given = flags.FlagValues()
+  define = {'help': '', 'flag_values': given}
+  for name, value in (
+    ('recipes', ''),
+    ('scale', 'cpu'),
+    ('translator', str(translator)),
+  ):
+    flags.DEFINE_string(name, value, **define)
+  flags.DEFINE_list('protocols', 'krr', **define)
+  flags.DEFINE_list('target_flag', '--limit=9', **define)
+  flags.DEFINE_integer('repeats', 1, **define)
+  given.mark_as_parsed()
+  monkeypatch.setattr(flags, 'FLAGS', given)
+  return recipes.from_flags(str(EXPERIMENTS / 'table1.py'))
+
+
+def _translator(fit=normalization.standardization):
+  start, (_, dataset, _) = toy.translator(), toy.problem()
+  transform = fit(dataset.images)
+  return start.adapted(start.variables['params'], transform, record={})
 
 
 @pytest.mark.parametrize(
@@ -20,29 +46,37 @@ from workbench import columns, recipes
 def test_all_columns_are_whitened_where_the_translator_was(
   fit, expected, tmp_path, monkeypatch
 ):
-  start, (_, dataset, _) = toy.translator(), toy.problem()
   file = tmp_path / 'translator.safetensors'
-  transform = fit(dataset.images)
-  translators.save_translator(
-    file, start.adapted(start.variables['params'], transform, record={})
-  )
-  given = flags.FlagValues()
-  define = {'help': '', 'flag_values': given}
-  for name, value in (
-    ('recipes', ''),
-    ('scale', 'cpu'),
-    ('translator', str(file)),
-  ):
-    flags.DEFINE_string(name, value, **define)
-  flags.DEFINE_list('protocols', 'krr', **define)
-  flags.DEFINE_list('target_flag', '--limit=9', **define)
-  flags.DEFINE_integer('repeats', 1, **define)
-  given.mark_as_parsed()
-  monkeypatch.setattr(flags, 'FLAGS', given)
-  found = recipes.from_flags(str(EXPERIMENTS / 'table1.py'))
+  translators.save_translator(file, _translator(fit))
+  found = _recipe(monkeypatch, file)
   assert found.target_flags == expected
   for column in ('1 Net', 'w/o Ada', 'w AE', 'Bi-Level', 'random real'):
     task = columns.score_task(found, 'cifar10', column, 1).needs['made']
     while task:
       assert ('--zca' in task.arguments) == ('--zca' in expected), task.name
       task = next(iter(task.needs.values()), None)
+
+
+@pytest.mark.parametrize(
+  ('metadata', 'expected'),
+  [({}, []), ({'caching': {'num_steps': 7}}, ['--num_steps=7'])],
+)
+def test_sets_of_one_network_have_the_steps_of_the_translator(
+  metadata, expected, tmp_path, monkeypatch
+):
+  file, saved = tmp_path / 'translator.safetensors', _translator()
+  metadata = {**saved.metadata, **metadata}
+  translators.save_translator(
+    file, dataclasses.replace(saved, metadata=metadata)
+  )
+  found = _recipe(monkeypatch, file)
+  for column, flags_of_steps in {
+    'random real': expected,
+    '1 Net': expected,
+    'w/o Pre-Train': expected,
+    'w Ada': [],  # Its file says them.
+    'Pool': [],
+  }.items():
+    task = columns.score_task(found, 'cifar10', column, 1).needs['made']
+    own = [x for x in task.arguments if x.startswith('--num_steps=')]
+    assert own == flags_of_steps, column
