@@ -3,8 +3,8 @@ r"""Accuracy against wall time of many methods, under one protocol.
 A method is the name of a flagfile <scale>_<name>.flags, and may change its
 flags: --methods="baseline,pool,pool --num_networks=64,frepo,adapt". A name of
 distill.py --method is that method, any other is Alg. 4, but for `translate`
-(w/o Ada), `adapt` (w Ada), and `adapt_then_pool`, which goes on with direct
-steps on the translated set; they share the flagfile of `adapt`.
+(w/o Ada) and `adapt` (w Ada), which share a flagfile. With --finishing_steps
+they go on by direct steps in --network_pool networks.
 
 By default it scores held-out training images, as it serves to choose. What is
 done stays done: the same command goes on after a kill, and one with other
@@ -70,12 +70,6 @@ _SECONDS = flags.DEFINE_float(
 )
 _TRANSLATOR = flags.DEFINE_string(
   'translator', 'none', "A translator's file; none: a random one."
-)
-_DIRECT_STEPS = flags.DEFINE_integer(
-  'direct_steps',
-  50,
-  'Steps on the translated set (adapt_then_pool).',
-  lower_bound=1,
 )
 _POINTS = flags.DEFINE_integer(
   'points', 8, 'Points of each part of a curve.', lower_bound=1
@@ -179,7 +173,6 @@ def main(_: list[str]) -> None:
   settings = runners.Settings(
     *(str(files.resolve(_RECIPES.value)), _SCALE.value, found.network_config),
     seed=_SEED.value,
-    direct_steps=_DIRECT_STEPS.value,
   )
   # All of them before the first runs, so that a mistake ends it at once.
   columns = _columns(problem, found.network_config)

@@ -33,7 +33,7 @@ _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
 _NETWORKS = flags.DEFINE_list('networks', ['1', '2', '4', '16'], 'R.')
 _STEPS = flags.DEFINE_list(
   'steps',
-  ['30', '40', '60', '100'],
+  ['20', '20', '60', '100'],
   'Direct steps for each R, chosen on held-out images: more over-fit few '
   'networks.',
 )
@@ -111,7 +111,16 @@ def curves(
       f'--finishing_steps={steps}',
       ipcs=recipe.ipcs,
     )
+    finished = _adapted(
+      recipe,
+      f'no_ada-R{networks}',
+      f'--network_pool={networks}',
+      '--num_adaptation_steps=0',
+      f'--finishing_steps={steps}',
+      ipcs=recipe.ipcs,
+    )
     each = {
+      'w/o Ada, then Pool(R)': Made(without, f'finished_ipc{ipc}.safetensors'),
       'w Ada(R)': Made(adapted, f'distilled_ipc{ipc}.safetensors'),
       'w Ada(R), then Pool(R)': Made(adapted, f'finished_ipc{ipc}.safetensors'),
       'Pool(R)': _direct(recipe, 'pool', ipc, networks, steps, '--revisit'),

@@ -176,8 +176,9 @@ RUNS = (
     (
       *('--dataset=digits', '--limit=60', '--holdout=0.2', '--width=4'),
       *('--ipcs=1', '--scale=tiny', '--recipes=recipes', '--repeats=2'),
-      *(*_TRANSLATOR, '--direct_steps=2', '--points=2', '--end_protocols=krr'),
-      '--methods=herding,baseline,baseline --num_networks=1,adapt_then_pool',
+      *(*_TRANSLATOR, '--points=2', '--end_protocols=krr'),
+      '--methods=herding,baseline,baseline --num_networks=1,'
+      'adapt --finishing_steps=2',
       '--workdir=compare',
     ),
   ),

@@ -219,6 +219,9 @@ CASES = {
     'finishing_steps': Seen(
       'test_direct_steps_go_on_from_the_translated_set_in_the_pool'
     ),
+    'finishing_learning_rate': Seen(
+      'test_direct_steps_go_on_from_the_translated_set_in_the_pool'
+    ),
     'networks_per_call': _LITERAL,
     'short_classes': _HANDED_ON,
     'jitter': _HANDED_ON,

@@ -222,6 +222,13 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   'w/o Ada': _adapted('no_ada', _PRETRAINED, '--num_adaptation_steps=0'),
   'w Ada': _adapted('ada', _PRETRAINED),
   'Pool': _distilled('pool', 'pool'),
+  'w/o Ada + Pool': _adapted(
+    'no_ada_then_pool',
+    _PRETRAINED,
+    '--num_adaptation_steps=0',
+    flagfile='then_pool',
+    file='finished',
+  ),
   'w Ada + Pool': _adapted(
     'then_pool',
     _PRETRAINED,

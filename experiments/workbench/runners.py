@@ -22,9 +22,7 @@ from fsdd_jax.storage.translators import ThetaTranslator
 from workbench import config_flags, problems
 from workbench.methods import METHODS
 
-ADAPT_THEN_POOL = 'adapt_then_pool'
-TRANSLATE = 'translate'
-_OF_A_TRANSLATOR = {'adapt', ADAPT_THEN_POOL, TRANSLATE}
+ADAPT, TRANSLATE = 'adapt', 'translate'
 
 Problem = tuple[nn.Module, Dataset, Normalization]
 
@@ -38,14 +36,12 @@ class Settings:
     scale: what their names begin with.
     network: of the problem; a flagfile may change it.
     seed: of every method.
-    direct_steps: on the translated set (`adapt_then_pool`).
   """
 
   recipes: str | os.PathLike[str]
   scale: str
   network: NetworkConfig
   seed: int = 0
-  direct_steps: int = 50
 
   def path(self, name: str) -> pathlib.Path:
     """The flagfile of a method."""
@@ -98,10 +94,10 @@ def make_runner(
   """The method that a name asks for, with flags that change its flagfile.
 
   Args:
-    text: `translate`, `adapt`, `adapt_then_pool`, a key of `METHODS`, or any
-      other name of a flagfile for Alg. 4; flags follow it.
+    text: `translate`, `adapt`, a key of `METHODS`, or any other name of a
+      flagfile for Alg. 4; flags follow it.
     problem: network, target set and normalisation.
-    start: the translator, for the first three.
+    start: the translator, for the first two.
     ipc: images per class.
     settings: what all methods share.
 
@@ -113,13 +109,13 @@ def make_runner(
     ValueError: without its flagfile, or for a value that it cannot take.
   """
   name, *changes = text.split()
-  file = 'adapt' if name in _OF_A_TRANSLATOR else name
+  file = ADAPT if name == TRANSLATE else name
   path, arguments = settings.path(file), [*changes]
   if path.exists():
     arguments.insert(0, f'--flagfile={path}')
   elif METHODS.get(name) is None or METHODS[name].learns:
     raise ValueError(f'No flagfile {path} of the method {name!r}.')
-  if file == 'adapt':
+  if file == ADAPT:
     return _adapting(name, arguments, problem, start, ipc, settings)
   return _distilling(name, arguments, problem, ipc, settings)
 
@@ -192,103 +188,63 @@ def _adapting(
   known = translated_sets.settings_of(start)
   (config,) = config_flags.parse(arguments, AdaptationConfig, **known)
   config = dataclasses.replace(config, adapt_ipcs=(ipc,), seed=settings.seed)
-  target = TargetSet(*problem[1:], config.label_coding)
+  counted = 'num_adaptation_steps'
   if name == TRANSLATE:
-    return _translating(start, target, config, ipc, settings)
-  pool, title = config.network_pool, method_name(start, config)
-  title += f', {pool} networks' if pool else ', fresh networks'
-  direct = settings.direct_steps if name == ADAPT_THEN_POOL else 0
+    config = dataclasses.replace(config, num_adaptation_steps=0)
+    counted = 'finishing_steps'
+  target = TargetSet(*problem[1:], config.label_coding)
+  title, pool = method_name(start, config), config.network_pool
+  if name == ADAPT:
+    title += f', {pool} networks' if pool else ', fresh networks'
+  if config.finishing_steps:
+    title += f', then Pool({pool})'
 
-  def run(num_steps: int, options: LoopOptions) -> None:
-    own = dataclasses.replace(config, num_adaptation_steps=num_steps)
-    networks = None
-    if direct:
-      networks = pool_networks(network, target, own)
-    result = adaptation.adapt(
-      network,
-      start,
-      target,
-      config=own,
-      options=options,
-      networks=networks,
-    )
-    if direct:
-      _direct_steps(
-        result, network, target, own, ipc, options, networks, direct
-      )
+  def run(num_steps: int, options: LoopOptions) -> Any:
+    own = dataclasses.replace(config, **{counted: num_steps})
+    return _adapt_and_finish(network, start, target, own, options)
 
-  if direct:
-    title += f', then {direct} steps of Pool({pool})'
   return Runner(
     title,
     run,
-    num_steps=config.num_adaptation_steps,
-    unlike_later=max(1, pool),
-    network=settings.network,
-    distillation=config.distillation(ipc),
-    further={'adaptation': dataclasses.asdict(config), 'direct_steps': direct},
-    part=1,
-  )
-
-
-def _translating(
-  start: ThetaTranslator,
-  target: TargetSet,
-  config: AdaptationConfig,
-  ipc: int,
-  settings: Settings,
-) -> Runner:
-  """Distillation in theta and translation, without adaptation."""
-  config = dataclasses.replace(config, num_adaptation_steps=0)
-
-  def run(_: int, options: LoopOptions) -> baseline.DistillationResult:
-    # The set is known when it is translated, not while it is made in theta.
-    options = dataclasses.replace(options, state_fn=None)
-    translated = translated_sets.distill_dataset(
-      start, target, ipc=ipc, config=config, options=options
-    )
-    return baseline.DistillationResult(translated, [], {})
-
-  return Runner(
-    method_name(start, config),
-    run,
-    num_steps=0,
-    unlike_later=None,
+    num_steps=getattr(config, counted),
+    unlike_later=max(1, pool) if name == ADAPT else None,
     network=settings.network,
     distillation=config.distillation(ipc),
     further={'adaptation': dataclasses.asdict(config)},
+    part=1 if name == ADAPT else 0,
   )
 
 
-def _direct_steps(
-  result: adaptation.AdaptationResult,
+def _adapt_and_finish(
   network: nn.Module,
+  start: ThetaTranslator,
   target: TargetSet,
   config: AdaptationConfig,
-  ipc: int,
   options: LoopOptions,
-  networks: Any,
-  num_steps: int,
-) -> None:
-  """Steps of Pool on the translated set."""
+) -> Any:
+  """What holds the last set: of the translator, or of the steps after it."""
+  (ipc,) = config.adapt_ipcs
+  common: dict[str, Any] = {'config': config, 'ipc': ipc}
+  networks, in_theta = None, None
+  if config.finishing_steps:
+    networks = pool_networks(network, target, config)
+  # A set is known when it is translated, not while it is made in theta.
+  quiet = dataclasses.replace(options, state_fn=None)
+  if config.num_adaptation_steps:
+    result = adaptation.adapt(
+      *(network, start, target),
+      config=config,
+      options=options,
+      networks=networks,
+    )
+    if networks is None:
+      return result
+    start, in_theta = result.translator, result.distilled_in_theta[ipc]
   translated = translated_sets.distill_dataset(
-    result.translator,
-    target,
-    ipc=ipc,
-    config=config,
-    in_theta=result.distilled_in_theta[ipc],
+    start, target, **common, in_theta=in_theta, options=quiet
   )
-  direct = dataclasses.replace(
-    config.distillation(ipc),
-    num_steps=num_steps,
-    num_networks=min(config.network_pool, num_steps),
-    revisit=True,
-  )
-  baseline.distill_over_networks(
-    network,
-    target,
-    config=direct,
-    options=options,
-    start=translated,
-    networks=networks,
+  if networks is None:
+    return baseline.DistillationResult(translated, [], {})
+  return adaptation.finish(
+    network, translated, target, **common, networks=networks, options=options
   )

@@ -269,15 +269,14 @@ def finish(
 ) -> baseline.DistillationResult:
   """Goes on from translated images by direct steps in the adaptation's pool.
 
-  Not in the paper: the pool of networks is the translator's rival, and its
-  statistics are there already.
+  Not in the paper. Its rate is low, as a high one leaves the start behind.
 
   Args:
     network: f, as for `adapt`.
     translated: what `distill_dataset` returned.
     target: the target set (X_T, Y_T).
     ipc: images per class.
-    config: as for `adapt`; `finishing_steps` is the number of steps.
+    config: as for `adapt`; `finishing_steps` and `finishing_learning_rate`.
     networks: the pool that `pool_networks` made.
     options: progress, logs, checkpoints.
 
@@ -290,6 +289,7 @@ def finish(
     config=dataclasses.replace(
       config.distillation(ipc),
       num_steps=config.finishing_steps,
+      learning_rate=config.finishing_learning_rate,
       num_networks=config.network_pool,
       revisit=True,
     ),

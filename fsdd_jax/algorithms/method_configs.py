@@ -250,6 +250,9 @@ class AdaptationConfig(UpdateConfig):
     'none [ours].',
     least=0,
   )
+  finishing_learning_rate: float = option(
+    0.03, 'Adam, images, for direct steps on the translated ones.', above=0
+  )
   networks_per_call: int = option(
     1,
     'Networks that run side by side (measured on CPU: 1 is fastest).',

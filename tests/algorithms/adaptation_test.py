@@ -331,6 +331,12 @@ def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
     np.asarray(networks(i)[0]['params']['Conv_0']['kernel']).tobytes()
     for i in (0, 1)
   }
+  slow = dataclasses.replace(config, finishing_learning_rate=1e-4)
+  slow = adaptation.finish(
+    tiny_network, in_theta[2], target, ipc=2, config=slow, networks=networks
+  )
+  # Adam's steps are at most about its rate.
+  assert np.abs(slow.synthetic.images - in_theta[2].images).max() < 1e-3 < moved
   with pytest.raises(ValueError, match=r'finishing_steps = 1 .*network_pool'):
     dataclasses.replace(config, finishing_steps=1)
 

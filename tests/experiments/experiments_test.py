@@ -90,11 +90,11 @@ def test_compare(tmp_path):
   methods = 'herding,baseline,baseline --num_networks=1,rfad,frepo'
   command = (
     *('compare.py', '--dataset=digits', '--width=4', '--ipcs=1'),
-    *('--translator_width=4', '--translator_blocks=0', '--direct_steps=2'),
+    *('--translator_width=4', '--translator_blocks=0'),
     *(f'--recipes={tmp_path}', '--scale=tiny', '--repeats=2', '--points=2'),
     f'--workdir={tmp_path}',
   )
-  result = run(*command, f'--methods={methods},adapt_then_pool')
+  result = run(*command, f'--methods={methods},adapt --finishing_steps=2')
   assert result.returncode == 0, result.stderr
   found = json.loads((tmp_path / 'compare_ipc1.json').read_text())['curves']
   assert list(found)[:5] == ['herding', 'Baseline', '1 Net', 'RFAD', 'FRePo']

@@ -28,9 +28,7 @@ def test_an_adaptation_distils_in_theta_as_its_translator_knows(
     toy.problem(),
     start,
     ipc=3,
-    settings=runners.Settings(
-      str(tmp_path), 'tiny', NetworkConfig(), seed=4, direct_steps=1
-    ),
+    settings=runners.Settings(str(tmp_path), 'tiny', NetworkConfig(), seed=4),
   )
   runner.run(5, LoopOptions())
   (config,) = seen
@@ -58,3 +56,29 @@ def test_translation_alone_makes_what_adapt_does_without_updates(tmp_path):
   )
   np.testing.assert_array_equal(last.synthetic.images, expected.images)
   assert runner.title == 'w/o Pre-Train, w/o Ada'
+
+
+def test_direct_steps_go_on_from_the_translated_set(tmp_path):
+  flags = '--network_pool=2\n--num_steps=2\n--num_adaptation_steps=1\n'
+  (tmp_path / 'tiny_adapt.flags').write_text(flags)
+  settings = runners.Settings(str(tmp_path), 'tiny', NetworkConfig(), seed=4)
+
+  def last(text):
+    runner = runners.make_runner(
+      text, toy.problem(), toy.translator(), ipc=1, settings=settings
+    )
+    *_, found = curves.record(
+      lambda options: runner.run(runner.num_steps, options),
+      every=1,
+      translate_fn=lambda _, labeled: labeled,
+    )
+    return runner.title, np.asarray(found.synthetic.images)
+
+  _, start = last('translate')
+  title, finished = last('translate --finishing_steps=3')
+  assert title == 'w/o Pre-Train, w/o Ada, then Pool(2)'
+  # Adam's steps are at most about their rate, which is 0.03.
+  assert 0 < np.abs(finished - start).max() < 0.1
+  title, adapted = last('adapt --finishing_steps=3')
+  assert title == 'w/o Pre-Train, 2 networks, then Pool(2)'
+  assert np.abs(adapted - finished).max() > 0
