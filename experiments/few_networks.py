@@ -72,6 +72,7 @@ def _direct(
     f'{_ROW.value}-{name}-R{networks}-ipc{ipc}',
     'distill.py',
     recipe.flagfile(_ROW.value),
+    recipe.flagfile(name),
     *recipe.target_flags,
     f'--num_networks={networks}',
     f'--num_steps={steps}',
@@ -120,11 +121,13 @@ def curves(
       ipcs=recipe.ipcs,
     )
     each = {
-      'w/o Ada, then Pool(R)': Made(without, f'finished_ipc{ipc}.safetensors'),
+      'w/o Ada, then Pool(R)': Made(finished, f'finished_ipc{ipc}.safetensors'),
       'w Ada(R)': Made(adapted, f'distilled_ipc{ipc}.safetensors'),
       'w Ada(R), then Pool(R)': Made(adapted, f'finished_ipc{ipc}.safetensors'),
-      'Pool(R)': _direct(recipe, 'pool', ipc, networks, steps, '--revisit'),
-      'Baseline(R)': _direct(recipe, 'baseline', ipc, networks, steps),
+      'Pool(R)': _direct(recipe, 'pool', ipc, networks, steps),
+      'Baseline(R)': _direct(
+        *(recipe, 'baseline', ipc, networks, steps), '--real_batch=0'
+      ),
     }
     for name, made in each.items():
       found.setdefault(name, {})[networks] = made

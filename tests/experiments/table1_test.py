@@ -25,6 +25,8 @@ _FLAGFILES = {
   '--num_starts=2\n--batch_size=1\n',
   'no_pretrain': '--translator_width=4\n--translator_blocks=0\n',
   'one_net': '--num_steps=2\n',
+  'pool': '--revisit\n',
+  'baseline': '--learning_rate=0.05\n',
 }
 
 
