@@ -56,7 +56,7 @@ def run(
     steps = curves.steps_within(
       runner.run,
       plan.seconds,
-      least=runner.unlike_later + 8,
+      unlike_later=runner.unlike_later,
       part=runner.part,
       translate_fn=plan.translate_fn,
     )

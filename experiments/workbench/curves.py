@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from fsdd_jax.runtime import metrics, progress
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import LabeledSet
 
-_LIKE_LATER = 8
+_TIMED, _TIMED_SHARE = 8, 0.1
 TranslateFn = Callable[[Any, LabeledSet], LabeledSet]
 
 
@@ -121,42 +122,57 @@ def steps_within(
   method: Callable[[int, LoopOptions], Any],
   seconds: float,
   *,
-  least: int,
+  unlike_later: int,
   part: int = 0,
   translate_fn: TranslateFn | None = None,
 ) -> int:
-  """How many steps of a method a time allows, by a few that are timed.
+  """How many steps of a method a time allows, by some that are timed.
+
+  Eight are timed at first. If a tenth of the time is more than these take, the
+  method runs again and that much is timed, as a machine's speed varies.
 
   Args:
     method: of a number of steps (of one of its parts) and options.
     seconds: the time, without compilation.
-    least: steps to time, unless the time is up before; the last eight of them
-      must be like all later ones.
+    unlike_later: how many of the first steps differ from all later ones; at
+      least one.
     part: index of the part that the steps are of.
     translate_fn: as for `record`.
 
   Returns:
     The number of steps, at least one.
   """
-  snapshots = record(
-    lambda options: method(least, options),
-    every=1,
-    translate_fn=translate_fn,
-    seconds=seconds,
-  )
+
+  def told_by(number: int) -> tuple[int, float]:
+    """The number of steps, and the seconds of one; inf if time was up."""
+    snapshots = record(
+      functools.partial(method, number),
+      every=1,
+      translate_fn=translate_fn,
+      seconds=seconds,
+    )
+    timed = _seconds_of_part(snapshots, part)
+    if len(timed) < number:
+      return max(1, sum(time <= seconds for time in timed)), math.inf
+    a_step = (timed[-1] - timed[unlike_later - 1]) / (number - unlike_later)
+    beside = snapshots[-1].seconds - number * a_step
+    return max(1, int((seconds - beside) / a_step)), a_step
+
+  few = unlike_later + _TIMED
+  steps, a_step = told_by(few)
+  enough = unlike_later + math.ceil(_TIMED_SHARE * seconds / a_step)
+  return told_by(enough)[0] if few < enough < steps else steps
+
+
+def _seconds_of_part(snapshots: Sequence[Snapshot], part: int) -> list[float]:
+  """When the steps of a part ended; none if it did not begin."""
   parts: list[list[Snapshot]] = []
   for snapshot in snapshots:
     # The first step of a part follows the last one of another.
     if not parts or snapshot.step <= parts[-1][-1].step:
       parts.append([])
     parts[-1].append(snapshot)
-  timed = [x.seconds for x in parts[part]] if part < len(parts) else []
-  if len(timed) < least:
-    return max(1, sum(time <= seconds for time in timed))
-  last = timed[-_LIKE_LATER:]
-  a_step = (last[-1] - last[0]) / (len(last) - 1)
-  beside = snapshots[-1].seconds - least * a_step
-  return max(1, int((seconds - beside) / a_step))
+  return [x.seconds for x in parts[part]] if part < len(parts) else []
 
 
 def score(

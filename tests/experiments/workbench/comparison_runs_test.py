@@ -24,4 +24,4 @@ def test_a_time_of_one_step_is_told(monkeypatch):
     UserWarning, match='60 s leave w Ada, 16 networks a single'
   ):
     assert comparison_runs.run(runner, plan) == (['end'], 1)
-  assert seen == [(60.0, {'least': 24, 'part': 1, 'translate_fn': None})]
+  assert seen == [(60.0, {'unlike_later': 16, 'part': 1, 'translate_fn': None})]

@@ -112,7 +112,16 @@ def _timed(monkeypatch, *parts):
 
 def test_steps_within_a_time_are_told_by_a_few(monkeypatch):
   method = _timed(monkeypatch, lambda step: 10.0 if step == 0 else 2.0)
-  assert curves.steps_within(method, 60.0, least=9) == 26
+  assert curves.steps_within(method, 60.0, unlike_later=1) == 26
+
+
+def test_a_tenth_of_the_time_is_timed_where_that_is_longer(monkeypatch):
+  # The eight steps after the first are fast; the next 22 take 0.5 s each.
+  lasts = [5.0] + [0.2] * 8 + [0.5] * 22
+  method = _timed(monkeypatch, lambda step: lasts[step])
+  mean = (8 * 0.2 + 22 * 0.5) / 30
+  expected = int((60.0 - 5.0 + mean) / mean)
+  assert curves.steps_within(method, 60.0, unlike_later=1) == expected
 
 
 def test_a_step_that_takes_longer_than_the_time_is_taken_once(monkeypatch):
@@ -123,7 +132,7 @@ def test_a_step_that_takes_longer_than_the_time_is_taken_once(monkeypatch):
     return 38.0
 
   method = _timed(monkeypatch, slow)
-  assert curves.steps_within(method, 60.0, least=9) == 1
+  assert curves.steps_within(method, 60.0, unlike_later=1) == 1
   assert taken == [0, 1]  # The second one ends it.
 
 
@@ -131,11 +140,11 @@ def test_steps_of_one_part_are_timed_beside_the_others(monkeypatch):
   before, after = [0.5] * 20, [1.0] * 5
   method = _timed(monkeypatch, before, lambda step: 2.0, after)
   # Fifteen seconds are for the two other parts.
-  assert curves.steps_within(method, 60.0, least=9, part=1) == 22
+  assert curves.steps_within(method, 60.0, unlike_later=1, part=1) == 22
   # Three fit beside the part before.
-  assert curves.steps_within(method, 16.5, least=9, part=1) == 3
+  assert curves.steps_within(method, 16.5, unlike_later=1, part=1) == 3
   # Time is up before the part begins.
-  assert curves.steps_within(method, 8.0, least=9, part=1) == 1
+  assert curves.steps_within(method, 8.0, unlike_later=1, part=1) == 1
 
 
 def test_scores_are_in_the_same_networks():
