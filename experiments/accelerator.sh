@@ -206,7 +206,7 @@ columns() {  # columns OTHER [MORE]: those of a translator first, if there is on
 cifar10() {
   local prefix='' own each
   own=$(columns '1 Net,Baseline,Pool,random real' \
-    'w/o Ada + Pool,w Ada + Pool,w/o Pre-Train')
+    'w/o Ada + labels,w/o Ada + Pool,w Ada + Pool,w/o Pre-Train')
   [[ ${translator[*]} ]] || prefix=plain_
   for each in "${seeds%%,*}" "$seeds"; do
     table "${prefix}cifar10_seeds_${each//,/_}" 300 table1.py "$target" \

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from fsdd_jax.algorithms import adaptation, in_theta, translated_sets
+from fsdd_jax.algorithms import adaptation, finishing, in_theta, translated_sets
 from fsdd_jax.algorithms.adaptation_samples import pool_networks
 from fsdd_jax.algorithms.configs import (
   DataConfig,
@@ -63,8 +63,9 @@ CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig, AdaptationConfig)
 def main(_: list[str]) -> None:
   """Adapts, then writes sets and their pictures for each IPC.
 
-  `in_theta_ipcI` is before translation, `distilled_ipcI` after it, and
-  `finished_ipcI` after direct steps beyond, if they were asked for.
+  `in_theta_ipcI` is before translation, `distilled_ipcI` after it. If they were
+  asked for, `fitted_ipcI` has labels fitted in the pool, and `finished_ipcI`
+  comes after direct steps beyond.
   """
   workdir = files.resolve(_WORKDIR.value)
   problems.warn_without_test(config_flags.read(DataConfig))
@@ -183,8 +184,17 @@ def _sets(
     'in_theta': ('1 Net', resolution.upsample(before, shape)),
     'distilled': (method, translated),
   }
+  if config.fit_labels and pool is not None:
+    translated = finishing.fit_labels(
+      *(problem.network, translated),
+      config=config,
+      networks=pool,
+      clock=common['clock'],
+    )
+    fitted = dataclasses.replace(config, finishing_steps=0)
+    found['fitted'] = finishing.method_name(method, fitted), translated
   if config.finishing_steps and pool is not None:
-    result = adaptation.finish(
+    result = finishing.finish(
       problem.network,
       translated,
       common['target'],
@@ -193,8 +203,7 @@ def _sets(
       networks=pool,
       options=options_within(common['options'], 'finished', f'ipc_{ipc}'),
     )
-    title = f'{method}, then Pool({config.network_pool})'
-    found['finished'] = title, result.synthetic
+    found['finished'] = finishing.method_name(method, config), result.synthetic
   return found
 
 
@@ -204,10 +213,8 @@ def _pool(
   config: AdaptationConfig,
   clock: metrics.StageClock,
 ) -> NetworksFn | None:
-  """The pool of networks, where adaptation or finishing needs one."""
-  if not config.network_pool or not (
-    config.num_adaptation_steps or config.finishing_steps
-  ):
+  """The pool of networks, where adaptation or what follows needs one."""
+  if not config.uses_pool:
     return None
   return pool_networks(problem.network, target, config, clock)
 

@@ -5,8 +5,9 @@ r"""Accuracy over the number of networks R that a method sees on the target set.
 
 The paper's subject: few networks. `w Ada(R)` adapts a pre-trained translator in
 a pool of R networks, `then Pool(R)` goes on by direct steps in the same pool;
-`Pool(R)` and `Baseline(R)` (Alg. 4) know no translator. `1 Net` and `w/o Ada`
-see theta alone. Tasks are kept as those of table1.py.
+`labels(R)` fits the labels alone in it. `Pool(R)` and `Baseline(R)` (Alg. 4)
+know no translator. `1 Net` and `w/o Ada` see theta alone. Tasks are kept as
+those of table1.py.
 """
 
 import pathlib
@@ -112,6 +113,14 @@ def curves(
       f'--finishing_steps={steps}',
       ipcs=recipe.ipcs,
     )
+    fitted = _adapted(
+      recipe,
+      f'labels-R{networks}',
+      f'--network_pool={networks}',
+      '--num_adaptation_steps=0',
+      '--fit_labels',
+      ipcs=recipe.ipcs,
+    )
     finished = _adapted(
       recipe,
       f'no_ada-R{networks}',
@@ -121,6 +130,7 @@ def curves(
       ipcs=recipe.ipcs,
     )
     each = {
+      'w/o Ada, labels(R)': Made(fitted, f'fitted_ipc{ipc}.safetensors'),
       'w/o Ada, then Pool(R)': Made(finished, f'finished_ipc{ipc}.safetensors'),
       'w Ada(R)': Made(adapted, f'distilled_ipc{ipc}.safetensors'),
       'w Ada(R), then Pool(R)': Made(adapted, f'finished_ipc{ipc}.safetensors'),

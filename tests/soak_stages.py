@@ -104,7 +104,7 @@ STAGES = {
       *('--dataset=digits', '--limit=200', '--image_size=16', *_WATCHED),
       *('--adapt_ipcs=1,3', '--ipcs=1,2', '--network_pool=3'),
       *(f'--num_steps={scaled(60)}', f'--num_adaptation_steps={scaled(120)}'),
-      f'--finishing_steps={3 + scaled(20)}',
+      *('--fit_labels', f'--finishing_steps={3 + scaled(20)}'),
     ),
     needs=('pretrain',),
   ),

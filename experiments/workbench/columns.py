@@ -222,6 +222,12 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   'w/o Ada': _adapted('no_ada', _PRETRAINED, '--num_adaptation_steps=0'),
   'w Ada': _adapted('ada', _PRETRAINED),
   'Pool': _distilled('pool', 'pool'),
+  'w/o Ada + labels': _adapted(
+    'no_ada_labels',
+    _PRETRAINED,
+    *('--num_adaptation_steps=0', '--fit_labels', '--network_pool=4'),
+    file='fitted',
+  ),
   'w/o Ada + Pool': _adapted(
     'no_ada_then_pool',
     _PRETRAINED,

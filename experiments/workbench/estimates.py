@@ -89,7 +89,11 @@ def _of_adapt(task: Task) -> Estimate:
   ]
   if config.num_adaptation_steps:
     parts.append(_adaptation(problem, translator, config))
-  return NOTHING.then(*parts)
+  whole = NOTHING.then(*parts)
+  if not config.uses_pool:
+    return whole
+  passes = real_pass(problem).times(config.network_pool)
+  return whole.then(passes).beside(problem.kept_bytes(config.network_pool))
 
 
 def _translator(
@@ -116,7 +120,7 @@ def _translator(
 def _adaptation(
   problem: Problem, translator: nn.Module, config: AdaptationConfig
 ) -> Estimate:
-  """The updates of Alg. 3, and the networks of its pool."""
+  """The updates of Alg. 3, and the networks that are not of a pool."""
   samples = config.num_adaptation_steps * config.batch_size
   batches = not config.network_pool and config.real_batch
   share = config.num_adaptation_steps / len(config.adapt_ipcs)
@@ -135,12 +139,10 @@ def _adaptation(
     for ipc in config.adapt_ipcs
   ]
   whole = NOTHING.then(*updates)
-  if batches:
+  if batches or config.network_pool:
     return whole
-  passes = real_pass(problem).times(config.network_pool or samples)
-  return whole.then(passes).beside(
-    problem.kept_bytes(config.network_pool or config.batch_size)
-  )
+  passes = real_pass(problem).times(samples)
+  return whole.then(passes).beside(problem.kept_bytes(config.batch_size))
 
 
 def _large(

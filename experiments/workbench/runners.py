@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from fsdd_jax.algorithms import adaptation, baseline, translated_sets
+from fsdd_jax.algorithms import (
+  adaptation,
+  baseline,
+  finishing,
+  translated_sets,
+)
 from fsdd_jax.algorithms.adaptation import method_name
 from fsdd_jax.algorithms.adaptation_samples import pool_networks
 from fsdd_jax.algorithms.configs import DistillationConfig, NetworkConfig
@@ -182,7 +187,7 @@ def _adapting(
   ipc: int,
   settings: Settings,
 ) -> Runner:
-  """The translator, and direct steps on the translated set after it."""
+  """The translator, and what follows the translated set."""
   network = problem[0]
   # Sets are distilled in theta as the translator knows them.
   known = translated_sets.settings_of(start)
@@ -196,8 +201,7 @@ def _adapting(
   title, pool = method_name(start, config), config.network_pool
   if name == ADAPT:
     title += f', {pool} networks' if pool else ', fresh networks'
-  if config.finishing_steps:
-    title += f', then Pool({pool})'
+  title = finishing.method_name(title, config)
 
   def run(num_steps: int, options: LoopOptions) -> Any:
     own = dataclasses.replace(config, **{counted: num_steps})
@@ -226,7 +230,7 @@ def _adapt_and_finish(
   (ipc,) = config.adapt_ipcs
   common: dict[str, Any] = {'config': config, 'ipc': ipc}
   networks, in_theta = None, None
-  if config.finishing_steps:
+  if config.fit_labels or config.finishing_steps:
     networks = pool_networks(network, target, config)
   # A set is known when it is translated, not while it is made in theta.
   quiet = dataclasses.replace(options, state_fn=None)
@@ -243,8 +247,16 @@ def _adapt_and_finish(
   translated = translated_sets.distill_dataset(
     start, target, **common, in_theta=in_theta, options=quiet
   )
-  if networks is None:
-    return baseline.DistillationResult(translated, [], {})
-  return adaptation.finish(
+  if networks is not None and config.fit_labels:
+    translated = finishing.fit_labels(
+      network, translated, config=config, networks=networks
+    )
+  if networks is None or not config.finishing_steps:
+    last = baseline.DistillationResult(translated, [], {})
+    # What an adaptation showed last is the set before this one.
+    if config.num_adaptation_steps and options.state_fn is not None:
+      options.state_fn(0, last)
+    return last
+  return finishing.finish(
     network, translated, target, **common, networks=networks, options=options
   )

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import optax
 
 from fsdd_jax.algorithms import adaptation_samples as samples
-from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.in_theta import SetName, distill_sets
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import distill_step, params_step, translator_step
@@ -255,46 +254,3 @@ def _diagnose(sets_at: samples.EntriesFn, step: int, state: ParamsState) -> str:
     for labeled in sets_at(step)
   ]
   return f'Sets before translation: {", ".join(sizes)}.'
-
-
-def finish(
-  network: nn.Module,
-  translated: LabeledSet,
-  target: TargetSet,
-  *,
-  ipc: int,
-  config: AdaptationConfig,
-  networks: NetworksFn,
-  options: LoopOptions | None = None,
-) -> baseline.DistillationResult:
-  """Goes on from translated images by direct steps in the adaptation's pool.
-
-  Not in the paper. Its rate is low, as a high one leaves the start behind.
-
-  Args:
-    network: f, as for `adapt`.
-    translated: what `distill_dataset` returned.
-    target: the target set (X_T, Y_T).
-    ipc: images per class.
-    config: as for `adapt`; `finishing_steps` and `finishing_learning_rate`.
-    networks: the pool that `pool_networks` made.
-    options: progress, logs, checkpoints.
-
-  Returns:
-    What `baseline.distill_over_networks` returns, and it raises the same.
-  """
-  return baseline.distill_over_networks(
-    network,
-    target,
-    config=dataclasses.replace(
-      config.distillation(ipc),
-      num_steps=config.finishing_steps,
-      learning_rate=config.finishing_learning_rate,
-      num_networks=config.network_pool,
-      revisit=True,
-    ),
-    options=options,
-    start=translated,
-    networks=networks,
-    part=f'finishing, IPC {ipc}',
-  )

@@ -244,6 +244,11 @@ class AdaptationConfig(UpdateConfig):
     'Class-balanced real images a sample in fresh networks; 0: all (literal).',
     least=0,
   )
+  fit_labels: bool = option(
+    False,
+    'Fit the labels of translated sets in the networks of the pool, in closed '
+    'form, instead of keeping those learned in theta [ours].',
+  )
   finishing_steps: int = option(
     0,
     'Direct steps on the translated images, in the networks of the pool; 0: '
@@ -275,10 +280,15 @@ class AdaptationConfig(UpdateConfig):
         self.finishing_steps,
         f'0, or at least network_pool = {self.network_pool}',
       )
-    if self.finishing_steps and not self.network_pool:
-      raise out_of_range(
-        'network_pool', 0, '1 or more, for finishing_steps to work in'
-      )
+    for name in ('fit_labels', 'finishing_steps'):
+      if getattr(self, name) and not self.network_pool:
+        raise out_of_range('network_pool', 0, f'1 or more, for {name}')
+
+  @property
+  def uses_pool(self) -> bool:
+    """Whether anything is done in the networks of the pool."""
+    finishes = self.fit_labels or self.finishing_steps > 0
+    return self.network_pool > 0 and (finishes or self.num_adaptation_steps > 0)
 
   def distillation(self, ipc: int) -> DistillationConfig:
     """The distillation in theta of one IPC (lines 3-14)."""

@@ -13,6 +13,7 @@ from fsdd_jax.algorithms import (
   adaptation,
   adaptation_samples,
   baseline,
+  finishing,
   translated_sets,
 )
 from fsdd_jax.algorithms import in_theta as in_theta_stage
@@ -318,7 +319,7 @@ def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
 ):
   config = dataclasses.replace(_CONFIG, network_pool=2, finishing_steps=3)
   networks = adaptation_samples.pool_networks(tiny_network, target, config)
-  result = adaptation.finish(
+  result = finishing.finish(
     tiny_network, in_theta[2], target, ipc=2, config=config, networks=networks
   )
   assert result.seconds['finishing, IPC 2'] > 0
@@ -332,7 +333,7 @@ def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
     for i in (0, 1)
   }
   slow = dataclasses.replace(config, finishing_learning_rate=1e-4)
-  slow = adaptation.finish(
+  slow = finishing.finish(
     tiny_network, in_theta[2], target, ipc=2, config=slow, networks=networks
   )
   # Adam's steps are at most about its rate.

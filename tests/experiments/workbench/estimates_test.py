@@ -135,6 +135,13 @@ def test_an_adaptation_counts_the_steps_of_its_sets(monkeypatch):
   assert seconds('--num_adaptation_steps=8') == 5 * 2 * 30 + 8
   finished = seconds(without, '--finishing_steps=11')
   assert finished == 2 * 30 + 2 * 11
+  assert seconds(without, '--fit_labels') == 2 * 30
+  monkeypatch.setattr(estimates, 'real_pass', lambda _: one_second)
+  of_theta = 1
+  assert seconds(without) == of_theta + 2 * 30
+  assert seconds(without, '--fit_labels') == of_theta + 2 * 30 + 2
+  assert seconds(without, '--finishing_steps=11') == of_theta + 2 * 30 + 22 + 2
+  assert seconds('--num_adaptation_steps=8') == of_theta + 5 * 2 * 30 + 8 + 2
 
 
 def test_scores_count_networks_and_training():

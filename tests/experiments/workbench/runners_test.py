@@ -82,3 +82,33 @@ def test_direct_steps_go_on_from_the_translated_set(tmp_path):
   title, adapted = last('adapt --finishing_steps=3')
   assert title == 'w/o Pre-Train, 2 networks, then Pool(2)'
   assert np.abs(adapted - finished).max() > 0
+
+
+def test_labels_are_fitted_in_the_pool_after_translation(tmp_path):
+  flags = '--network_pool=2\n--num_steps=2\n--num_adaptation_steps=1\n'
+  (tmp_path / 'tiny_adapt.flags').write_text(flags)
+  settings = runners.Settings(str(tmp_path), 'tiny', NetworkConfig(), seed=4)
+
+  def last(text):
+    runner = runners.make_runner(
+      text, toy.problem(), toy.translator(), ipc=1, settings=settings
+    )
+    *_, found = curves.record(
+      lambda options: runner.run(runner.num_steps, options),
+      every=1,
+      translate_fn=lambda _, labeled: labeled,
+    )
+    return runner.title, found.synthetic
+
+  title, fitted = last('translate --fit_labels')
+  assert title == 'w/o Pre-Train, w/o Ada, labels(2)'
+  _, plain = last('translate')
+  np.testing.assert_array_equal(fitted.images, plain.images)
+  assert np.abs(fitted.labels - plain.labels).max() > 1e-3
+  title, finished = last('translate --fit_labels --finishing_steps=2')
+  assert title == 'w/o Pre-Train, w/o Ada, labels(2), then Pool(2)'
+  # Adam's steps are at most about their rate, which is 0.03.
+  assert 0 < np.abs(finished.labels - fitted.labels).max() < 0.1
+  title, adapted = last('adapt --fit_labels')
+  assert title == 'w/o Pre-Train, 2 networks, labels(2)'
+  assert np.abs(adapted.labels - plain.labels).max() > 1e-3

@@ -1,0 +1,141 @@
+"""What may follow translation: labels in closed form, and direct steps.
+
+Both are in the networks of an adaptation's pool, with their statistics. Neither
+is in the paper.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fsdd_jax.algorithms import baseline
+from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.core import krr_errors, label_fit, losses
+from fsdd_jax.data.target import NetworksFn, TargetSet
+from fsdd_jax.runtime import finite, metrics
+from fsdd_jax.runtime.loop import LoopOptions
+from fsdd_jax.types import LabeledSet
+
+# How strongly labels are held where they are; chosen on held-out images.
+_STRENGTH = 1.0
+
+
+def method_name(method: str, config: AdaptationConfig) -> str:
+  """The name of what a config makes of a method's translated set."""
+  if config.fit_labels:
+    method += f', labels({config.network_pool})'
+  if config.finishing_steps:
+    method += f', then Pool({config.network_pool})'
+  return method
+
+
+def fit_labels(
+  network: nn.Module,
+  labeled: LabeledSet,
+  *,
+  config: AdaptationConfig,
+  networks: NetworksFn,
+  clock: metrics.StageClock | None = None,
+) -> LabeledSet:
+  """Replaces labels by those of least squared error over the pool's networks.
+
+  Translation makes new images, but keeps the labels that were learned in theta
+  for the images before.
+
+  Args:
+    network: f, as for `adapt`.
+    labeled: a translated set, or any other; its images stay.
+    config: as for `adapt`; the size of the pool and the ridge.
+    networks: the pool that `pool_networks` made of the target set.
+    clock: gets the seconds, without those of the statistics.
+
+  Returns:
+    The set with new labels, which stay near the old ones.
+
+  Raises:
+    FloatingPointError: if labels are not finite.
+
+  Example:
+    >>> import toy
+    >>> from fsdd_jax.algorithms.adaptation_samples import pool_networks
+    >>> network, target = toy.problem()[0], toy.target()
+    >>> config = AdaptationConfig(network_pool=2)
+    >>> real = target.random_real(jax.random.key(0), ipc=2)
+    >>> pool = pool_networks(network, target, config)
+    >>> fitted = fit_labels(network, real, config=config, networks=pool)
+    >>> fitted.labels.shape
+    (6, 3)
+  """
+  clock = clock or metrics.StageClock()
+  every = [networks(index) for index in range(config.network_pool)]
+  with clock.part('labels'):
+    each = [
+      _sums(network, variables, labeled, target, config.ridge)
+      for variables, target in every
+    ]
+    sums = jax.tree.map(lambda *parts: jnp.sum(jnp.stack(parts), 0), *each)
+    labels = label_fit.fit(
+      sums, labeled.labels, labeled.mask, strength=_STRENGTH
+    )
+    fitted = dataclasses.replace(labeled, labels=labels)
+    finite.check(fitted, 'The set with fitted labels', 'Give a larger ridge.')
+    return fitted
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(
+  network: nn.Module,
+  variables: Any,
+  labeled: LabeledSet,
+  target: krr_errors.Target,
+  ridge: float,
+) -> label_fit.LabelSums:
+  features = losses.feature_fn(network)(variables, labeled.images)
+  return label_fit.label_sums(features, labeled.mask, target, ridge=ridge)
+
+
+def finish(
+  network: nn.Module,
+  translated: LabeledSet,
+  target: TargetSet,
+  *,
+  ipc: int,
+  config: AdaptationConfig,
+  networks: NetworksFn,
+  options: LoopOptions | None = None,
+) -> baseline.DistillationResult:
+  """Goes on from translated images by direct steps in the adaptation's pool.
+
+  Its rate is low, as a high one leaves the start behind.
+
+  Args:
+    network: f, as for `adapt`.
+    translated: what `distill_dataset` returned.
+    target: the target set (X_T, Y_T).
+    ipc: images per class.
+    config: as for `adapt`; `finishing_steps` and `finishing_learning_rate`.
+    networks: the pool that `pool_networks` made.
+    options: progress, logs, checkpoints.
+
+  Returns:
+    What `baseline.distill_over_networks` returns, and it raises the same.
+  """
+  return baseline.distill_over_networks(
+    network,
+    target,
+    config=dataclasses.replace(
+      config.distillation(ipc),
+      num_steps=config.finishing_steps,
+      learning_rate=config.finishing_learning_rate,
+      num_networks=config.network_pool,
+      revisit=True,
+    ),
+    options=options,
+    start=translated,
+    networks=networks,
+    part=f'finishing, IPC {ipc}',
+  )

@@ -1,0 +1,102 @@
+"""Labels of a distilled set that fit many networks at once, in closed form.
+
+The predictions of a kernel ridge regression are linear in the labels that it is
+fitted to. So for given images the labels with the least squared error on a
+target set, summed over networks, solve one linear system of as many rows as the
+set has images. Not in the paper, whose labels stay as they were in theta.
+
+`n` denotes the number of images, `d` of features, `k` of label columns.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from fsdd_jax.core import krr, krr_errors
+
+
+@flax.struct.dataclass
+class LabelSums:
+  """The squared error in one network as a function of the labels; they add.
+
+  It is `tr(Y' H Y) - 2 tr(Y' B)` and a constant, mean over target images.
+
+  Attributes:
+    quadratic: `[n, n]`, H.
+    linear: `[n, k]`, B.
+  """
+
+  quadratic: jax.Array  # [n, n]
+  linear: jax.Array  # [n, k]
+
+
+def label_sums(
+  features: jax.Array,
+  mask: jax.Array,
+  target: krr_errors.Target,
+  *,
+  ridge: float,
+) -> LabelSums:
+  """What one network says of the labels.
+
+  Args:
+    features: `[n, d]` of the distilled images in the network.
+    mask: `[n]`, 1 for an image and 0 for padding.
+    target: of the target set in the same network.
+    ridge: as for `krr.solve`.
+
+  Returns:
+    Sums to add to those of other networks.
+  """
+  features = features * mask[:, None]
+  kernel = krr.matmul(features, features.T)
+  # A map fitted to Y is rows' Y, as the regularised kernel is symmetric.
+  rows = krr.solve_kernel(kernel, features, ridge=ridge, mask=mask)
+  if isinstance(target, krr_errors.Statistics):
+    return LabelSums(
+      krr.matmul(rows, krr.matmul(target.gram, rows.T)) / target.count,
+      krr.matmul(rows, target.cross) / target.count,
+    )
+  seen = target.features.astype(jnp.float32) * target.mask[:, None]
+  predictions = krr.matmul(seen, rows.T)
+  count = jnp.maximum(target.mask.sum(), 1.0)
+  return LabelSums(
+    krr.matmul(predictions.T, predictions) / count,
+    krr.matmul(predictions.T, target.labels) / count,
+  )
+
+
+def fit(
+  sums: LabelSums, labels: jax.Array, mask: jax.Array, *, strength: float
+) -> jax.Array:
+  """The labels of least error that stay near given ones.
+
+  Few networks are few witnesses; what they do not tell stays as it was.
+
+  Args:
+    sums: over all networks.
+    labels: `[n, k]` to stay near.
+    mask: `[n]`, 1 for an image and 0 for padding.
+    strength: weight of the squared distance, relative to the mean diagonal of
+      the quadratic form.
+
+  Returns:
+    `[n, k]` labels; zero where padded. They keep the scale of the given ones,
+    whose best multiple is what they stay near.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> sums = LabelSums(jnp.eye(2), jnp.array([[1.0, 0.5], [0.0, 1.0]]))
+    >>> fit(sums, jnp.eye(2), jnp.ones(2), strength=0.0).tolist()
+    [[1.0, 0.5], [0.0, 1.0]]
+  """
+  labels = labels * mask[:, None]
+  level = strength * jnp.trace(sums.quadratic) / jnp.maximum(mask.sum(), 1.0)
+  quadratic = jnp.sum(labels * krr.matmul(sums.quadratic, labels))
+  multiple = jnp.sum(labels * sums.linear) / quadratic
+  # Labels that predict worse than nothing have no multiple to keep.
+  multiple = jnp.where(multiple > 0, multiple, 1.0)
+  # Ones on the padded part of the diagonal keep the form regular there.
+  form = sums.quadratic + jnp.diag(1.0 - mask) + level * jnp.diag(mask)
+  right = sums.linear / multiple + level * labels
+  return jnp.linalg.solve(form, right)
