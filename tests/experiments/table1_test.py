@@ -165,6 +165,7 @@ def _check_few_networks(recipes, workdir):
   assert counts == {
     '1 Net': alone,
     'w/o Ada': alone,
+    'w/o Ada, labels(R)': both,
     'w/o Ada, then Pool(R)': both,
     'w Ada(R)': both,
     'w Ada(R), then Pool(R)': both,
@@ -228,9 +229,9 @@ def test_each_column_has_its_flagfiles(scale, rows):
   names = [task.name for task in found]
   assert len(set(names)) == len(names)
   # Shared by all rows: the cache, two translators, a learned network. A row
-  # has four adapted translators and two runs without, and for each IPC 1 Net,
+  # has four adapted translators and three runs without, and for each IPC 1 Net,
   # Bi-Level, Baseline and Pool; each set is scored, random real with 1 Net.
-  assert len(found) == 4 + len(rows) * (6 + 2 * 4 + 2 * 10)
+  assert len(found) == 4 + len(rows) * (7 + 2 * 4 + 2 * 11)
   for task in found:
     assert pathlib.Path(task.binary).exists()
 
