@@ -105,29 +105,20 @@ def curves(
     'w/o Ada': {0: Made(without, f'distilled_ipc{ipc}.safetensors')},
   }
   for networks, (steps, updates) in plan.items():
-    adapted = _adapted(
-      recipe,
-      f'ada-R{networks}',
-      f'--network_pool={networks}',
-      f'--num_adaptation_steps={updates}',
-      f'--finishing_steps={steps}',
-      ipcs=recipe.ipcs,
-    )
-    fitted = _adapted(
-      recipe,
-      f'labels-R{networks}',
-      f'--network_pool={networks}',
-      '--num_adaptation_steps=0',
-      '--fit_labels',
-      ipcs=recipe.ipcs,
-    )
-    finished = _adapted(
-      recipe,
-      f'no_ada-R{networks}',
-      f'--network_pool={networks}',
-      '--num_adaptation_steps=0',
-      f'--finishing_steps={steps}',
-      ipcs=recipe.ipcs,
+    adapted, fitted, finished = (
+      _adapted(
+        recipe,
+        f'{name}-R{networks}',
+        f'--network_pool={networks}',
+        f'--num_adaptation_steps={count}',
+        further,
+        ipcs=recipe.ipcs,
+      )
+      for name, count, further in (
+        ('ada', updates, f'--finishing_steps={steps}'),
+        ('labels', 0, '--fit_labels'),
+        ('no_ada', 0, f'--finishing_steps={steps}'),
+      )
     )
     each = {
       'w/o Ada, labels(R)': Made(fitted, f'fitted_ipc{ipc}.safetensors'),

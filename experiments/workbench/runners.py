@@ -229,9 +229,9 @@ def _adapt_and_finish(
   """What holds the last set: of the translator, or of the steps after it."""
   (ipc,) = config.adapt_ipcs
   common: dict[str, Any] = {'config': config, 'ipc': ipc}
-  networks, in_theta = None, None
-  if config.fit_labels or config.finishing_steps:
-    networks = pool_networks(network, target, config)
+  in_theta = None
+  # Nothing is summed before a network is asked for.
+  networks = pool_networks(network, target, config)
   # A set is known when it is translated, not while it is made in theta.
   quiet = dataclasses.replace(options, state_fn=None)
   if config.num_adaptation_steps:
@@ -239,19 +239,19 @@ def _adapt_and_finish(
       *(network, start, target),
       config=config,
       options=options,
-      networks=networks,
+      networks=networks if config.network_pool else None,
     )
-    if networks is None:
+    if not config.fit_labels and not config.finishing_steps:
       return result
     start, in_theta = result.translator, result.distilled_in_theta[ipc]
   translated = translated_sets.distill_dataset(
     start, target, **common, in_theta=in_theta, options=quiet
   )
-  if networks is not None and config.fit_labels:
+  if config.fit_labels:
     translated = finishing.fit_labels(
       network, translated, config=config, networks=networks
     )
-  if networks is None or not config.finishing_steps:
+  if not config.finishing_steps:
     last = baseline.DistillationResult(translated, [], {})
     # What an adaptation showed last is the set before this one.
     if config.num_adaptation_steps and options.state_fn is not None:

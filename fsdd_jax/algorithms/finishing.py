@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.method_configs import AdaptationConfig
@@ -77,7 +76,7 @@ def fit_labels(
       _sums(network, variables, labeled, target, config.ridge)
       for variables, target in every
     ]
-    sums = jax.tree.map(lambda *parts: jnp.sum(jnp.stack(parts), 0), *each)
+    sums = jax.tree.map(lambda *parts: sum(parts), *each)
     labels = label_fit.fit(
       sums, labeled.labels, labeled.mask, strength=_STRENGTH
     )

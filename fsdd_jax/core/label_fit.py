@@ -96,7 +96,6 @@ def fit(
   multiple = jnp.sum(labels * sums.linear) / quadratic
   # Labels that predict worse than nothing have no multiple to keep.
   multiple = jnp.where(multiple > 0, multiple, 1.0)
-  # Ones on the padded part of the diagonal keep the form regular there.
-  form = sums.quadratic + jnp.diag(1.0 - mask) + level * jnp.diag(mask)
   right = sums.linear / multiple + level * labels
-  return jnp.linalg.solve(form, right)
+  # The system of a kernel whose ridge is the strength.
+  return krr.solve_kernel(sums.quadratic, right, ridge=strength, mask=mask)

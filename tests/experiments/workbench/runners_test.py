@@ -58,36 +58,11 @@ def test_translation_alone_makes_what_adapt_does_without_updates(tmp_path):
   assert runner.title == 'w/o Pre-Train, w/o Ada'
 
 
-def test_direct_steps_go_on_from_the_translated_set(tmp_path):
+def _last_by(folder):
+  """A function of a method's text: its title, and the set it makes last."""
   flags = '--network_pool=2\n--num_steps=2\n--num_adaptation_steps=1\n'
-  (tmp_path / 'tiny_adapt.flags').write_text(flags)
-  settings = runners.Settings(str(tmp_path), 'tiny', NetworkConfig(), seed=4)
-
-  def last(text):
-    runner = runners.make_runner(
-      text, toy.problem(), toy.translator(), ipc=1, settings=settings
-    )
-    *_, found = curves.record(
-      lambda options: runner.run(runner.num_steps, options),
-      every=1,
-      translate_fn=lambda _, labeled: labeled,
-    )
-    return runner.title, np.asarray(found.synthetic.images)
-
-  _, start = last('translate')
-  title, finished = last('translate --finishing_steps=3')
-  assert title == 'w/o Pre-Train, w/o Ada, then Pool(2)'
-  # Adam's steps are at most about their rate, which is 0.03.
-  assert 0 < np.abs(finished - start).max() < 0.1
-  title, adapted = last('adapt --finishing_steps=3')
-  assert title == 'w/o Pre-Train, 2 networks, then Pool(2)'
-  assert np.abs(adapted - finished).max() > 0
-
-
-def test_labels_are_fitted_in_the_pool_after_translation(tmp_path):
-  flags = '--network_pool=2\n--num_steps=2\n--num_adaptation_steps=1\n'
-  (tmp_path / 'tiny_adapt.flags').write_text(flags)
-  settings = runners.Settings(str(tmp_path), 'tiny', NetworkConfig(), seed=4)
+  (folder / 'tiny_adapt.flags').write_text(flags)
+  settings = runners.Settings(str(folder), 'tiny', NetworkConfig(), seed=4)
 
   def last(text):
     runner = runners.make_runner(
@@ -100,6 +75,23 @@ def test_labels_are_fitted_in_the_pool_after_translation(tmp_path):
     )
     return runner.title, found.synthetic
 
+  return last
+
+
+def test_direct_steps_go_on_from_the_translated_set(tmp_path):
+  last = _last_by(tmp_path)
+  _, start = last('translate')
+  title, finished = last('translate --finishing_steps=3')
+  assert title == 'w/o Pre-Train, w/o Ada, then Pool(2)'
+  # Adam's steps are at most about their rate, which is 0.03.
+  assert 0 < np.abs(finished.images - start.images).max() < 0.1
+  title, adapted = last('adapt --finishing_steps=3')
+  assert title == 'w/o Pre-Train, 2 networks, then Pool(2)'
+  assert np.abs(adapted.images - finished.images).max() > 0
+
+
+def test_labels_are_fitted_in_the_pool_after_translation(tmp_path):
+  last = _last_by(tmp_path)
   title, fitted = last('translate --fit_labels')
   assert title == 'w/o Pre-Train, w/o Ada, labels(2)'
   _, plain = last('translate')
