@@ -3,8 +3,9 @@ r"""The supplement's Figure 2: accuracy over IPC of an adapted translator.
   python experiments/figure2.py --scale=cpu --row=cifar10 --seen=1,20 \
       --ipcs=1,2,5,10,20 --workdir=runs/figure2
 
-Three curves: the translator adapted on some IPCs, without adaptation, and
-adapted on each IPC alone. Tasks are kept as those of table1.py.
+The translator adapted on some IPCs, without adaptation, and adapted on each IPC
+alone; and the first two once more with labels in closed form, which see each
+IPC in the same networks. Tasks are kept as those of table1.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,14 @@ from workbench.tasks import Task
 
 _ROW = flags.DEFINE_string('row', 'cifar10', 'Target set, by flagfile.')
 _SEEN = flags.DEFINE_list('seen', ['1', '20'], 'IPCs to adapt on together.')
+_NETWORKS = flags.DEFINE_integer(
+  'networks',
+  16,
+  'Networks of the target set, to adapt and to fit labels in.',
+  lower_bound=1,
+)
 _WITHOUT, _ALONE = 'without adaptation', 'adapted on this IPC alone'
+_LABELS = ', labels'
 
 Scores = Mapping[int, Mapping[str, Any]]
 
@@ -36,26 +44,30 @@ Scores = Mapping[int, Mapping[str, Any]]
 def _curves(recipe: Recipe, row: str, seen: Sequence[int]) -> dict[str, Any]:
   """The task that scores each IPC, by the name of the curve."""
 
-  def scored(task: Task, ipc: int) -> Task:
-    made = Made(task, f'distilled_ipc{ipc}.safetensors')
-    return columns.score_of(recipe, made, f'{task.name}-score-ipc{ipc}')
+  def scored(task: Task, ipc: int, file: str = 'distilled') -> Task:
+    made = Made(task, f'{file}_ipc{ipc}.safetensors')
+    return columns.score_of(recipe, made, f'{task.name}-score-{file}-ipc{ipc}')
 
-  together = f'adapted on {" and ".join(map(str, seen))}'
-  adapted = columns.adapted(
-    recipe, row, 'ada_seen', *columns.FOR_UNSEEN, adapt_ipcs=seen
-  )
-  without = columns.adapted(
-    recipe, row, 'no_ada', '--num_adaptation_steps=0', adapt_ipcs=seen
+  pool = f'--network_pool={_NETWORKS.value}'
+  adapted, without = (
+    columns.adapted(
+      recipe, row, name, *further, pool, '--fit_labels', adapt_ipcs=seen
+    )
+    for name, further in (
+      ('ada_seen', columns.FOR_UNSEEN),
+      ('no_ada', ('--num_adaptation_steps=0',)),
+    )
   )
   alone = {
-    ipc: columns.adapted(recipe, row, f'ada_ipc{ipc}', adapt_ipcs=(ipc,))
+    ipc: columns.adapted(recipe, row, f'ada_ipc{ipc}', pool, adapt_ipcs=(ipc,))
     for ipc in recipe.ipcs
   }
-  return {
-    together: {i: scored(adapted, i) for i in recipe.ipcs},
-    _WITHOUT: {i: scored(without, i) for i in recipe.ipcs},
-    _ALONE: {i: scored(task, i) for i, task in alone.items()},
-  }
+  curves = {}
+  together = f'adapted on {" and ".join(map(str, seen))}'
+  for name, task in ((together, adapted), (_WITHOUT, without)):
+    curves[name] = {i: scored(task, i) for i in recipe.ipcs}
+    curves[name + _LABELS] = {i: scored(task, i, 'fitted') for i in recipe.ipcs}
+  return curves | {_ALONE: {i: scored(task, i) for i, task in alone.items()}}
 
 
 def main(_: list[str]) -> None:
@@ -121,7 +133,8 @@ def draw(
       capsize=3,
       label=name,
     )
-    own = {_WITHOUT: (), _ALONE: tuple(scores)}.get(name, tuple(seen))
+    own = () if name.startswith(_WITHOUT) else tuple(seen)
+    own = tuple(scores) if name == _ALONE else own
     points = [(i, s['mean']) for i, s in scores.items() if i in own]
     if points:
       above = {'color': line.get_color(), 'zorder': line.get_zorder() + 1}

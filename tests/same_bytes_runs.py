@@ -198,8 +198,12 @@ RUNS = (
       'Pool',
     ),
   ),
-  Run('figure2', 'figure2', (*_TABLES, '--row=target', '--seen=1', '--ipcs=1'),
-      ('table1',)),
+  Run(
+    'figure2',
+    'figure2',
+    (*_TABLES, '--row=target', '--seen=1', '--ipcs=1', '--networks=2'),
+    ('table1',),
+  ),
   Run(
     'figure3',
     'figure3',

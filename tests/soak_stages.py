@@ -161,7 +161,7 @@ STAGES = {
   ),
   'figure2': _of_tasks(
     ('figure2.md', 'figure2.csv', 'figure2.png'),
-    *('--row=digits', '--ipcs=1,2', '--seen=1'),
+    *('--row=digits', '--ipcs=1,2', '--seen=1', '--networks=2'),
   ),
   'figure3': _of_tasks(
     ('figure3.md', 'figure3.csv', 'figure3_*.png'),

@@ -177,8 +177,10 @@ def _check_few_networks(recipes, workdir):
 
 def _check_figures(recipes, workdir):
   before = _times(workdir / 'tasks')
-  curves = _figure('figure2.py', recipes, workdir, '--ipcs=1', '--seen=1')
-  assert [list(curve) for curve in curves.values()] == [['1']] * 3
+  curves = _figure(
+    'figure2.py', recipes, workdir, '--ipcs=1', '--seen=1', '--networks=2'
+  )
+  assert [list(curve) for curve in curves.values()] == [['1']] * 5
   assert (workdir / 'figure2.png').stat().st_size > 1000
   sets = _figure(
     'figure3.py', recipes, workdir, '--ipc=1', '--seen=1', '--unseen=2'
