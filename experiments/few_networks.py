@@ -208,14 +208,17 @@ def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:
   figure = mpl_figure.Figure(figsize=(8, 4), layout='constrained')
   axes = figure.subplots()
   counts = sorted({c for each in found.values() for c in each if c})
-  for name, each in found.items():
+  for place, (name, each) in enumerate(found.items()):
     if 0 in each:
       style = '--' if name == 'w/o Ada' else ':'
       axes.axhline(each[0]['mean'], color='gray', linestyle=style, label=name)
       continue
     means = [score['mean'] for score in each.values()]
     spread = [score['std'] or 0.0 for score in each.values()]
-    axes.errorbar(list(each), means, spread, marker='o', capsize=3, label=name)
+    # Side by side, as bars of equal R would cover each other.
+    shift = 2 ** (0.04 * (place - len(found) / 2))
+    at = [count * shift for count in each]
+    axes.errorbar(at, means, spread, marker='o', capsize=3, label=name)
   axes.set_xscale('log', base=2)
   axes.set_xticks(counts, list(map(str, counts)), minor=False)
   axes.set_xlabel('networks seen on the target set, R')
