@@ -121,6 +121,7 @@ def draw(
   """Curves with error bars of one deviation; IPCs adapted on are filled."""
   figure = mpl_figure.Figure(figsize=(7, 4.5), layout='constrained')
   axes = figure.subplots()
+  filled = {_WITHOUT: (), _WITHOUT + _LABELS: (), _ALONE: tuple(found[_ALONE])}
   for name, scores in found.items():
     means = [score['mean'] for score in scores.values()]
     spread = [score['std'] or 0.0 for score in scores.values()]
@@ -133,8 +134,7 @@ def draw(
       capsize=3,
       label=name,
     )
-    own = () if name.startswith(_WITHOUT) else tuple(seen)
-    own = tuple(scores) if name == _ALONE else own
+    own = filled.get(name, tuple(seen))
     points = [(i, s['mean']) for i, s in scores.items() if i in own]
     if points:
       above = {'color': line.get_color(), 'zorder': line.get_zorder() + 1}
