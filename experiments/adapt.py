@@ -15,13 +15,13 @@ from typing import Any
 from absl import flags
 
 from fsdd_jax.algorithms import adaptation, finishing, in_theta, translated_sets
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.adaptation_samples import pool_networks
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   NetworkConfig,
   TranslatorConfig,
 )
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
 from fsdd_jax.runtime import files, metrics, processes

@@ -3,6 +3,7 @@
 import importlib.metadata
 
 from fsdd_jax.algorithms.adaptation import AdaptationResult, adapt
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.baseline import (
   DistillationResult,
   distill_over_networks,
@@ -11,7 +12,6 @@ from fsdd_jax.algorithms.bilevel import learn_network
 from fsdd_jax.algorithms.caching import build_cache
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
   BilevelConfig,
   CachingConfig,
   PretrainingConfig,

@@ -28,11 +28,9 @@ from fsdd_jax.algorithms import (
   pretraining,
   pretraining_state,
 )
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
-  PretrainingConfig,
-)
+from fsdd_jax.algorithms.method_configs import PretrainingConfig
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RcigConfig
 from fsdd_jax.core import krr, krr_errors, losses, translator_step
 from fsdd_jax.data import passes, target

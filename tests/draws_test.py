@@ -27,7 +27,8 @@ from fsdd_jax.algorithms import (
   pretraining_objectives,
   pretraining_samples,
 )
-from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.algorithms.peers import frame, frepo, rfad
 from fsdd_jax.algorithms.peers.peer_configs import FrepoConfig, RfadConfig
 from fsdd_jax.core import distill_step, krr_errors, losses

@@ -16,8 +16,9 @@ import binaries
 import fsdd_jax as fsdd
 import toy
 from fsdd_jax.algorithms import adaptation, baseline
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import DataConfig, EvaluationConfig
-from fsdd_jax.algorithms.method_configs import AdaptationConfig, CachingConfig
+from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.data import sources
 from fsdd_jax.data.normalization import describe_normalization
 from fsdd_jax.data.target import TargetSet

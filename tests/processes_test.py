@@ -16,10 +16,8 @@ import binaries
 import device_processes
 import toy
 from fsdd_jax.algorithms import adaptation, caching, pretraining
-from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
-  PretrainingConfig,
-)
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.method_configs import PretrainingConfig
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.runtime import processes

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fsdd_jax.algorithms import adaptation_samples
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.core import losses, params_step, translator_step
 from fsdd_jax.data.normalization import standardization
 from fsdd_jax.data.target import TargetSet

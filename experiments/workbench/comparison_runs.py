@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fsdd_jax.algorithms import in_theta
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.translator import translate

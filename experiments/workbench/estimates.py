@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from fsdd_jax import zoo
 from fsdd_jax.algorithms import bilevel, translated_sets
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -19,7 +20,6 @@ from fsdd_jax.algorithms.configs import (
   TranslatorConfig,
 )
 from fsdd_jax.algorithms.method_configs import (
-  AdaptationConfig,
   BilevelConfig,
   CachingConfig,
   PretrainingConfig,

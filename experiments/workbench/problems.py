@@ -11,12 +11,12 @@ from absl import flags
 
 from fsdd_jax import zoo
 from fsdd_jax.algorithms import translated_sets
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   NetworkConfig,
   TranslatorConfig,
 )
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import datasets, resolution, sources
 from fsdd_jax.data import normalization as normalization_lib
 from fsdd_jax.networks import extractors

@@ -15,9 +15,9 @@ from fsdd_jax.algorithms import (
   translated_sets,
 )
 from fsdd_jax.algorithms.adaptation import method_name
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.adaptation_samples import pool_networks
 from fsdd_jax.algorithms.configs import DistillationConfig, NetworkConfig
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
 from fsdd_jax.data.target import TargetSet

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import optax
 
 from fsdd_jax.algorithms import adaptation_samples as samples
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.in_theta import SetName, distill_sets
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import distill_step, params_step, translator_step
 from fsdd_jax.core.params_step import Params, ParamsState
 from fsdd_jax.data import resolution

@@ -11,8 +11,8 @@ import numpy as np
 
 from fsdd_jax import types
 from fsdd_jax.algorithms import baseline
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.in_theta import SetName
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import losses
 from fsdd_jax.data.target import DrawFn, NetworksFn, TargetSet, drawn
 from fsdd_jax.runtime import metrics, processes, residence

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 
 from fsdd_jax.algorithms import baseline
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.core import krr_errors, label_fit, losses
 from fsdd_jax.data.target import NetworksFn, TargetSet
 from fsdd_jax.runtime import finite, metrics

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import jax
 
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.distillation import distill_from, in_features
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import losses
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet

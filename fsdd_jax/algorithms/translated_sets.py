@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import UpdateConfig
 from fsdd_jax.algorithms.in_theta import distill_in_theta
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import finite, metrics

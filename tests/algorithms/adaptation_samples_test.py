@@ -7,7 +7,7 @@ import pytest
 import toy
 from fsdd_jax import types
 from fsdd_jax.algorithms import adaptation_samples
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 
 
 def _thinned(key, labeled, ipc, keep):

@@ -17,8 +17,8 @@ from fsdd_jax.algorithms import (
   translated_sets,
 )
 from fsdd_jax.algorithms import in_theta as in_theta_stage
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.in_theta import distill_sets
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.core import losses
 from fsdd_jax.data import datasets, normalization, passes, resolution
 from fsdd_jax.data.target import TargetSet

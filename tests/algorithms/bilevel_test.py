@@ -11,7 +11,8 @@ import pytest
 import compilation
 from fsdd_jax import types
 from fsdd_jax.algorithms import bilevel, in_theta
-from fsdd_jax.algorithms.method_configs import AdaptationConfig, BilevelConfig
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.core import distill_step, losses
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, fixed, random_networks

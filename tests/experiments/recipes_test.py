@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from binaries import EXPERIMENTS
-from fsdd_jax.algorithms import configs, method_configs
+from fsdd_jax.algorithms import adaptation_config, configs, method_configs
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -18,11 +18,11 @@ from workbench import config_flags, methods
 
 _FLAGFILES = sorted((EXPERIMENTS / 'recipes').glob('*.flags'))
 _CONFIGS = {
-  'adapt': (method_configs.AdaptationConfig,),
+  'adapt': (adaptation_config.AdaptationConfig,),
   'bilevel': (method_configs.BilevelConfig,),
   'cache': (method_configs.CachingConfig,),
   'no_pretrain': (
-    method_configs.AdaptationConfig,
+    adaptation_config.AdaptationConfig,
     configs.TranslatorConfig,
   ),
   'pretrain': (

@@ -8,8 +8,8 @@ import pytest
 
 import toy
 from fsdd_jax.algorithms import adaptation, baseline, translated_sets
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.networks import translator
 from workbench import curves
 

@@ -6,8 +6,8 @@ import numpy as np
 
 import toy
 from fsdd_jax.algorithms import adaptation, translated_sets
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import NetworkConfig
-from fsdd_jax.algorithms.method_configs import AdaptationConfig
 from fsdd_jax.runtime.loop import LoopOptions
 from workbench import curves, runners
 
