@@ -186,7 +186,7 @@ def _sets(
   }
   if config.fit_labels and pool is not None:
     translated = finishing.fit_labels(
-      *(problem.network, translated),
+      *(problem.network, translated, common['target']),
       config=config,
       networks=pool,
       clock=common['clock'],
@@ -213,8 +213,8 @@ def _pool(
   config: AdaptationConfig,
   clock: metrics.StageClock,
 ) -> NetworksFn | None:
-  """The pool of networks, where adaptation or what follows needs one."""
-  if not config.uses_pool:
+  """The pool of networks, if there is one."""
+  if not config.network_pool:
     return None
   return pool_networks(problem.network, target, config, clock)
 

@@ -217,6 +217,7 @@ CASES = {
       'test_fresh_networks_of_adaptation_are_new_for_each_sample'
     ),
     'fit_labels': Seen('test_labels_are_fitted_in_the_pool_after_translation'),
+    'label_images': Seen('test_labels_of_few_real_images_need_no_statistics'),
     'finishing_steps': Seen(
       'test_direct_steps_go_on_from_the_translated_set_in_the_pool'
     ),

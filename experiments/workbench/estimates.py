@@ -90,10 +90,10 @@ def _of_adapt(task: Task) -> Estimate:
   if config.num_adaptation_steps:
     parts.append(_adaptation(problem, translator, config))
   whole = NOTHING.then(*parts)
-  if not config.uses_pool:
-    return whole
-  passes = real_pass(problem).times(config.network_pool)
-  return whole.then(passes).beside(problem.kept_bytes(config.network_pool))
+  sums, size = config.sums_statistics, config.network_pool
+  share = 1 if sums else config.label_images / problem.num_real
+  passes = real_pass(problem).times(size * share)
+  return whole.then(passes).beside(problem.kept_bytes(size) if sums else 0)
 
 
 def _translator(

@@ -249,7 +249,7 @@ def _adapt_and_finish(
   )
   if config.fit_labels:
     translated = finishing.fit_labels(
-      network, translated, config=config, networks=networks
+      network, translated, target, config=config, networks=networks
     )
   if not config.finishing_steps:
     last = baseline.DistillationResult(translated, [], {})

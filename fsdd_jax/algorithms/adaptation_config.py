@@ -64,6 +64,12 @@ class AdaptationConfig(UpdateConfig):
     'Fit the labels of translated sets in the networks of the pool, in closed '
     'form, instead of keeping those learned in theta [ours].',
   )
+  label_images: int = option(
+    0,
+    'Class-balanced real images in each network that labels are fitted to; 0: '
+    'all, by the statistics of the pool [ours].',
+    least=0,
+  )
   finishing_steps: int = option(
     0,
     'Direct steps on the translated images, in the networks of the pool; 0: '
@@ -98,12 +104,17 @@ class AdaptationConfig(UpdateConfig):
     for name in ('fit_labels', 'finishing_steps'):
       if getattr(self, name) and not self.network_pool:
         raise out_of_range('network_pool', 0, f'1 or more, for {name}')
+    if self.label_images and not self.fit_labels:
+      raise out_of_range(
+        'label_images', self.label_images, '0 without fit_labels'
+      )
 
   @property
-  def uses_pool(self) -> bool:
-    """Whether anything is done in the networks of the pool."""
-    finishes = self.fit_labels or self.finishing_steps > 0
-    return self.network_pool > 0 and (finishes or self.num_adaptation_steps > 0)
+  def sums_statistics(self) -> bool:
+    """Whether all target images pass the networks of the pool."""
+    fits_all = self.fit_labels and not self.label_images
+    steps = self.num_adaptation_steps or self.finishing_steps
+    return self.network_pool > 0 and (fits_all or steps > 0)
 
   def distillation(self, ipc: int) -> DistillationConfig:
     """The distillation in theta of one IPC (lines 3-14)."""

@@ -195,19 +195,13 @@ def fresh(
   Returns:
     The loss of a sample and the samples of each step.
   """
-  size, batch_key = config.batch_size, _keys(config)[3]
-  draw = _draw(network, target, config)
+  size = config.batch_size
+  on_batch = with_batches(network, target, config, config.real_batch)
   networks = pool_networks(network, target, config, clock)
 
   def on_batches(step: int) -> list[tuple[Any, Any]]:
     numbers = [step * size + place for place in processes.own_places(size)]
-    return [
-      (
-        draw(number),
-        target.batch(jax.random.fold_in(batch_key, number), config.real_batch),
-      )
-      for number in numbers
-    ]
+    return [on_batch(number) for number in numbers]
 
   def on_statistics(step: int) -> list[tuple[Any, Any]]:
     # All processes sum each network's statistics together.
@@ -216,6 +210,29 @@ def fresh(
 
   samples_at = on_batches if config.real_batch else on_statistics
   return _loss(network, config, on_images=config.real_batch > 0), samples_at
+
+
+def with_batches(
+  network: nn.Module, target: TargetSet, config: AdaptationConfig, size: int
+) -> Callable[[int], tuple[Any, LabeledSet]]:
+  """The networks of `pool_networks`, each with real images of its own.
+
+  Args:
+    network: f, whose weights theta' are drawn.
+    target: the target set (X_T, Y_T).
+    config: the seed of weights and images.
+    size: class-balanced real images a network.
+
+  Returns:
+    A function of the network's number.
+  """
+  draw, key = _draw(network, target, config), _keys(config)[3]
+
+  def on_batch(number: int) -> tuple[Any, LabeledSet]:
+    batch_key = jax.random.fold_in(key, number)
+    return draw(number), target.batch(batch_key, size)
+
+  return on_batch
 
 
 def stacked(

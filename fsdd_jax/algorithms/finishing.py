@@ -1,11 +1,11 @@
 """What may follow translation: labels in closed form, and direct steps.
 
-Both are in the networks of an adaptation's pool, with their statistics. Neither
-is in the paper.
+Both are in the networks of an adaptation's pool. Neither is in the paper.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import jax
 
 from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.adaptation_samples import with_batches
 from fsdd_jax.core import krr_errors, label_fit, losses
 from fsdd_jax.data.target import NetworksFn, TargetSet
 from fsdd_jax.runtime import finite, metrics
@@ -35,6 +36,7 @@ def method_name(method: str, config: AdaptationConfig) -> str:
 def fit_labels(
   network: nn.Module,
   labeled: LabeledSet,
+  target: TargetSet,
   *,
   config: AdaptationConfig,
   networks: NetworksFn,
@@ -48,8 +50,11 @@ def fit_labels(
   Args:
     network: f, as for `adapt`.
     labeled: a translated set, or any other; its images stay.
-    config: as for `adapt`; the size of the pool and the ridge.
-    networks: the pool that `pool_networks` made of the target set.
+    target: the target set (X_T, Y_T).
+    config: as for `adapt`; the size of the pool, the real images of each
+      network and the ridge.
+    networks: the pool that `pool_networks` made of the target set. It sums
+      nothing here if the config has a number of real images.
     clock: gets the seconds, without those of the statistics.
 
   Returns:
@@ -65,16 +70,23 @@ def fit_labels(
     >>> config = AdaptationConfig(network_pool=2)
     >>> real = target.random_real(jax.random.key(0), ipc=2)
     >>> pool = pool_networks(network, target, config)
-    >>> fitted = fit_labels(network, real, config=config, networks=pool)
+    >>> fitted = fit_labels(
+    ...   network, real, target, config=config, networks=pool
+    ... )
     >>> fitted.labels.shape
     (6, 3)
   """
   clock = clock or metrics.StageClock()
-  every = [networks(index) for index in range(config.network_pool)]
+  network_at: Callable[[int], tuple[Any, krr_errors.Target | LabeledSet]]
+  network_at = networks
+  if config.label_images:
+    coded = target.coded(config.label_coding)
+    network_at = with_batches(network, coded, config, config.label_images)
+  every = [network_at(index) for index in range(config.network_pool)]
   with clock.part('labels'):
     each = [
-      _sums(network, variables, labeled, target, config.ridge)
-      for variables, target in every
+      _sums(network, variables, labeled, seen, config.ridge)
+      for variables, seen in every
     ]
     sums = jax.tree.map(lambda *parts: sum(parts), *each)
     labels = label_fit.fit(
@@ -90,11 +102,15 @@ def _sums(
   network: nn.Module,
   variables: Any,
   labeled: LabeledSet,
-  target: krr_errors.Target,
+  seen: krr_errors.Target | LabeledSet,
   ridge: float,
 ) -> label_fit.LabelSums:
-  features = losses.feature_fn(network)(variables, labeled.images)
-  return label_fit.label_sums(features, labeled.mask, target, ridge=ridge)
+  features_of = losses.feature_fn(network)
+  if isinstance(seen, LabeledSet):
+    features = features_of(variables, seen.images)
+    seen = krr_errors.FeatureSet(features, seen.labels, seen.mask)
+  features = features_of(variables, labeled.images)
+  return label_fit.label_sums(features, labeled.mask, seen, ridge=ridge)
 
 
 def finish(

@@ -140,6 +140,8 @@ def test_an_adaptation_counts_the_steps_of_its_sets(monkeypatch):
   of_theta = 1
   assert seconds(without) == of_theta + 2 * 30
   assert seconds(without, '--fit_labels') == of_theta + 2 * 30 + 2
+  few = seconds(without, '--fit_labels', '--label_images=3')
+  assert few == pytest.approx(of_theta + 2 * 30 + 2 * 3 / 300)
   assert seconds(without, '--finishing_steps=11') == of_theta + 2 * 30 + 22 + 2
   assert seconds('--num_adaptation_steps=8') == of_theta + 5 * 2 * 30 + 8 + 2
 

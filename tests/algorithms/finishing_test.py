@@ -1,0 +1,65 @@
+"""Labels in closed form after translation, by all real images or by few."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import toy
+from fsdd_jax.algorithms import adaptation_samples, finishing
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.data.target import TargetSet
+
+_CONFIG = AdaptationConfig(network_pool=2, fit_labels=True)
+
+
+def _fitted(target, networks, **changes):
+  labeled = target.random_real(jax.random.key(5), ipc=2)
+  config = dataclasses.replace(_CONFIG, **changes)
+  network = toy.problem()[0]
+  fitted = finishing.fit_labels(
+    network, labeled, target, config=config, networks=networks
+  )
+  np.testing.assert_array_equal(fitted.images, labeled.images)
+  assert np.abs(fitted.labels - labeled.labels).max() > 1e-3
+  return np.asarray(fitted.labels)
+
+
+def test_labels_of_few_real_images_need_no_statistics(monkeypatch):
+  target = toy.target()
+  whole = len(target.labels)
+  assert np.ptp(np.bincount(target.dataset.labels)) == 0
+  network = toy.problem()[0]
+  pool = adaptation_samples.pool_networks(network, target, _CONFIG)
+  by_statistics = _fitted(target, pool)
+
+  def refuse(*_, **__):
+    raise AssertionError('Statistics were summed.')
+
+  monkeypatch.setattr(TargetSet, 'statistics', refuse)
+  untouched = adaptation_samples.pool_networks(network, target, _CONFIG)
+  # A balanced batch as large as the set has each of its images once.
+  by_images = _fitted(target, untouched, label_images=whole)
+  np.testing.assert_allclose(by_images, by_statistics, rtol=1e-3, atol=1e-4)
+  few = _fitted(target, untouched, label_images=6)
+  assert np.abs(few - by_images).max() > 1e-3
+  np.testing.assert_array_equal(few, _fitted(target, untouched, label_images=6))
+  other = _fitted(target, untouched, label_images=6, seed=1)
+  assert np.abs(few - other).max() > 1e-3
+
+
+def test_each_network_has_real_images_of_its_own():
+  target, network = toy.target(), toy.problem()[0]
+  on_batch = adaptation_samples.with_batches(network, target, _CONFIG, 6)
+  pool = adaptation_samples.pool_networks(network, target, _CONFIG)
+  batches = [on_batch(number) for number in (0, 1)]
+  for number, (variables, batch) in enumerate(batches):
+    assert batch.images.shape[0] == 6
+    jax.tree.map(np.testing.assert_array_equal, variables, pool(number)[0])
+  assert np.abs(batches[0][1].images - batches[1][1].images).max() > 0
+
+
+def test_images_for_labels_that_are_not_fitted_are_refused():
+  with pytest.raises(ValueError, match=r'label_images = 5 .*fit_labels'):
+    AdaptationConfig(network_pool=2, label_images=5)
