@@ -225,7 +225,7 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   'w/o Ada + labels': _adapted(
     'no_ada_labels',
     _PRETRAINED,
-    *('--num_adaptation_steps=0', '--fit_labels', '--network_pool=4'),
+    flagfile='labels',
     file='fitted',
   ),
   'w/o Ada + Pool': _adapted(

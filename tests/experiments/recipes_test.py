@@ -31,7 +31,7 @@ _CONFIGS = {
   ),
 }
 _CONFIGS['pretrain_ae'] = _CONFIGS['pretrain']
-_CONFIGS['then_pool'] = _CONFIGS['adapt']
+_CONFIGS['labels'] = _CONFIGS['then_pool'] = _CONFIGS['adapt']
 _OF_BINARIES = {'ipcs', 'method'}
 _DISTILLED = (
   DistillationConfig,
