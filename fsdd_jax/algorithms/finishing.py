@@ -55,7 +55,8 @@ def fit_labels(
       network and the ridge.
     networks: the pool that `pool_networks` made of the target set. It sums
       nothing here if the config has a number of real images.
-    clock: gets the seconds, without those of the statistics.
+    clock: gets the seconds; those of the pool's statistics are a part of their
+      own.
 
   Returns:
     The set with new labels, which stay near the old ones.
@@ -82,12 +83,13 @@ def fit_labels(
   if config.label_images:
     coded = target.coded(config.label_coding)
     network_at = with_batches(network, coded, config, config.label_images)
-  every = [network_at(index) for index in range(config.network_pool)]
   with clock.part('labels'):
-    each = [
-      _sums(network, variables, labeled, seen, config.ridge)
-      for variables, seen in every
-    ]
+    each = []
+    for index in range(config.network_pool):
+      variables, seen = network_at(index)
+      found = _sums(network, variables, labeled, seen, config.ridge)
+      # The memory of one network's real images serves the next.
+      each.append(jax.block_until_ready(found))
     sums = jax.tree.map(lambda *parts: sum(parts), *each)
     labels = label_fit.fit(
       sums, labeled.labels, labeled.mask, strength=_STRENGTH
