@@ -89,11 +89,11 @@ def _of_adapt(task: Task) -> Estimate:
   ]
   if config.num_adaptation_steps:
     parts.append(_adaptation(problem, translator, config))
-  whole = NOTHING.then(*parts)
   sums, size = config.sums_statistics, config.network_pool
-  share = 1 if sums else config.label_images / problem.num_real
-  passes = real_pass(problem).times(size * share)
-  return whole.then(passes).beside(problem.kept_bytes(size) if sums else 0)
+  if sums or config.label_images:
+    share = 1 if sums else config.label_images / problem.num_real
+    parts.append(real_pass(problem).times(size * share))
+  return NOTHING.then(*parts).beside(problem.kept_bytes(size) if sums else 0)
 
 
 def _translator(

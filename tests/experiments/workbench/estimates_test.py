@@ -136,9 +136,16 @@ def test_an_adaptation_counts_the_steps_of_its_sets(monkeypatch):
   finished = seconds(without, '--finishing_steps=11')
   assert finished == 2 * 30 + 2 * 11
   assert seconds(without, '--fit_labels') == 2 * 30
-  monkeypatch.setattr(estimates, 'real_pass', lambda _: one_second)
+  passed = []
+
+  def one_pass(problem):
+    passed.append(problem)
+    return one_second
+
+  monkeypatch.setattr(estimates, 'real_pass', one_pass)
   of_theta = 1
   assert seconds(without) == of_theta + 2 * 30
+  assert len(passed) == 1  # What no network of the pool sees is not measured.
   assert seconds(without, '--fit_labels') == of_theta + 2 * 30 + 2
   few = seconds(without, '--fit_labels', '--label_images=3')
   assert few == pytest.approx(of_theta + 2 * 30 + 2 * 3 / 300)
