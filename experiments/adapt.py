@@ -24,7 +24,7 @@ from fsdd_jax.algorithms.configs import (
 )
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
-from fsdd_jax.runtime import files, metrics, processes
+from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.runtime.workdir import claimed_workdir, options_within
 from fsdd_jax.storage import translators
@@ -110,13 +110,14 @@ def _run(
   before = in_theta.distill_in_theta(
     start.theta, ipcs=wanted, networks=theta_networks, **common
   )
-  pool = _pool(problem, target, config, clock)
+  # Nothing is summed before a network is asked for.
+  pool = pool_networks(problem.network, target, config, clock)
   adapted = adaptation.adapt(
     problem.network,
     start,
     in_theta=before,
     theta_networks=theta_networks,
-    networks=pool,
+    networks=pool if config.network_pool else None,
     **common,
   ).translator
   made = {
@@ -170,7 +171,7 @@ def _sets(
   adapted: translators.ThetaTranslator,
   before: LabeledSet,
   ipc: int,
-  pool: NetworksFn | None,
+  pool: NetworksFn,
   common: dict[str, Any],
 ) -> Sets:
   """The sets of an IPC by the names of their files, each with its method."""
@@ -184,7 +185,7 @@ def _sets(
     'in_theta': ('1 Net', resolution.upsample(before, shape)),
     'distilled': (method, translated),
   }
-  if config.fit_labels and pool is not None:
+  if config.fit_labels:
     translated = finishing.fit_labels(
       *(problem.network, translated, common['target']),
       config=config,
@@ -193,7 +194,7 @@ def _sets(
     )
     fitted = dataclasses.replace(config, finishing_steps=0)
     found['fitted'] = finishing.method_name(method, fitted), translated
-  if config.finishing_steps and pool is not None:
+  if config.finishing_steps:
     result = finishing.finish(
       problem.network,
       translated,
@@ -205,18 +206,6 @@ def _sets(
     )
     found['finished'] = finishing.method_name(method, config), result.synthetic
   return found
-
-
-def _pool(
-  problem: problems.AdaptationProblem,
-  target: TargetSet,
-  config: AdaptationConfig,
-  clock: metrics.StageClock,
-) -> NetworksFn | None:
-  """The pool of networks, if there is one."""
-  if not config.network_pool:
-    return None
-  return pool_networks(problem.network, target, config, clock)
 
 
 if __name__ == '__main__':

@@ -226,6 +226,7 @@ def with_batches(
   Returns:
     A function of the network's number.
   """
+  target = target.coded(config.label_coding)
   draw, key = _draw(network, target, config), _keys(config)[3]
 
   def on_batch(number: int) -> tuple[Any, LabeledSet]:

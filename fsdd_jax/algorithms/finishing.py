@@ -81,8 +81,7 @@ def fit_labels(
   network_at: Callable[[int], tuple[Any, krr_errors.Target | LabeledSet]]
   network_at = networks
   if config.label_images:
-    coded = target.coded(config.label_coding)
-    network_at = with_batches(network, coded, config, config.label_images)
+    network_at = with_batches(network, target, config, config.label_images)
   with clock.part('labels'):
     each = []
     for index in range(config.network_pool):
