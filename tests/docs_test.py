@@ -11,6 +11,7 @@ import tomllib
 import pytest
 
 import fsdd_jax
+from workbench import flagfiles
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGES = [
@@ -43,6 +44,16 @@ def test_flagfiles_and_binaries_are_there(page):
   named = re.findall(r'experiments/[\w/]+\.(?:flags|py|sh)\b', page.read_text())
   missing = [x for x in set(named) if not (_ROOT / x).exists()]
   assert not missing
+
+
+@_pages
+def test_flags_of_commands_come_after_flagfiles_that_set_them(page):
+  text = page.read_text().replace('\\\n', ' ')
+  for line in re.findall(r'python experiments/[^`\n]*', text):
+    words = [word.strip('\'"') for word in line.split()]
+    paths = [word for word in words if word.startswith('--flagfile=')]
+    if all('<' not in path for path in paths):
+      flagfiles.check_order(flagfiles.with_shipped(words))
 
 
 @_pages

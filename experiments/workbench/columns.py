@@ -33,7 +33,7 @@ class Recipe:
       those of the flagfiles.
     image_flags: further flags of all that loads images, of the large set too.
     theta_flags: further flags of all that distils in one random network
-      without a translator that names its steps.
+      without a translator that names its steps, caches too.
   """
 
   binaries: str
@@ -79,6 +79,7 @@ def _cache(recipe: Recipe) -> Task:
     'cache',
     'cache.py',
     recipe.flagfile('cache'),
+    *recipe.theta_flags,
     *recipe.image_flags,
     '--folder={out}',
   )

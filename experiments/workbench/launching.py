@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import pathlib
 import re
 import sys
 import traceback
@@ -13,14 +12,13 @@ import jax
 from absl import app, flags, logging
 
 from fsdd_jax.runtime import compiler, preemption, processes, terminal
-from workbench import help_text
+from workbench import flagfiles, help_text
 
 Main = Callable[[list[str]], None]
 Check = Callable[[Sequence[str]], None]
 
 _DASHES = 'Flags need two dashes and their value, as in --ipc=10.'
 _HELP = {'-h', '-help', '--help', '-?'}
-_RECIPES = pathlib.Path(__file__).parents[1] / 'recipes'
 
 # Errors that a user may meet, whose messages say what to do.
 _KNOWN = (ArithmeticError, ImportError, OSError, ValueError)
@@ -83,6 +81,7 @@ def run(main: Main, *, check: Check = no_files) -> None:
     main: of the binary; takes what is no flag, after the program's name.
     check: raises the error of arguments that it does not take.
   """
+  given = flagfiles.with_shipped(sys.argv[1:])
 
   def guarded(arguments: list[str]) -> None:
     if not flags.FLAGS['verbosity'].present:
@@ -90,6 +89,7 @@ def run(main: Main, *, check: Check = no_files) -> None:
     preemption.install()
     try:
       check(arguments)
+      flagfiles.check_order(given)
       _import(flags.FLAGS['import'].value or ())
       main(arguments)
     except _KNOWN as error:
@@ -109,7 +109,7 @@ def run(main: Main, *, check: Check = no_files) -> None:
     print(help_text.text(sys.modules['__main__'].__doc__ or ''))
     terminal.flush()
     return
-  app.run(guarded, argv=[sys.argv[0], *_with_recipes(sys.argv[1:])])
+  app.run(guarded, argv=[sys.argv[0], *given])
 
 
 def _import(names: Sequence[str]) -> None:
@@ -117,19 +117,6 @@ def _import(names: Sequence[str]) -> None:
     sys.path.append(os.getcwd())
   for name in names:
     importlib.import_module(name)
-
-
-def _with_recipes(arguments: Sequence[str]) -> list[str]:
-  """Arguments, with the paths of flagfiles that are shipped and not here."""
-  found = []
-  for argument in arguments:
-    flag, _, name = argument.partition('=')
-    shipped = _RECIPES / name
-    is_flagfile = flag in ('-flagfile', '--flagfile') and bool(name)
-    if is_flagfile and not os.path.exists(name) and shipped.is_file():
-      argument = f'--flagfile={shipped}'
-    found.append(argument)
-  return found
 
 
 def _leave(error: Exception) -> NoReturn:

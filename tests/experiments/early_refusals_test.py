@@ -174,3 +174,27 @@ def test_help_that_nobody_reads_ends_quietly():
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ''
+
+
+@pytest.mark.parametrize(
+  ('flag', 'text', 'is_refused'),
+  [
+    ('--num_steps=10', '--num_steps=30', True),
+    ('--revisit', '--norevisit', True),
+    ('--norevisit', '--revisit', True),
+    ('--ipc=10', '--num_steps=30', False),
+  ],
+)
+def test_a_flag_before_a_flagfile_that_sets_it(
+  flag, text, is_refused, tmp_path, monkeypatch
+):
+  (tmp_path / 'own.flags').write_text(f'# Some steps.\n{text}\n')
+  (tmp_path / 'outer.flags').write_text(
+    f'--flagfile={tmp_path / "own.flags"}\n'
+  )
+  flagfile = f'--flagfile={tmp_path / "outer.flags"}'
+  ends = f'--workdir={tmp_path / "new"}', '--ipc=0'  # Is refused, too.
+  before = binaries.run('distill.py', flag, flagfile, *ends)
+  after = binaries.run('distill.py', flagfile, flag, *ends)
+  _assert_refused(before, 'stands before' if is_refused else 'ipc = 0')
+  _assert_refused(after, 'ipc = 0')
