@@ -58,6 +58,7 @@ def _adapted(
     recipe.flagfile(_ROW.value),
     recipe.flagfile('adapt'),
     f'--translator={recipe.translator}',
+    *recipe.theta_flags,
     *recipe.target_flags,
     *further,
     f'--adapt_ipcs={listed}',

@@ -12,6 +12,7 @@ from workbench.tasks import Task
 
 RANDOM_REAL = 'random real'
 _PRETRAINED = 'pretrain'  # The flagfile of Alg. 2.
+_ONE_NET = 'one_net'  # That of all that distils in one network.
 _FIRST_SEED = 1000  # Of the networks of scores, as by default.
 
 
@@ -32,8 +33,7 @@ class Recipe:
     seed: of what is distilled, and of the networks that it is scored in; None:
       those of the flagfiles.
     image_flags: further flags of all that loads images, of the large set too.
-    theta_flags: further flags of all that distils in one random network
-      without a translator that names its steps, caches too.
+    theta_flags: further flags of all that distils in one network, caches too.
   """
 
   binaries: str
@@ -113,11 +113,13 @@ def _distilled(
   """A column of `distill.py`."""
 
   def make(recipe: Recipe, row: str, ipc: int) -> Made:
+    in_theta = recipe.theta_flags if flagfile == _ONE_NET else ()
     task = recipe.task(
       f'{row}-{name}-ipc{ipc}',
       'distill.py',
       recipe.flagfile(row),
       recipe.flagfile(flagfile),
+      *in_theta,
       *recipe.target_flags,
       *further,
       f'--ipc={ipc}',
@@ -152,7 +154,6 @@ def adapted(
     A task that writes `distilled_ipc<I>.safetensors`.
   """
   start = ['--translator=none', recipe.flagfile('no_pretrain')]
-  start += recipe.theta_flags
   needs = {}
   if pretrained == _PRETRAINED and recipe.translator:
     start = [f'--translator={recipe.translator}']
@@ -165,6 +166,7 @@ def adapted(
     recipe.flagfile(row),
     recipe.flagfile('adapt'),
     *start,
+    *recipe.theta_flags,
     *recipe.target_flags,
     *further,
     f'--adapt_ipcs={",".join(map(str, adapt_ipcs))}',
@@ -199,9 +201,7 @@ def _adapted(
   return make
 
 
-def _one_net(recipe: Recipe, row: str, ipc: int) -> Made:
-  return _distilled('one_net', 'one_net', *recipe.theta_flags)(recipe, row, ipc)
-
+_one_net = _distilled('one_net', _ONE_NET)
 
 # Of an adaptation that serves IPCs that are not among its own: these lose where
 # each of its own has one set alone.
@@ -214,7 +214,7 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   '1 Net': _one_net,
   'Bi-Level': _distilled(
     'bilevel',
-    'one_net',
+    _ONE_NET,
     '--theta={theta}/network.safetensors',
     theta=_network,
   ),

@@ -45,6 +45,13 @@ def define_flags(*, ipcs: Sequence[int] = ()) -> None:
     "A translator's file, or the name of a shipped one (tiny_imagenet_32), "
     'instead of one that is pre-trained by the flagfiles.',
   )
+  flags.DEFINE_integer(
+    'theta_steps',
+    None,
+    'Steps of all that distils in one network, instead of those of '
+    '--translator or the flagfiles.',
+    lower_bound=1,
+  )
   flags.DEFINE_bool(
     'in_process',
     False,
@@ -69,12 +76,11 @@ def from_flags(binary: str) -> Recipe:
       f'--protocols={",".join(values.protocols)} must list some of '
       f'{", ".join(evaluate.PROTOCOLS)}.'
     )
-  image_flags, theta_flags = [], []
+  image_flags, steps = [], values.theta_steps
   if values.translator:
     given = zoo.load_translator(values.translator)
     image_flags = ['--zca'] if given.is_whitened else []
-    steps = translated_sets.settings_of(given).get('num_steps')
-    theta_flags = [f'--num_steps={steps}'] if steps else []
+    steps = steps or translated_sets.settings_of(given).get('num_steps')
   return Recipe(
     binaries=str(folder),
     folder=str(files.resolve(values.recipes or folder / 'recipes')),
@@ -88,7 +94,7 @@ def from_flags(binary: str) -> Recipe:
     image_flags=tuple(image_flags),
     # So that sets which are not translated have no more steps than those that
     # are.
-    theta_flags=tuple(theta_flags),
+    theta_flags=(f'--num_steps={steps}',) if steps else (),
   )
 
 

@@ -12,7 +12,7 @@ from fsdd_jax.storage import translators
 from workbench import columns, recipes
 
 
-def _recipe(monkeypatch, translator):
+def _recipe(monkeypatch, translator, theta_steps=None):
   """The recipe of table1.py with a translator's file."""
   given = flags.FlagValues()
   define = {'help': '', 'flag_values': given}
@@ -25,6 +25,7 @@ def _recipe(monkeypatch, translator):
   flags.DEFINE_list('protocols', 'krr', **define)
   flags.DEFINE_list('target_flag', '--limit=9', **define)
   flags.DEFINE_integer('repeats', 1, **define)
+  flags.DEFINE_integer('theta_steps', theta_steps, **define)
   given.mark_as_parsed()
   monkeypatch.setattr(flags, 'FLAGS', given)
   return recipes.from_flags(str(EXPERIMENTS / 'table1.py'))
@@ -58,25 +59,37 @@ def test_all_columns_are_whitened_where_the_translator_was(
 
 
 @pytest.mark.parametrize(
-  ('metadata', 'expected'),
-  [({}, []), ({'caching': {'num_steps': 7}}, ['--num_steps=7'])],
+  ('metadata', 'given', 'expected'),
+  [
+    ({}, None, []),
+    ({'caching': {'num_steps': 7}}, None, ['--num_steps=7']),
+    ({'caching': {'num_steps': 7}}, 5, ['--num_steps=5']),
+  ],
 )
-def test_sets_of_one_network_have_the_steps_of_the_translator(
-  metadata, expected, tmp_path, monkeypatch
+def test_sets_of_one_network_have_the_steps_of_the_translator_or_the_flag(
+  metadata, given, expected, tmp_path, monkeypatch
 ):
   file, saved = tmp_path / 'translator.safetensors', _translator()
   metadata = {**saved.metadata, **metadata}
   translators.save_translator(
     file, dataclasses.replace(saved, metadata=metadata)
   )
-  found = _recipe(monkeypatch, file)
+  found = _recipe(monkeypatch, file, given)
   for column, flags_of_steps in {
     'random real': expected,
     '1 Net': expected,
+    'Bi-Level': expected,
     'w/o Pre-Train': expected,
-    'w Ada': [],  # Its file says them.
+    'w Ada': expected,
     'Pool': [],
   }.items():
     task = columns.score_task(found, 'cifar10', column, 1).needs['made']
     own = [x for x in task.arguments if x.startswith('--num_steps=')]
     assert own == flags_of_steps, column
+    steps_at = [task.arguments.index(x) for x in own]
+    # A further flag of all targets wins.
+    assert all(at < task.arguments.index('--limit=9') for at in steps_at)
+  task = columns.score_task(found, 'cifar10', 'w AE', 1).needs['made']
+  cache = task.needs['translator'].needs['cache']
+  own = [x for x in cache.arguments if x.startswith('--num_steps=')]
+  assert own == expected
