@@ -41,6 +41,8 @@ from fsdd_jax.data.passes import target_statistics
 from fsdd_jax.data.resolution import repeat_channels
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation.evaluate import PROTOCOLS, Score, evaluate
+from fsdd_jax.evaluation.evaluate import Settings as EvaluationSettings
+from fsdd_jax.evaluation.protocols import unsuitable_augmentation
 from fsdd_jax.networks.extractors import make as make_network
 from fsdd_jax.networks.extractors import register as register_network
 from fsdd_jax.networks.fixed import FixedNetwork
@@ -78,6 +80,7 @@ __all__ = (
   'DistillationConfig',
   'DistillationResult',
   'DistilledSet',
+  'EvaluationSettings',
   'FixedNetwork',
   'LabeledSet',
   'LightTranslator',
@@ -125,5 +128,6 @@ __all__ = (
   'target_statistics',
   'translate',
   'unpad',
+  'unsuitable_augmentation',
   'zca_whitening',
 )

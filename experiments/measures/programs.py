@@ -15,7 +15,7 @@ import optax
 
 from fsdd_jax.core import krr_errors, losses, translator_step
 from fsdd_jax.data import passes
-from fsdd_jax.data.target import keeps_features
+from fsdd_jax.data.passes import keeps_features
 from fsdd_jax.networks import random_networks
 from fsdd_jax.networks import translator as translator_lib
 from fsdd_jax.networks.fixed import FixedNetwork, maps_for

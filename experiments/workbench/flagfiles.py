@@ -22,7 +22,7 @@ def with_shipped(arguments: Sequence[str]) -> list[str]:
 
 
 def check_order(arguments: Sequence[str]) -> None:
-  """Refuses a flag that a later flagfile would replace without a word.
+  """Refuses a flag that a later flagfile would silently replace.
 
   Of two flagfiles the later one may well replace what the earlier one says.
 

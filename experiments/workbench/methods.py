@@ -11,6 +11,7 @@ from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import PEERS, frame, selection
 from fsdd_jax.data.target import TargetSet
+from fsdd_jax.networks import computation
 from fsdd_jax.options import Config
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.runtime.workdir import claimed_workdir
@@ -69,7 +70,8 @@ def _chosen(title: str, choose: ChooseFn) -> Callable[..., Any]:
     if start is not None:
       raise ValueError('Real images are chosen, not improved: leave start out.')
     target = target.coded(config.label_coding)
-    facts = {'network_fields': repr(network), **target.facts}
+    named = computation.named(network, target.image_shape)
+    facts = {'network_fields': named, **target.facts}
     options, clock = with_clock(options)
     with (
       claimed_workdir(options, config, method=title, **facts),

@@ -17,11 +17,12 @@ import optax
 
 from fsdd_jax.algorithms import adaptation_samples as samples
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
-from fsdd_jax.algorithms.in_theta import SetName, distill_sets
+from fsdd_jax.algorithms.in_theta import SetName, check_set, distill_sets
 from fsdd_jax.core import distill_step, params_step, translator_step
 from fsdd_jax.core.params_step import Params, ParamsState
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
+from fsdd_jax.networks import computation
 from fsdd_jax.runtime import hashes, metrics
 from fsdd_jax.runtime.devices import devices_for, local
 from fsdd_jax.runtime.loop import (
@@ -32,7 +33,7 @@ from fsdd_jax.runtime.loop import (
   with_progress,
 )
 from fsdd_jax.runtime.workdir import claim_workdir, options_within
-from fsdd_jax.storage.translators import ThetaTranslator
+from fsdd_jax.storage.translators import ThetaTranslator, check_translator
 from fsdd_jax.types import LabeledSet
 
 
@@ -143,7 +144,10 @@ def adapt(
   """
   options, clock = with_clock(with_progress(options, progress_fn), clock)
   target = target.coded(config.label_coding)
+  check_translator(start, target.normalization)
   _check(config, in_theta, networks)
+  for ipc, labeled in (in_theta or {}).items():
+    check_set(start.theta, target, labeled, ipc=ipc)
   given = {(ipc, 0): labeled for ipc, labeled in (in_theta or {}).items()}
   num_starts = config.num_starts if config.num_adaptation_steps else 1
   names = [(ipc, n) for n in range(num_starts) for ipc in config.adapt_ipcs]
@@ -207,7 +211,7 @@ def _learn(
   claim_workdir(
     options,
     config,
-    network=repr(network),
+    network=computation.named(network, target.image_shape),
     translator=repr(start.translator),
     translator_sha256=hashes.hash_tree(params),
     in_theta_sha256=hashes.hash_tree(names),

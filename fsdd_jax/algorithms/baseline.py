@@ -15,7 +15,11 @@ import jax
 import numpy as np
 
 from fsdd_jax.algorithms.configs import DistillationConfig
-from fsdd_jax.algorithms.distillation import distill_from, in_features
+from fsdd_jax.algorithms.distillation import (
+  check_size,
+  distill_from,
+  in_features,
+)
 from fsdd_jax.core import losses
 from fsdd_jax.data.target import (
   DrawFn,
@@ -24,6 +28,7 @@ from fsdd_jax.data.target import (
   devices_for_batch,
   drawn,
 )
+from fsdd_jax.networks import computation
 from fsdd_jax.runtime import hashes, metrics
 from fsdd_jax.runtime.loop import (
   LoopOptions,
@@ -153,7 +158,8 @@ def distill_over_networks(
     order_key, config.num_networks, config.num_steps, revisit=config.revisit
   )
   draw = drawn(network_key, network, target.image_shape)
-  facts = {'network_fields': repr(network), **target.facts}
+  named = computation.named(network, target.image_shape)
+  facts = {'network_fields': named, **target.facts}
   if networks is not None:
     draw = functools.partial(_given, networks)
     facts['network_sha256'] = hashes.hash_tree(draw(0))
@@ -202,24 +208,8 @@ def first_set(
       key, ipc=config.ipc, short_classes=config.short_classes
     )
     return real, {}
-  check_start(start, target, config)
+  check_size(start, target, ipc=config.ipc)
   return start, {'start_sha256': hashes.hash_tree(start)}
-
-
-def check_start(
-  start: LabeledSet, target: TargetSet, config: DistillationConfig
-) -> None:
-  """Raises a ValueError unless a set has I images of each class."""
-  num_classes, count = target.num_classes, config.ipc * target.num_classes
-  expected = (count, *target.image_shape), (count, num_classes)
-  found = start.images.shape, start.labels.shape
-  if found != expected:
-    raise ValueError(
-      f'The set to start from has images {found[0]} and labels {found[1]}, but '
-      f'{expected[0]} and {expected[1]} are needed for ipc = {config.ipc} of '
-      f'{num_classes} classes. Give a set of this data set, unpadded, and its '
-      'ipc.'
-    )
 
 
 def _given(networks: NetworksFn, index: int) -> Any:

@@ -26,7 +26,7 @@ from fsdd_jax.core.params_step import ParamsState
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.networks import random_networks
+from fsdd_jax.networks import computation, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.runtime.loop import (
   Loop,
@@ -189,7 +189,8 @@ def learn_network(
       'unrolled steps do not update; take norm instance, group or none.'
     )
   drawn_subsets.check(table, config)
-  claim_workdir(options, config, network_fields=repr(network), **target.facts)
+  named = computation.named(network, target.image_shape)
+  claim_workdir(options, config, network_fields=named, **target.facts)
   network_key = jax.random.fold_in(jax.random.key(config.seed), 2**31)
   gradient_of = _gradient_fn(network, target.normalization, config)
   tx = optax.adam(

@@ -9,6 +9,7 @@ import optax
 
 from fsdd_jax.algorithms.configs import DistillationConfig, UpdateConfig
 from fsdd_jax.core import distill_step, jitter, krr, losses
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime.loop import Loop, LoopOptions
 from fsdd_jax.types import LabeledSet, LossFn
 
@@ -125,3 +126,23 @@ def _diagnosis(
   return '; '.join(
     [*parts, f'condition number of the kernel: {float(condition):g}.']
   )
+
+
+def check_size(labeled: LabeledSet, target: TargetSet, *, ipc: int) -> None:
+  """Raises a ValueError unless a set has I images of each class.
+
+  Args:
+    labeled: the set, unpadded.
+    target: the target set, whose resolution and classes it is to have.
+    ipc: images per class, I.
+  """
+  num_classes, count = target.num_classes, ipc * target.num_classes
+  expected = (count, *target.image_shape), (count, num_classes)
+  found = labeled.images.shape, labeled.labels.shape
+  if found != expected:
+    raise ValueError(
+      f'The given set has images {found[0]} and labels {found[1]}, but '
+      f'{expected[0]} and {expected[1]} are needed for ipc = {ipc} of '
+      f'{num_classes} classes. Give a set of this data set, unpadded, and its '
+      'ipc.'
+    )

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 import jax
 
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
-from fsdd_jax.algorithms.distillation import distill_from, in_features
+from fsdd_jax.algorithms.distillation import (
+  check_size,
+  distill_from,
+  in_features,
+)
 from fsdd_jax.core import losses
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
+from fsdd_jax.networks import computation
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
@@ -140,11 +145,12 @@ def distill_sets(
   starts = {
     name: start_of(theta, target, name=name, config=config) for name in names
   }
+  named = f'{theta!r}{computation.digest(theta.network, theta.image_shape)}'
   found = {}
   for (ipc, number), start in starts.items():  # Lines 2-3.
     own = config.distillation(ipc)
     folder = _folder(options, ipc, number)
-    claim_workdir(folder, own, theta=repr(theta), **target.facts)
+    claim_workdir(folder, own, theta=named, **target.facts)
     with clock.part(f'distillation, IPC {ipc}'):
       distilled = distill_from(  # Lines 10-14.
         start,
@@ -197,6 +203,21 @@ def _folder(options: LoopOptions, ipc: int, number: int) -> LoopOptions:
     return options_within(options, 'in_theta', f'ipc_{ipc}')
   options = dataclasses.replace(options, state_fn=None)
   return options_within(options, 'in_theta', f'ipc_{ipc}_start_{number}')
+
+
+def check_set(
+  theta: FixedNetwork, target: TargetSet, labeled: LabeledSet, *, ipc: int
+) -> None:
+  """Raises a ValueError unless a set may have been distilled in theta.
+
+  Args:
+    theta: the fixed network.
+    target: the target set.
+    labeled: the set, unpadded.
+    ipc: the images per class that it is to have.
+  """
+  _check_target(theta, target)
+  check_size(labeled, target.at_most(theta.image_shape), ipc=ipc)
 
 
 def _check_target(theta: FixedNetwork, target: TargetSet) -> None:

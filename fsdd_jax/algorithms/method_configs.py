@@ -100,6 +100,13 @@ class BilevelConfig(SubsetConfig):
   checkpoint_every: int = option(50, 'Updates between checkpoints.', least=1)
   log_every: int = option(10, 'Updates between log lines.', least=1)
 
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if not self.max_images:
+      raise out_of_range(
+        'max_images', 0, '1 or more: each step sees the real images themselves'
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig(Config):

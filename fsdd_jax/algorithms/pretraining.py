@@ -32,6 +32,7 @@ from fsdd_jax.algorithms.pretraining_state import (
 from fsdd_jax.core import distill_step, translator_step
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.target import TargetSet
+from fsdd_jax.networks import computation
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.layers import choose
 from fsdd_jax.networks.translator import MapsFn, translate
@@ -115,7 +116,7 @@ def pretrain(
   claim_workdir(
     options,
     config,
-    network_fields=repr(network),
+    network_fields=computation.named(network, large.image_shape),
     translator_fields=repr(translator),
     cache=manifest.digest.hex(),
     start_sha256=start and hashes.hash_tree(start['params']),

@@ -17,7 +17,7 @@ from fsdd_jax.core import translator_step
 from fsdd_jax.core.params_step import ParamsState
 from fsdd_jax.networks import extractors
 from fsdd_jax.networks.translator import MapsFn
-from fsdd_jax.storage.cache.manifest import Manifest
+from fsdd_jax.storage.cache.manifest import COMPUTES, Manifest
 
 
 @flax.struct.dataclass
@@ -159,9 +159,11 @@ def translator_metadata(
   Returns:
     JSON values.
   """
+  network = dict(manifest.network)
+  network.pop(COMPUTES, None)  # A translator outlives a version of JAX.
   return {
     'theta_seed': manifest.network_seed,
-    'network': dict(manifest.network),
+    'network': network,
     'translator': extractors.describe_network(translator),
     'normalization': dict(manifest.normalization),
     'image_shape': list(manifest.image_shape),

@@ -5,7 +5,7 @@ from typing import Any
 
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import UpdateConfig
-from fsdd_jax.algorithms.in_theta import distill_in_theta
+from fsdd_jax.algorithms.in_theta import check_set, distill_in_theta
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import finite, metrics
@@ -15,7 +15,7 @@ from fsdd_jax.runtime.loop import (
   with_clock,
   with_progress,
 )
-from fsdd_jax.storage.translators import ThetaTranslator
+from fsdd_jax.storage.translators import ThetaTranslator, check_translator
 from fsdd_jax.types import LabeledSet
 
 # Of a distillation, what the sets depend on that a translator learned from.
@@ -74,7 +74,9 @@ def distill_dataset(
     learned in theta (Alg. 2, line 4).
 
   Raises:
-    ValueError: as for `distill_in_theta`.
+    ValueError: as for `distill_in_theta`; if the translator was pre-trained
+      on images that were normalised otherwise, or `in_theta` has another IPC,
+      other classes or another resolution.
 
   Example:
     >>> import toy
@@ -88,7 +90,10 @@ def distill_dataset(
     (3, 8, 8, 3)
   """
   options, clock = with_clock(with_progress(options, progress_fn), clock)
-  if in_theta is None:
+  check_translator(start, target.normalization)
+  if in_theta is not None:
+    check_set(start.theta, target, in_theta, ipc=ipc)
+  else:
     in_theta = distill_in_theta(
       start.theta,
       target,

@@ -247,7 +247,11 @@ def augment(
   if not operations:
     return images
   n = 1 if siamese else len(images)
-  return compose(key, images, tuple(operations.values()), n)
+  # Parameters are float32, so that half-precision images would be promoted by
+  # some operations and not by others.
+  inputs = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+  augmented = compose(key, inputs, tuple(operations.values()), n)
+  return augmented.astype(images.dtype)
 
 
 def dsa(

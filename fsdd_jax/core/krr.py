@@ -54,6 +54,7 @@ def solve(
     [[1.0, 0.0], [0.0, 1.0]]
   """
   n, d = features.shape
+  features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
   mask = jnp.ones(n, features.dtype) if mask is None else mask
   features = features * mask[:, None]
   if n <= d:
@@ -133,6 +134,16 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.matmul(a, b, precision=_PRECISION)
 
 
+def _keep_factor(factor: jax.Array, matrix: jax.Array) -> jax.Array:
+  del matrix
+  return factor
+
+
+def _factor_again(factor: jax.Array, matrix: jax.Array) -> jax.Array:
+  del factor
+  return jnp.linalg.cholesky(matrix)
+
+
 def _solve_regular(
   matrix: jax.Array, right: jax.Array, level: jax.Array, trace: jax.Array
 ) -> jax.Array:
@@ -150,10 +161,9 @@ def _solve_regular(
   # Under vmap both branches run; taking the level from the first factor keeps
   # the second from running beside it, which can deadlock XLA's CPU threads.
   used = jnp.where(regular, level_now, floor)
+  # Functions of the module, not of this call, so that eager calls compile once.
   factor = jax.lax.cond(
-    regular,
-    lambda: factor,
-    lambda: jnp.linalg.cholesky(constant + used * identity),
+    regular, _keep_factor, _factor_again, factor, constant + used * identity
   )
   matrix = matrix + jnp.where(regular, level, floor) * identity
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fsdd_jax.data import sources, subsets
+from fsdd_jax.data import label_checks, sources, subsets
 from fsdd_jax.data.decoding import decode_once
 from fsdd_jax.options import real, whole
 
@@ -39,6 +39,15 @@ class Dataset:
   images: np.ndarray  # [n, h, w, c]
   labels: np.ndarray  # [n]
   class_names: tuple[str, ...]
+
+  def __post_init__(self) -> None:
+    images, labels = self.images, self.labels
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise ValueError(
+        f'images must be [n, h, w, c] uint8; got {images.dtype}'
+        f'{list(images.shape)}. Make the data set by from_arrays.'
+      )
+    label_checks.check_integers(labels, len(images))
 
   @property
   def num_classes(self) -> int:
@@ -121,16 +130,18 @@ def load(
   source = sources.open_source(
     name, part, image_size=image_size, data_dir=data_dir
   )
-  old_labels = _check_labels(source.labels, source.class_names, name)
+  old_labels = label_checks.check_labels(
+    source.labels, source.class_names, name
+  )
   kept = _class_indices(classes, source.class_names)
-  _check_several(len(kept), name)
+  label_checks.check_several(len(kept), name)
   new_class = np.full(len(source.class_names), -1, np.int32)
   new_class[kept] = np.arange(len(kept))
   in_split, ranks = _split_rows(old_labels, split, holdout)
   rows = np.flatnonzero(in_split & (new_class[old_labels] >= 0))
   labels = new_class[old_labels[rows]]
   class_names = tuple(source.class_names[i] for i in kept)
-  _check_classes_filled(
+  label_checks.check_classes_filled(
     labels,
     class_names,
     f'{split!r} of {name!r}',
@@ -191,19 +202,15 @@ def from_arrays(
       'images must be [n, h, w] or [n, h, w, c] with c in {1, 3} and none of '
       f'these 0; got shape {images.shape}.'
     )
-  if labels.shape != images.shape[:1] or labels.dtype.kind not in 'iu':
-    raise ValueError(
-      f'labels must be [{len(images)}] integers, one an image; got shape '
-      f'{labels.shape} of {labels.dtype}.'
-    )
+  label_checks.check_integers(labels, len(images))
   if class_names is None:
     class_names = [str(i) for i in range(max(int(labels.max()), 0) + 1)]
   names = tuple(map(str, class_names))
   if len(set(names)) < len(names):
     raise ValueError(f'Two classes have the same name among {names}.')
-  labels = _check_labels(labels, names, 'the arrays')
-  _check_several(len(names), 'The arrays')
-  _check_classes_filled(
+  labels = label_checks.check_labels(labels, names, 'the arrays')
+  label_checks.check_several(len(names), 'The arrays')
+  label_checks.check_classes_filled(
     labels,
     names,
     'the arrays',
@@ -211,41 +218,6 @@ def from_arrays(
     'np.unique(labels, return_inverse=True)',
   )
   return Dataset(images, labels, names)
-
-
-def _check_labels(
-  labels: np.ndarray, class_names: Sequence[str], where: str
-) -> np.ndarray:
-  """Returns int32 labels, all of which name a class."""
-  bad = (labels < 0) | (labels >= len(class_names))
-  if bad.any():
-    raise ValueError(
-      f'Label {int(labels[bad][0])} of row {int(np.argmax(bad))} of {where} is '
-      f'not in [0, {len(class_names)}); -1 marks a missing label. Use a split '
-      'with labels, or drop these rows.'
-    )
-  return labels.astype(np.int32)
-
-
-def _check_several(num_classes: int, name: str) -> None:
-  """One class has nothing to differ from: its centred labels are all 0."""
-  if num_classes < 2:
-    raise ValueError(
-      f'{name} has {num_classes} class; at least 2 are needed. Add images of '
-      'another class, or keep more classes.'
-    )
-
-
-def _check_classes_filled(
-  labels: np.ndarray, class_names: Sequence[str], where: str, remedy: str
-) -> None:
-  """Makes sure that each class has an image."""
-  counts = np.bincount(labels, minlength=len(class_names))
-  if not counts.all():
-    raise ValueError(
-      f'Class {class_names[int(counts.argmin())]!r} has no image in {where}; '
-      f'{remedy}.'
-    )
 
 
 def _class_indices(

@@ -25,7 +25,7 @@ from fsdd_jax.data import passes, subsets
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization, normalize
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.networks import extractors
+from fsdd_jax.networks import computation, extractors
 from fsdd_jax.runtime import array_store, hashes, progress
 
 IMAGES_A_PIECE = 2000
@@ -218,6 +218,7 @@ def _facts(
     'rows': digest,
     'dataset': large['dataset_fingerprint'],
     'network': extractors.describe_network(source.network),
+    'computes': computation.digest(source.network, source.large.image_shape),
     'normalization': large['normalization'],
     'weights': dict(source.facts),
     'augmentation': dict(source.augmentation),

@@ -18,6 +18,7 @@ from fsdd_jax.runtime import array_store, hashes
 
 # Above this many values an image the d x d whitening matrix passes 1 GiB.
 _MAX_ZCA_VALUES = 16384
+_COUNTED = 1000  # Images at once, as counting takes eight times their memory.
 
 
 @flax.struct.dataclass
@@ -59,13 +60,16 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Mean and (biased) standard deviation, each `[c]` float32. A constant
     channel gets 1/255 as its deviation, the distance of two grey levels, so
     that nothing is divided by zero.
+
+  Raises:
+    ValueError: for other images.
   """
-  counts = np.stack(
-    [
-      np.bincount(images[..., c].ravel(), minlength=256)
-      for c in range(images.shape[-1])
-    ]
-  )
+  _check_pixels(images)
+  counts = np.zeros((images.shape[-1], 256), np.int64)
+  for start in range(0, len(images), _COUNTED):
+    part = images[start : start + _COUNTED]
+    for channel, own in enumerate(counts):
+      own += np.bincount(part[..., channel].ravel(), minlength=256)
   values = np.arange(256) / 255.0
   total = counts.sum(axis=1)
   mean = counts @ values / total
@@ -76,6 +80,9 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def standardization(images: np.ndarray) -> Normalization:
   """Fits channel mean and deviation to `[n, h, w, c]` uint8 images.
+
+  Raises:
+    ValueError: for other images.
 
   Example:
     >>> import numpy as np
@@ -104,7 +111,8 @@ def zca_whitening(
     A normalisation with its whitening matrix and inverse.
 
   Raises:
-    ValueError: if d = h * w * c is too large for a d x d matrix.
+    ValueError: if d = h * w * c is too large for a d x d matrix, or images are
+      not `[n, h, w, c]` uint8, or all alike.
 
   Example:
     >>> import toy
@@ -112,8 +120,8 @@ def zca_whitening(
     >>> zca_whitening(dataset.images).zca.shape
     (192, 192)
   """
-  d = _checked_values(images)
   plain = standardization(images)
+  d = _checked_values(images)
   total, gram = np.zeros(d), np.zeros((d, d))
   for start in range(0, len(images), batch_size):
     batch = np.asarray(normalize(images[start : start + batch_size], plain))
@@ -122,6 +130,8 @@ def zca_whitening(
     gram += flat.T @ flat
   mean = total / len(images)
   covariance = gram / len(images) - np.outer(mean, mean)
+  if np.trace(covariance) < 1e-6 * d:  # Rounding errors of 0.
+    raise ValueError('All images are alike, so they cannot be whitened.')
   values, vectors = np.linalg.eigh(covariance)
   scale = np.sqrt(np.maximum(values, 0.0) + ridge * np.trace(covariance) / d)
   return dataclasses.replace(
@@ -173,6 +183,15 @@ def zca_whitening_once(images: np.ndarray, fingerprint: str) -> Normalization:
   return dataclasses.replace(standardization(images), **arrays)
 
 
+def _check_pixels(images: np.ndarray | jax.Array) -> None:
+  """Raises a ValueError unless images are `[n, h, w, c]` pixels."""
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(
+      'images must be [n, h, w, c] uint8 in [0, 255]; got '
+      f'{images.dtype}{list(images.shape)}.'
+    )
+
+
 def _checked_values(images: np.ndarray) -> int:
   """Values an image, d; raises a ValueError if they are too many."""
   d = int(np.prod(images.shape[1:]))
@@ -190,6 +209,9 @@ def normalize(
 ) -> jax.Array:
   """uint8 `[n, h, w, c]` in [0, 255] to float32 network inputs.
 
+  Raises:
+    ValueError: for other images, such as ones in [0, 1].
+
   Example:
     >>> import toy
     >>> _, dataset, transform = toy.problem()
@@ -197,6 +219,7 @@ def normalize(
     >>> x.shape, x.mean().round(3).item(), x.std().round(3).item()
     ((24, 8, 8, 3), 0.0, 1.0)
   """
+  _check_pixels(images)
   x = jnp.asarray(images).astype(jnp.float32) / 255.0
   x = (x - normalization.mean) / normalization.std
   if normalization.zca is None or normalization.zca_mean is None:

@@ -220,3 +220,21 @@ def target_features(
     jnp.asarray(labels),
     jnp.ones(len(images), jnp.float32),
   )
+
+
+def keeps_features(
+  num_images: int,
+  num_features: int,
+  devices: Devices = ALONE,
+  *,
+  error: str = 'squared',
+) -> bool:
+  """Whether a network keeps a target set's features instead of their sums.
+
+  It does for an error that is not one of sums; one device also where they take
+  at most half of the memory: 2,000 images of 128 x 128 have 8,192 features, and
+  their outer product has 270 MB. Several would have to send features.
+  """
+  if error not in krr_errors.OF_SUMS:
+    return True
+  return devices is ALONE and 2 * num_images <= num_features

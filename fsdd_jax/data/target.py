@@ -63,24 +63,6 @@ def drawn(
   return draw
 
 
-def keeps_features(
-  num_images: int,
-  num_features: int,
-  devices: Devices = ALONE,
-  *,
-  error: str = 'squared',
-) -> bool:
-  """Whether a network keeps a target set's features instead of their sums.
-
-  It does for an error that is not one of sums; one device also where they take
-  at most half of the memory: 2,000 images of 128 x 128 have 8,192 features, and
-  their outer product has 270 MB. Several would have to send features.
-  """
-  if error not in krr_errors.OF_SUMS:
-    return True
-  return devices is ALONE and 2 * num_images <= num_features
-
-
 def devices_for_batch(size: int) -> Devices:
   """The devices that share a batch of real images, for one set or network.
 
@@ -113,6 +95,13 @@ class TargetSet:
   dataset: Dataset
   normalization: Normalization
   label_coding: str = 'centered'
+
+  def __post_init__(self) -> None:
+    if self.label_coding not in LABEL_CODINGS:
+      raise ValueError(
+        f'Unknown label_coding {self.label_coding!r}; choose among '
+        f'{", ".join(LABEL_CODINGS)}.'
+      )
 
   @property
   def image_shape(self) -> tuple[int, ...]:
@@ -231,7 +220,7 @@ class TargetSet:
     """The statistics of all images in a network, which all devices share.
 
     Alg. 3, line 9, and Alg. 4, line 9: one pass over the images a network. They
-    stay features, on one device, where `keeps_features` says so.
+    stay features, on one device, where `passes.keeps_features` says so.
 
     Args:
       features_of: the feature map f.
@@ -245,7 +234,7 @@ class TargetSet:
     pass_over: Callable[..., krr_errors.Target] = functools.partial(
       passes.target_statistics, devices=devices
     )
-    if keeps_features(len(images), count, devices, error=error):
+    if passes.keeps_features(len(images), count, devices, error=error):
       pass_over = passes.target_features
     bar = progress.Bar(len(images), description, unit='image', leave=False)
     with bar:

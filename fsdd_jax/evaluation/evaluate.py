@@ -211,14 +211,15 @@ def evaluate(
     protocol: a name in `PROTOCOLS`.
     repeats: number of fresh networks; a kernel is one.
     split: what `dataset` is, for the record.
-    settings: what the protocol leaves open.
+    settings: what the protocol leaves open, such as operations that do not
+      suit the images: `Settings(without=unsuitable_augmentation('digits'))`.
 
   Returns:
     One accuracy a network, with mean and standard deviation.
 
   Raises:
     ValueError: if the protocol is unknown, `repeats` is no whole number above
-      0, or images do not fit each other.
+      0, or images or classes do not fit each other.
     FloatingPointError: if the set or a score is not finite.
 
   Example:
@@ -237,6 +238,12 @@ def evaluate(
       f'The distilled images have shape {synthetic.images.shape[1:]}, those '
       f'of the {split} set {dataset.images.shape[1:]}; load the data set with '
       'the image_size of the distilled set.'
+    )
+  if synthetic.labels.shape[1] != dataset.num_classes:
+    raise ValueError(
+      f'The distilled set has {synthetic.labels.shape[1]} classes, the {split} '
+      f'set {dataset.num_classes}; load the data set with the classes of the '
+      'distilled set.'
     )
   whole('repeats', repeats, least=1)
   finite.check(synthetic, 'The distilled set', 'Distil it anew.')

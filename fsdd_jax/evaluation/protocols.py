@@ -33,7 +33,15 @@ _CHIRAL = ('digits', 'emnist', 'kmnist', 'mnist', 'svhn_cropped')
 
 
 def unsuitable_augmentation(dataset: str) -> tuple[str, ...]:
-  """Operations that change a class: digits do without the flip."""
+  """Operations that change a class: digits do without the flip.
+
+  Args:
+    dataset: the name that it is loaded by.
+
+  Example:
+    >>> unsuitable_augmentation('mnist'), unsuitable_augmentation('cifar10')
+    (('flip',), ())
+  """
   name = dataset.partition(':')[0].partition('/')[0]
   return ('flip',) if name in _CHIRAL else ()
 
@@ -196,6 +204,10 @@ class Settings(NamedTuple):
     without: augmentations to leave out, from `unsuitable_augmentation`.
     learning_rate: of training; None: the protocol's own.
     float64: whether kernels are computed in double precision.
+
+  Example:
+    >>> Settings(without=unsuitable_augmentation('digits')).without
+    ('flip',)
   """
 
   without: tuple[str, ...] = ()

@@ -25,7 +25,8 @@ class LearnedNetwork(FixedNetwork):
   """
 
   digest: str
-  variables: Any = dataclasses.field(repr=False)
+  # Of another identity in each copy; the digest tells weights apart.
+  variables: Any = dataclasses.field(repr=False, compare=False)
 
   def sample(self, image_shape: tuple[int, ...]) -> Any:
     """Its variables; of another resolution, the head alone is drawn anew.

@@ -630,3 +630,46 @@ def test_a_pool_is_shared_with_direct_steps(
     )
   with pytest.raises(ValueError, match='network_pool = 0'):
     _adapt(tiny_network, start, target, in_theta, networks=pool)
+
+
+@pytest.mark.parametrize(
+  ('ipcs', 'given'),
+  [
+    ((1,), lambda sets: {1: sets[2]}),
+    ((1,), lambda sets: {1: dataclasses.replace(
+      sets[1], labels=sets[1].labels[:, :2]
+    )}),
+  ],
+)  # fmt: skip
+def test_given_sets_have_the_ipc_and_the_classes(
+  ipcs, given, start, target, tiny_network
+):
+  config = dataclasses.replace(_CONFIG, adapt_ipcs=(1, 2))
+  sets = in_theta_stage.distill_in_theta(
+    start.theta, target, ipcs=(1, 2), config=config
+  )
+  config = dataclasses.replace(config, adapt_ipcs=ipcs)
+  with pytest.raises(ValueError, match='ipc = 1 of 3 classes'):
+    adaptation.adapt(
+      tiny_network, start, target, config=config, in_theta=given(sets)
+    )
+  with pytest.raises(ValueError, match='ipc = 1 of 3 classes'):
+    translated_sets.distill_dataset(
+      start, target, ipc=1, config=config, in_theta=given(sets)[1]
+    )
+
+
+def test_a_translator_of_whitened_images_takes_no_others(
+  start, target, tiny_network
+):
+  whitened = normalization.zca_whitening(target.dataset.images)
+  omega = start.adapted(start.variables['params'], whitened, record={})
+  calls = (
+    lambda: adaptation.adapt(tiny_network, omega, target, config=_CONFIG),
+    lambda: translated_sets.distill_dataset(
+      omega, target, ipc=1, config=_CONFIG
+    ),
+  )
+  for call in calls:
+    with pytest.raises(ValueError, match='whitening'):
+      call()

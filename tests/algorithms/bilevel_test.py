@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import compilation
+import toy
 from fsdd_jax import types
 from fsdd_jax.algorithms import bilevel, in_theta
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
@@ -16,8 +17,9 @@ from fsdd_jax.algorithms.method_configs import BilevelConfig
 from fsdd_jax.core import distill_step, losses
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, fixed, random_networks
+from fsdd_jax.networks.translator import LightTranslator
 from fsdd_jax.runtime.loop import LoopOptions
-from fsdd_jax.storage import learned_network
+from fsdd_jax.storage import learned_network, translators
 
 _CONFIG = BilevelConfig(
   min_classes=2,
@@ -256,3 +258,29 @@ def test_a_network_with_state_is_refused(tiny_dataset, tiny_normalization):
     bilevel.learn_network(
       network, TargetSet(tiny_dataset, tiny_normalization), config=_CONFIG
     )
+
+
+def test_all_images_of_the_classes_are_refused():
+  with pytest.raises(ValueError, match='max_images = 0'):
+    BilevelConfig(max_images=0)
+
+
+def test_a_translator_that_sees_theta_takes_a_learned_network():
+  learned = bilevel.learn_network(
+    toy.problem()[0],
+    toy.target(),
+    config=BilevelConfig(
+      min_classes=2,
+      max_classes=3,
+      max_images=12,
+      max_synthetic=6,
+      num_steps=1,
+      num_updates=1,
+    ),
+  ).theta
+  module = LightTranslator(width=4, num_blocks=1, inputs=('images', 'theta'))
+  omega = translators.random_translator(0, module, learned)
+  real = toy.target().random_real(jax.random.key(0), ipc=1)
+  assert omega.translate(real).images.shape == real.images.shape
+  copied = jax.tree.map(jnp.array, learned.variables)
+  assert learned == dataclasses.replace(learned, variables=copied)

@@ -248,3 +248,10 @@ def test_unknown_names_and_wrong_images_are_errors():
     augment.dsa(key, jnp.zeros((2, 8, 8, 3), jnp.uint8))
   with pytest.raises(ValueError, match=r'\[8, 8, 3\]'):
     augment.dsa(key, jnp.zeros((8, 8, 3)))
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_half_precision_images_stay_so(dtype):
+  images = jnp.ones((2, 8, 8, 3), dtype)
+  for seed in range(8):  # All operations.
+    assert augment.dsa(jax.random.key(seed), images).dtype == dtype

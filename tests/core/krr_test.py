@@ -267,3 +267,24 @@ def test_the_caller_may_jit_vmap_and_differentiate_at_once():
   for i in range(3):
     one = jax.jit(jax.grad(total))(features[i], labels[i])
     np.testing.assert_allclose(found[i], one, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize('shape', [(3, 5), (5, 3)])
+def test_eager_calls_compile_once(shape, caplog):
+  first, *others = [make(*shape, seed=seed) for seed in range(3)]
+  krr.solve(*first, ridge=1e-3)
+  with jax.log_compiles(), caplog.at_level('WARNING'):
+    for other in others:
+      krr.solve(*other, ridge=1e-3)
+    found = [x for x in caplog.messages if 'Compiling' in x]
+    jax.jit(lambda x: x + 1)(first[0])  # Such a message is seen.
+  assert not found
+  assert any('Compiling' in message for message in caplog.messages)
+
+
+def test_half_precision_is_solved_in_single():
+  features, labels = make(3, 5)
+  half = features.astype(jnp.bfloat16)
+  found = krr.solve(half, labels, ridge=1e-3)
+  expected = krr.solve(half.astype(jnp.float32), labels, ridge=1e-3)
+  np.testing.assert_array_equal(found, expected)

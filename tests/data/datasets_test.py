@@ -240,3 +240,16 @@ def test_many_pictures_are_decoded_once_and_again_when_a_file_changes(
     changed = tmp_path / 'data' / 'a' / f'{i}.png'
     Image.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(changed)
   assert load().images.max() == 200
+
+
+@pytest.mark.parametrize(
+  ('images', 'labels', 'match'),
+  [
+    (_GOOD, _LABELS[:, None], r'\[4\] integers'),  # As Keras has them.
+    (_GOOD / 255.0, _LABELS, 'uint8'),
+    (_GOOD[..., 0], _LABELS, 'uint8'),
+  ],
+)
+def test_a_data_set_is_checked_however_it_is_made(images, labels, match):
+  with pytest.raises(ValueError, match=match):
+    datasets.Dataset(images, labels, ('a', 'b'))

@@ -152,3 +152,32 @@ def test_too_large_images_are_refused_before_a_folder_is_made(
   with pytest.raises(ValueError, match='Reduce image_size'):
     normalization.zca_whitening_once(images, 'large')
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'images', [_images()[..., 0], _images() / 255.0, _images()[0]]
+)
+@pytest.mark.parametrize(
+  'fit', [normalization.standardization, normalization.zca_whitening]
+)
+def test_only_pixels_are_taken(images, fit):
+  with pytest.raises(ValueError, match='uint8'):
+    fit(images)
+  fitted = fit(_images())
+  with pytest.raises(ValueError, match='uint8'):
+    jax.jit(normalization.normalize)(images, fitted)
+
+
+def test_images_that_are_all_alike_are_not_whitened():
+  with pytest.raises(ValueError, match='alike'):
+    normalization.zca_whitening(np.full((4, 4, 4, 1), 7, np.uint8))
+
+
+def test_counting_in_parts_changes_nothing(monkeypatch):
+  images = _images()
+  whole = normalization.channel_statistics(images)
+  monkeypatch.setattr(normalization, '_COUNTED', 7)
+  for one, other in zip(
+    whole, normalization.channel_statistics(images), strict=True
+  ):
+    np.testing.assert_array_equal(one, other)

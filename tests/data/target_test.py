@@ -10,7 +10,7 @@ import pytest
 import toy
 from fsdd_jax.core import krr_errors, losses
 from fsdd_jax.data import passes
-from fsdd_jax.data.target import keeps_features
+from fsdd_jax.data.passes import keeps_features
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.runtime import devices, residence
 

@@ -163,6 +163,9 @@ def test_unknown_protocol_and_other_sizes_are_refused(
   big = labeled_set(jnp.zeros((3, 16, 16, 3)), jnp.eye(3))
   with pytest.raises(ValueError, match=r'\(16, 16, 3\).*image_size'):
     evaluate.evaluate(jax.random.key(0), big, tiny_dataset, *arguments)
+  fewer = labeled_set(real.images, real.labels[:, :2])
+  with pytest.raises(ValueError, match='2 classes, the test set 3'):
+    evaluate.evaluate(jax.random.key(0), fewer, tiny_dataset, *arguments)
 
 
 def test_nan_set_stops_training(real, tiny_network, monkeypatch):

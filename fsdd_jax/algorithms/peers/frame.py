@@ -16,7 +16,7 @@ from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step
 from fsdd_jax.data.target import TargetSet, devices_for_batch
-from fsdd_jax.networks import random_networks
+from fsdd_jax.networks import computation, random_networks
 from fsdd_jax.options import Config, out_of_range
 from fsdd_jax.runtime.loop import (
   Loop,
@@ -230,7 +230,7 @@ def prepare(
     options,
     config,
     method=title,
-    network_fields=repr(network),
+    network_fields=computation.named(network, target.image_shape),
     **dataclasses.asdict(own),
     **target.facts,
     **facts,

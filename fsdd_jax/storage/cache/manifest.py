@@ -12,12 +12,13 @@ from typing import Any
 import flax.linen as nn
 
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.networks import extractors
+from fsdd_jax.networks import computation, extractors
 from fsdd_jax.runtime import files
 from fsdd_jax.runtime.workdir import differences, flatten
 
 FORMAT_VERSION = 2
 FILE_NAME = 'manifest.json'
+COMPUTES = 'computes'  # Of a network, see `computation.digest`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Manifest:
   Attributes:
     dataset: name of the large data set Z.
     dataset_fingerprint: hash of its images and labels.
-    network: name and fields of the network's module, JSON values.
+    network: name and fields of the network's module, JSON values, and what it
+      computes, if it is from elsewhere.
     network_seed: seed of its weights theta.
     normalization: how uint8 images became network inputs, JSON values.
     configuration: all other settings of the caching stage, JSON values.
@@ -117,10 +119,13 @@ def facts_of(
   Returns:
     Values by the name of the field.
   """
+  described = extractors.describe_network(network)
+  if computes := computation.digest(network, large.image_shape):
+    described[COMPUTES] = computes
   return {
     **large.facts,
     'image_shape': large.image_shape,
-    'network': extractors.describe_network(network),
+    'network': described,
     'network_seed': theta_seed,
   }
 
@@ -224,5 +229,6 @@ def check_made_of(manifest: Manifest, facts: Mapping[str, Any]) -> None:
     raise ValueError(
       f'The cache was made of something else ({"; ".join(different)}). Load '
       f'Z ({manifest.dataset or "its name is unknown"}) and make the network '
-      'as the caching stage did, or build another cache.'
+      'as the caching stage did (of your own one, the code and the version of '
+      'JAX count, too), or build another cache.'
     )
