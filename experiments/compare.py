@@ -10,7 +10,8 @@ direct steps.
 By default it scores held-out training images, as it serves to choose. What is
 done stays done: the same command goes on after a kill, and one with other
 --methods, --ipcs, --end_protocols or --end_networks runs and scores what is
-missing. Distilled sets lie in W/methods/ipcI, for evaluate.py.
+missing; tables and pictures are of its methods alone. Distilled sets lie in
+W/methods/ipcI, for evaluate.py.
 
 --preset=peers is the protocol of all methods at equal time: it runs random
 real, herding, k-centre, 1 Net, Pool, Baseline, w/o Ada and w Ada (of
@@ -35,6 +36,7 @@ from fsdd_jax.algorithms.configs import (
   TranslatorConfig,
 )
 from fsdd_jax.data import resolution
+from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import console, tables
@@ -150,9 +152,11 @@ def _compare(
   records: dict[str, comparison_records.Record] = {}
   paths: dict[str, pathlib.Path] = {}
   made: dict[str, tables.Table] = {}
+  titles = [runner.title for runner in methods.values()]
   for text, runner in methods.items():
-    # A variant of a method may have its name.
-    name = text if runner.title in records else runner.title
+    # A variant of a method may have its title.
+    is_variant = ' ' in text and titles.count(runner.title) > 1
+    name = text if is_variant else runner.title
     paths[name] = comparison_records.path_of(workdir, ipc, text)
     records[name] = comparison_runs.run_once(paths[name], runner, plan)
     made['curves'] = page.write_curves(records)
@@ -206,6 +210,8 @@ def main(_: list[str]) -> None:
   made = []
   shared = (_SECONDS, _POINTS, _REPEATS, _PROTOCOL, _SPLIT, _END_WIDTH, _SEED)
   facts = found.facts | {flag.name: flag.value for flag in shared}
+  facts |= TargetSet(train, found.normalization).facts
+  facts['scored_fingerprint'] = held.fingerprint()
   with claimed_workdir(LoopOptions(_WORKDIR.value), data, **facts):
     for ipc, own in methods.items():
       made += _compare(ipc, own, plan)

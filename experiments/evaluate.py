@@ -6,6 +6,7 @@ r"""Scores distilled sets in fresh networks, beside random real images.
 A set is a file, or a shipped one by its name, such as cifar10_ipc1.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -112,7 +113,9 @@ def _rows(
       ipc=distilled.metadata.ipc,
       short_classes='repeat',
     )
-  name = str(distilled.metadata.recipe.get('method', pathlib.Path(path).stem))
+  stem = pathlib.Path(path).stem
+  name = str(distilled.metadata.recipe.get('method', stem))
+  name = stem if name in rows else name  # As of real images that were kept.
   rows[name] = labeled_set(
     jax.numpy.asarray(distilled.images), jax.numpy.asarray(distilled.labels)
   )
@@ -173,6 +176,11 @@ def main(arguments: list[str]) -> None:
     )
   output = files.resolve(_OUTPUT.value or f'{path}.scores.json')
   config = config_flags.read(EvaluationConfig)
+  if _WRITE_SCORES.value and config.learning_rate:
+    raise ValueError(
+      'Scores at another --learning_rate are not those of a protocol, so the '
+      'set does not take them; leave --write_scores out.'
+    )
   distilled = zoo.load_distilled(path)
   data = _data_config(path, distilled)
   dataset = _load(data, config.split, distilled)
@@ -208,17 +216,22 @@ def main(arguments: list[str]) -> None:
     return
   caption = (
     f'{config.split} accuracy in percent on {len(dataset.labels)} images of '
-    f'{data.dataset}: mean ± std (ddof=1) over n fresh networks, last step.'
+    f'{data.dataset}: mean ± std (ddof=1) over n fresh networks, last step'
   )
+  if config.learning_rate:
+    caption += f', trained at a rate of {config.learning_rate:g}'
+  caption += '.'
   columns = ['set', 'protocol', 'network', 'accuracy', 'seconds']
   result = tables.Table('Scores', columns, table, caption)
   rows = {row: [s.as_dict() for s in found] for row, found in scores.items()}
-  text = json.dumps({'file': path, 'scores': rows}, indent=2, sort_keys=True)
+  settings = {'dataset': data.dataset, **dataclasses.asdict(config)}
+  record = {'file': path, 'scores': rows, 'settings': settings}
+  text = json.dumps(record, indent=2, sort_keys=True)
   try:
     files.write_bytes_atomic(output, text.encode() + b'\n')
     if _WRITE_SCORES.value:
-      own = [row for row in rows if row != 'random real']
-      distilled_set.add_scores(path, rows[own[0]])
+      *_, own = rows.values()  # The set comes last.
+      distilled_set.add_scores(path, own)
   finally:  # Also where the disk has become full.
     console.show(result)
   print(f'Wrote {output}.')

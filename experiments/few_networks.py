@@ -138,7 +138,7 @@ def curves(
 
 def main(_: list[str]) -> None:
   """Runs what is missing; writes a picture and a table for each IPC."""
-  recipe = recipes.from_flags(__file__)
+  recipe = recipes.of_one_protocol(__file__)
   counts, *each = map(config_flags.counts, ('networks', 'steps', 'updates'))
   if len(set(counts)) < len(counts):
     raise ValueError(f'--networks={counts} names a number twice.')
@@ -183,7 +183,10 @@ def _write(
   files.write_bytes_atomic(workdir / f'{name}.png', picture)
   counts = sorted({count for each in found.values() for count in each})
   rows = [
-    [method, *(_accuracy(each.get(count)) for count in counts)]
+    [
+      method,
+      *(cells.accuracy(each[c]) if c in each else '' for c in counts),
+    ]
     for method, each in found.items()
   ]
   n = next(iter(found['1 Net'].values()))['n']
@@ -196,12 +199,6 @@ def _write(
   results.write_table(
     workdir, name, table, found, recipe, shown=[(title, picture)]
   )
-
-
-def _accuracy(score: Mapping[str, Any] | None) -> str:
-  if score is None:
-    return ''
-  return f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
 
 
 def draw(found: Scores, title: str, protocol: str) -> mpl_figure.Figure:

@@ -72,7 +72,7 @@ def _curves(recipe: Recipe, row: str, seen: Sequence[int]) -> dict[str, Any]:
 
 def main(_: list[str]) -> None:
   """Runs what is missing; writes the picture and the table."""
-  recipe, seen = recipes.from_flags(__file__), config_flags.counts('seen')
+  recipe, seen = recipes.of_one_protocol(__file__), config_flags.counts('seen')
   if unseen := set(seen) - set(recipe.ipcs):
     raise ValueError(f'--seen has {sorted(unseen)}, which are not in --ipcs.')
   wanted = _curves(recipe, _ROW.value, seen)
@@ -90,7 +90,7 @@ def main(_: list[str]) -> None:
   rows = [
     [
       f'{ipc}{" (seen)" if ipc in seen else ""}',
-      *(_accuracy(scores[ipc]) for scores in found.values()),
+      *(cells.accuracy(scores[ipc]) for scores in found.values()),
     ]
     for ipc in recipe.ipcs
   ]
@@ -103,10 +103,6 @@ def main(_: list[str]) -> None:
   results.write_table(
     workdir, 'figure2', table, found, recipe, shown=[(title, picture)]
   )
-
-
-def _accuracy(score: Mapping[str, Any]) -> str:
-  return f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
 
 
 def _first(scores: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _sets(recipe: Recipe, row: str) -> dict[str, Made]:
 
 def main(_: list[str]) -> None:
   """Runs what is missing; writes pictures, the table and the page."""
-  recipe, row = recipes.from_flags(__file__), _ROW.value
+  recipe, row = recipes.of_one_protocol(__file__), _ROW.value
   recipe = dataclasses.replace(recipe, ipcs=(_IPC.value,))
   sets = _sets(recipe, row)
   scored = {
@@ -90,7 +90,7 @@ def main(_: list[str]) -> None:
   for name, made in sets.items():
     (scores,) = cells.read_scores(scored[name], root).values()
     score = records[name] = scores[0]
-    accuracy = f'{score["mean"]:.1f} ± {score["std"] or 0:.1f}'
+    accuracy = cells.accuracy(score)
     found = distilled_set.read_distilled(made.task.folder(root) / made.file)
     pixels[name] = np.asarray(
       normalization.denormalize(jnp.asarray(found.images), found.normalization)

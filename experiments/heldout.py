@@ -45,7 +45,7 @@ def curve(omega: ThetaTranslator) -> tuple[list[int], list[float]]:
     min(every * (k + 1), last) for k in range(len(record['heldout_losses']))
   ]
   changes = [100 * (x / start - 1) for x in record['heldout_losses']]
-  return [0, *steps], [0.0, *changes]
+  return steps, changes
 
 
 def draw(

@@ -65,12 +65,17 @@ DEFAULTS = {'dataset': 'fractals'}
 
 
 def _opened(
-  folder: pathlib.Path, config: PretrainingConfig
+  folder: pathlib.Path, workdir: pathlib.Path, config: PretrainingConfig
 ) -> tuple[shards.CacheSource, PretrainingConfig]:
   """The cache, and the config with the number of subsets to learn from."""
   manifest = cache_manifest.read_manifest(folder)
   held = manifest.num_heldout
-  if _AVAILABLE.value and not config.num_subsets:
+  began = workdir / 'config.json'
+  if _AVAILABLE.value and not config.num_subsets and began.exists():
+    # A run goes on with the subsets that it began with, also if there are more.
+    count = files.read_json(began)['num_subsets']
+    config = dataclasses.replace(config, num_subsets=count)
+  elif _AVAILABLE.value and not config.num_subsets:
     found = summary.count_available(folder)
     if found <= held:
       raise ValueError(
@@ -89,7 +94,7 @@ def main(_: list[str]) -> None:
   data = config_flags.read(DataConfig)
   workdir = files.resolve(_WORKDIR.value)
   source, config = _opened(
-    files.resolve(_CACHE.value), config_flags.read(PretrainingConfig)
+    files.resolve(_CACHE.value), workdir, config_flags.read(PretrainingConfig)
   )
   most = math.inf if _MAX_SECONDS.value is None else _MAX_SECONDS.value
   train = problems.load_dataset(data, 'train')

@@ -94,6 +94,13 @@ def _places() -> list[Place]:
     ]
   if not found:
     raise ValueError('--rows and --columns must each name one or more.')
+  names = [(p.row, p.column, p.ipc, p.recipe.seed) for p in found]
+  if twice := [name for name in names if names.count(name) > 1]:
+    row, column, ipc, _ = twice[0]
+    raise ValueError(
+      f'{column} of {row} at IPC {ipc} is asked for twice, by --rows, --ipcs, '
+      '--columns or --seeds; name it once.'
+    )
   return found
 
 

@@ -108,6 +108,12 @@ def read_scores(
   return scores
 
 
+def accuracy(score: Mapping[str, Any]) -> str:
+  """A score's mean, and its deviation if it has one, in percent."""
+  spread = '' if score['std'] is None else f' ± {score["std"]:.1f}'
+  return f'{score["mean"]:.1f}{spread}'
+
+
 def _of_ipc(runs: Sequence[Mapping[str, float]], ipc: int) -> dict[str, float]:
   """Seconds a part, without those of other IPCs that were made beside."""
   total: dict[str, float] = {}

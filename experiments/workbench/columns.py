@@ -138,6 +138,7 @@ def adapted(
   *further: str,
   adapt_ipcs: Sequence[int],
   pretrained: str | None = _PRETRAINED,
+  flagfile: str | None = None,
 ) -> Task:
   """One run of `adapt.py`, which makes a set of each IPC of the recipe.
 
@@ -149,6 +150,7 @@ def adapted(
     adapt_ipcs: images per class to adapt on.
     pretrained: the flagfile of the translator's pre-training; None: a random
       translator.
+    flagfile: a further one of `adapt.py`.
 
   Returns:
     A task that writes `distilled_ipc<I>.safetensors`.
@@ -165,6 +167,7 @@ def adapted(
     'adapt.py',
     recipe.flagfile(row),
     recipe.flagfile('adapt'),
+    *([recipe.flagfile(flagfile)] if flagfile else []),
     *start,
     *recipe.theta_flags,
     *recipe.target_flags,
@@ -186,15 +189,14 @@ def _adapted(
   """A column of `adapt.py`, adapted on all IPCs of the table."""
 
   def make(recipe: Recipe, row: str, ipc: int) -> Made:
-    own = (recipe.flagfile(flagfile),) if flagfile else ()
     task = adapted(
       recipe,
       row,
       name,
-      *own,
       *further,
       adapt_ipcs=recipe.ipcs,
       pretrained=pretrained,
+      flagfile=flagfile,
     )
     return Made(task, f'{file}_ipc{ipc}.safetensors')
 

@@ -68,7 +68,12 @@ class Scoring(NamedTuple):
       repeats=self.repeats,
       split=self.split,
       protocol=self.protocol,
+      settings=self._settings,
     )
+
+  @property
+  def _settings(self) -> protocols.Settings:
+    return protocols.Settings(protocols.unsuitable_augmentation(self.name))
 
   def end(self, column: str, synthetic: LabeledSet) -> Score:
     """Scores a set in one column; all sets in the same networks."""
@@ -79,7 +84,7 @@ class Scoring(NamedTuple):
       protocol=protocol,
       repeats=self.repeats,
       split=self.split,
-      settings=protocols.Settings(protocols.unsuitable_augmentation(self.name)),
+      settings=self._settings,
     )
 
 

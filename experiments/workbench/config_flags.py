@@ -131,6 +131,29 @@ def parse(
   return tuple(read(kind, values) for kind in config_classes)
 
 
+def check_known(
+  arguments: Sequence[str], *config_classes: type, besides: Sequence[str] = ()
+) -> None:
+  """Refuses flags of which a command line's configs know nothing.
+
+  Args:
+    arguments: flags, among them `--flagfile`.
+    *config_classes: dataclasses of `configs`.
+    besides: names of further flags, of strings.
+
+  Raises:
+    ValueError: naming the flag.
+  """
+  values = flags.FlagValues()
+  tuple(_define(values, config_classes, {}))
+  for name in besides:
+    flags.DEFINE_string(name, None, '', flag_values=values)
+  try:
+    values(['', *arguments])
+  except flags.Error as error:
+    raise ValueError(f'{" ".join(arguments)}: {error}.') from error
+
+
 def counts(
   name: str, values: flags.FlagValues = flags.FLAGS
 ) -> tuple[int, ...]:

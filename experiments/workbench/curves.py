@@ -15,7 +15,7 @@ from matplotlib import figure as mpl_figure
 
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
-from fsdd_jax.evaluation import evaluate
+from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.reporting import tables
 from fsdd_jax.runtime import metrics, progress
 from fsdd_jax.runtime.loop import LoopOptions
@@ -175,6 +175,9 @@ def _seconds_of_part(snapshots: Sequence[Snapshot], part: int) -> list[float]:
   return [x.seconds for x in parts[part]] if part < len(parts) else []
 
 
+_DEFAULTS = protocols.Settings()
+
+
 def score(
   key: jax.Array,
   snapshots: Sequence[Snapshot],
@@ -185,6 +188,7 @@ def score(
   repeats: int,
   split: str,
   protocol: str = 'krr',
+  settings: protocols.Settings = _DEFAULTS,
 ) -> list[Point]:
   """Scores snapshots by one protocol, all in the same fresh networks.
 
@@ -197,6 +201,7 @@ def score(
     repeats: number of networks.
     split: what `dataset` is, for messages.
     protocol: a name in `evaluate.PROTOCOLS`.
+    settings: what it leaves open.
 
   Returns:
     A point a snapshot.
@@ -213,6 +218,7 @@ def score(
         protocol=protocol,
         repeats=repeats,
         split=split,
+        settings=settings,
       )
       points.append(
         Point(snapshot.seconds, snapshot.step, found.mean, found.std, found.n)

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
+_FLAGS = '-flagfile', '--flagfile'
 _RECIPES = pathlib.Path(__file__).parents[1] / 'recipes'
 
 
 def with_shipped(arguments: Sequence[str]) -> list[str]:
   """Arguments, with the paths of flagfiles that are shipped and not here."""
-  found = []
-  for argument in arguments:
+  found, rest = [], iter(arguments)
+  for argument in rest:
+    if argument in _FLAGS:  # Its value comes next.
+      argument = f'--flagfile={next(rest, "")}'
     name = _flagfile(argument)
     shipped = _RECIPES / name
     if name and not os.path.exists(name) and shipped.is_file():
@@ -49,7 +52,7 @@ def check_order(arguments: Sequence[str]) -> None:
 def _flagfile(argument: str) -> str:
   """The path of a flagfile, empty for another argument."""
   flag, _, name = argument.partition('=')
-  return name if flag in ('-flagfile', '--flagfile') else ''
+  return name if flag in _FLAGS else ''
 
 
 def _names(arguments: Sequence[str]) -> Iterator[str]:

@@ -98,6 +98,21 @@ def from_flags(binary: str) -> Recipe:
   )
 
 
+def of_one_protocol(binary: str) -> Recipe:
+  """As `from_flags`, for what shows one protocol.
+
+  Raises:
+    ValueError: for several, too.
+  """
+  recipe = from_flags(binary)
+  if len(recipe.protocols) > 1:
+    raise ValueError(
+      f'--protocols={",".join(recipe.protocols)} names several, and one is '
+      'shown; give one, and others in further runs.'
+    )
+  return recipe
+
+
 def run(wanted: Sequence[Task], root: pathlib.Path) -> list[Task]:
   """Runs tasks by `tasks.run`, in this process if the flags ask for it.
 

@@ -111,7 +111,8 @@ def make_runner(
 
   Raises:
     ImportError: for KIP where neural-tangents is not installed.
-    ValueError: without its flagfile, or for a value that it cannot take.
+    ValueError: without its flagfile, or for a flag or a value that it cannot
+      take.
   """
   name, *changes = text.split()
   file = ADAPT if name == TRANSLATE else name
@@ -120,7 +121,13 @@ def make_runner(
     arguments.insert(0, f'--flagfile={path}')
   elif METHODS.get(name) is None or METHODS[name].learns:
     raise ValueError(f'No flagfile {path} of the method {name!r}.')
+  for given in changes:
+    if given.partition('=')[0] in ('--ipc', '--adapt_ipcs', '--seed'):
+      raise ValueError(
+        f'{text}: all methods share --ipcs and --seed; leave {given} out.'
+      )
   if file == ADAPT:
+    config_flags.check_known(arguments, AdaptationConfig)
     return _adapting(name, arguments, problem, start, ipc, settings)
   return _distilling(name, arguments, problem, ipc, settings)
 
@@ -134,6 +141,10 @@ def _distilling(
 ) -> Runner:
   """A method of `METHODS`, or Alg. 4."""
   method = METHODS.get(name, METHODS['networks'])
+  kinds = [DistillationConfig, NetworkConfig]
+  if method.config_class is not None:
+    kinds.append(method.config_class)
+  config_flags.check_known(arguments, *kinds, besides=['method'])
   (config,) = config_flags.parse(arguments, DistillationConfig)
   config = dataclasses.replace(config, ipc=ipc, seed=settings.seed)
   own: Config | None = None

@@ -507,6 +507,7 @@ def test_the_binary_learns_from_what_is_there_until_its_time_is_over(tmp_path):
     *('--available', '--max_seconds=0', '--patience=0'),
   )
   first, last = sorted((tmp_path / 'cache').glob('shard-*'))
+  kept = last.read_bytes()
   last.unlink()
   done = binaries.run('pretrain.py', *arguments)
   assert done.returncode == 0, done.stderr
@@ -515,7 +516,14 @@ def test_the_binary_learns_from_what_is_there_until_its_time_is_over(tmp_path):
   assert record['learned_subsets'] == [1, 2]
   assert record['num_steps'] == 2  # That of the first score.
   assert record['ended_by'] == 'caller'
+  # More subsets come; the run goes on with those that it began with.
+  last.write_bytes(kept)
+  again = binaries.run('pretrain.py', *arguments)
+  assert again.returncode == 0, again.stderr
+  assert translators.read_translator(path).record['learned_subsets'] == [1, 2]
+  last.unlink()
   first.unlink()
+  (tmp_path / 'run' / 'config.json').unlink()
   refused = binaries.run('pretrain.py', *arguments)
   assert refused.returncode == 1
   assert 'has 0 subsets yet, of which 1 are held out' in refused.stderr

@@ -195,6 +195,8 @@ def test_a_flag_before_a_flagfile_that_sets_it(
   flagfile = f'--flagfile={tmp_path / "outer.flags"}'
   ends = f'--workdir={tmp_path / "new"}', '--ipc=0'  # Is refused, too.
   before = binaries.run('distill.py', flag, flagfile, *ends)
+  spaced = binaries.run('distill.py', flag, *flagfile.split('='), *ends)
+  assert spaced.stderr == before.stderr
   after = binaries.run('distill.py', flagfile, flag, *ends)
   _assert_refused(before, 'stands before' if is_refused else 'ipc = 0')
   _assert_refused(after, 'ipc = 0')

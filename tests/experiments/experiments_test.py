@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from binaries import EXPERIMENTS, run
@@ -50,6 +51,38 @@ def test_evaluate_scores_beside_random_real_and_adds_to_the_file(workdir):
   result = run('evaluate.py', path, '--repeats=1', '--width=7')
   assert result.returncode == 0, result.stderr
   assert result.stdout.count('width=7') == 2
+
+
+def test_evaluate_of_real_images_has_two_rows(tmp_path):
+  made = run(
+    *('distill.py', '--dataset=digits', '--limit=100', '--holdout=0.2'),
+    *('--width=4', '--ipc=1', '--method=random_real', f'--workdir={tmp_path}'),
+  )
+  assert made.returncode == 0, made.stderr
+  path = tmp_path / 'distilled.safetensors'
+  result = run('evaluate.py', path, '--repeats=1', '--write_scores')
+  assert result.returncode == 0, result.stderr
+  written = json.loads(pathlib.Path(f'{path}.scores.json').read_text())
+  assert sorted(written['scores']) == ['distilled', 'random real']
+  assert written['settings']['repeats'] == 1
+  assert written['settings']['dataset'] == 'digits'
+  (kept,) = distilled_set.read_distilled(path).metadata.scores
+  assert [kept] == written['scores']['distilled']
+
+
+def test_a_rate_that_is_not_the_protocols_is_told(workdir, tmp_path):
+  path, rate = workdir / 'distilled.safetensors', '--learning_rate=0.25'
+  refused = run('evaluate.py', path, rate, '--write_scores')
+  assert refused.returncode != 0
+  assert 'leave --write_scores out' in refused.stderr
+  result = run(
+    *('evaluate.py', path, rate, '--repeats=1', '--norandom_real'),
+    f'--output={tmp_path / "scores.json"}',
+  )
+  assert result.returncode == 0, result.stderr
+  assert 'at a rate of 0.25.' in result.stdout
+  written = json.loads((tmp_path / 'scores.json').read_text())
+  assert written['settings']['learning_rate'] == 0.25
 
 
 def test_distill_goes_on_from_a_set(workdir, tmp_path):
@@ -126,6 +159,41 @@ def test_compare(tmp_path):
   (tmp_path / 'tiny_frepo.flags').write_text(f'{text}--learning_rate=0.5\n')
   changed = run(*command, '--methods=frepo')
   assert 'frepo.json is of other settings' in changed.stderr
+
+
+def test_compare_names_variants_and_knows_its_images(tmp_path):
+  def save(value):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, value, (24, 8, 8, 1), np.uint8)
+    labels = np.arange(24) % 3
+    for name in ('', '_test'):
+      np.savez(
+        tmp_path / f'own{name}.npz',
+        images=images,
+        labels=labels,
+        class_names=list('abc'),
+      )
+
+  save(200)
+  (tmp_path / 'tiny_one_net.flags').write_text('--num_steps=2\n')
+  command = (
+    *('compare.py', f'--dataset=npz:{tmp_path / "own.npz"}', '--width=4'),
+    *('--ipcs=1', '--repeats=1', '--points=1', f'--recipes={tmp_path}'),
+    *('--scale=tiny', '--translator_width=4', '--translator_blocks=0'),
+    f'--workdir={tmp_path / "compared"}',
+  )
+  result = run(
+    *command, '--methods=one_net --learning_rate=5,one_net,random_real'
+  )
+  assert result.returncode == 0, result.stderr
+  found = json.loads((tmp_path / 'compared/compare_ipc1.json').read_text())
+  names = ['one_net --learning_rate=5', '1 Net', 'random real']
+  assert list(found['curves']) == names
+  save(100)
+  other = run(*command, '--methods=random_real')
+  assert other.returncode != 0
+  assert 'dataset_fingerprint' in other.stderr
+  assert 'scored_fingerprint' in other.stderr
 
 
 @pytest.mark.slow

@@ -210,6 +210,39 @@ def test_unknown_columns_are_named(recipes, tmp_path):
 
 
 @pytest.mark.parametrize(
+  'arguments',
+  [
+    ['--rows=digits:1,digits:1+2'],
+    ['--ipcs=1,1'],
+    ['--ipcs=1', '--seeds=0,0'],
+    ['--ipcs=1', '--columns=1 Net,1 Net'],
+  ],
+)
+def test_a_cell_asked_for_twice_is_refused(arguments, recipes, tmp_path):
+  result = _run(recipes, tmp_path, *arguments)
+  assert result.returncode != 0
+  assert 'of digits at IPC 1 is asked for twice' in result.stderr
+
+
+@pytest.mark.parametrize('column', COLUMNS)
+def test_flags_of_targets_come_after_all_flagfiles(column):
+  recipe = Recipe(
+    str(EXPERIMENTS),
+    str(EXPERIMENTS / 'recipes'),
+    'cpu',
+    ipcs=(1,),
+    flags=('--network_pool=3',),
+  )
+  made = columns.score_task(recipe, 'cifar10', column, 1).needs['made']
+  places = [
+    place
+    for place, argument in enumerate(made.arguments)
+    if argument.startswith('--flagfile=')
+  ]
+  assert max(places) < made.arguments.index('--network_pool=3')
+
+
+@pytest.mark.parametrize(
   ('scale', 'rows'),
   [
     ('cpu', ['cifar10', 'imagenette_128']),

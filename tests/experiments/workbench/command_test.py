@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from workbench import command, help_text, launching
+from workbench import command, flagfiles, help_text
 
 _ROOT = pathlib.Path(__file__).parents[3]
 
@@ -89,9 +89,9 @@ def test_a_flagfile_that_is_here_goes_before_a_shipped_one(
 ):
   monkeypatch.chdir(tmp_path)
   arguments = ['--flagfile=cpu_pool.flags', '--ipc=1', '--flagfile=none.flags']
-  (first, *others) = launching._with_recipes(arguments)
+  (first, *others) = flagfiles.with_shipped(arguments)
   shipped = _ROOT / 'experiments' / 'recipes' / 'cpu_pool.flags'
   assert pathlib.Path(first.removeprefix('--flagfile=')) == shipped
   assert others == arguments[1:]
   (tmp_path / 'cpu_pool.flags').write_text('')
-  assert launching._with_recipes(arguments) == arguments
+  assert flagfiles.with_shipped(arguments) == arguments

@@ -58,6 +58,15 @@ def test_all_columns_are_whitened_where_the_translator_was(
       task = next(iter(task.needs.values()), None)
 
 
+def test_a_figure_shows_one_protocol(monkeypatch, tmp_path):
+  file = tmp_path / 'translator.safetensors'
+  translators.save_translator(file, _translator())
+  assert _recipe(monkeypatch, file).protocols == ('krr',)
+  flags.FLAGS['protocols'].value = ['krr', 'dc']
+  with pytest.raises(ValueError, match='krr,dc names several'):
+    recipes.of_one_protocol(str(EXPERIMENTS / 'table1.py'))
+
+
 @pytest.mark.parametrize(
   ('metadata', 'given', 'expected'),
   [

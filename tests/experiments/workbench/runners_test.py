@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 import toy
 from fsdd_jax.algorithms import adaptation, translated_sets
@@ -104,3 +105,27 @@ def test_labels_are_fitted_in_the_pool_after_translation(tmp_path):
   title, adapted = last('adapt --fit_labels')
   assert title == 'w/o Pre-Train, 2 networks, labels(2)'
   assert np.abs(adapted.labels - plain.labels).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('pool --num_netwroks=4', 'num_netwroks'),
+    ('adapt --width=16', 'width'),  # Of the whole comparison.
+    ('labels', 'num_adaptation_steps'),  # A flagfile of adapt.py.
+    ('pool --seed=7', 'leave --seed=7 out'),
+    ('adapt --adapt_ipcs=1', 'leave --adapt_ipcs=1 out'),
+  ],
+)
+def test_flags_that_a_method_does_not_know_are_refused(text, message, tmp_path):
+  for name, flag in {
+    'pool': '--num_steps=2',
+    'adapt': '--network_pool=2',
+    'labels': '--num_adaptation_steps=0',
+  }.items():
+    (tmp_path / f'tiny_{name}.flags').write_text(f'{flag}\n')
+  settings = runners.Settings(str(tmp_path), 'tiny', NetworkConfig())
+  with pytest.raises(ValueError, match=message):
+    runners.make_runner(
+      text, toy.problem(), toy.translator(), ipc=1, settings=settings
+    )
