@@ -152,7 +152,6 @@ def _write(
     print(f'Wrote {path}.')
   for ipc, sets in made.items():
     for name, (method, synthetic) in sets.items():
-      fitted = config.fit_labels and name in ('fitted', 'finished')
       distilled = results.describe_result(
         synthetic,
         problem.normalization,
@@ -161,10 +160,11 @@ def _write(
         problem.network_config,
         config.distillation(ipc),
         method=method,
-        label_coding='learned' if fitted else '',
         further={**record, 'adapted_on': adaptation.adapted_on(ipc, config)},
         theta_seed=problem.start.theta.seed,
       )
+      if config.fit_labels and name in ('fitted', 'finished'):
+        distilled = results.with_learned_labels(distilled)
       results.write_result(workdir / f'{name}_ipc{ipc}.safetensors', distilled)
 
 

@@ -9,7 +9,7 @@ A set is a file, or a shipped one by its name, such as cifar10_ipc1.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -187,7 +187,7 @@ def main(arguments: list[str]) -> None:
   networks = _networks(path, distilled, dataset, config)
   _check(config, networks, [output, *([path] * _WRITE_SCORES.value)])
   seed = config.evaluation_seed
-  scores, table = {}, []
+  scores = {}
   for row, synthetic in _rows(path, distilled, data, seed).items():
     scores[row] = [
       evaluate.evaluate(
@@ -208,19 +208,31 @@ def main(arguments: list[str]) -> None:
       for protocol in config.protocols
       for network in networks
     ]
-    table += [
-      [row, s.protocol, s.network, str(s), f'{s.seconds:.1f}']
-      for s in scores[row]
-    ]
-  if not processes.is_first_process():
-    return
+  if processes.is_first_process():
+    _write(path, output, scores, data, len(dataset.labels))
+
+
+def _write(
+  path: str,
+  output: pathlib.Path,
+  scores: Mapping[str, Sequence[evaluate.Score]],
+  data: DataConfig,
+  num_images: int,
+) -> None:
+  """Writes the scores, by the name of the set, and shows them."""
+  config = config_flags.read(EvaluationConfig)
   caption = (
-    f'{config.split} accuracy in percent on {len(dataset.labels)} images of '
+    f'{config.split} accuracy in percent on {num_images} images of '
     f'{data.dataset}: mean ± std (ddof=1) over n fresh networks, last step'
   )
   if config.learning_rate:
     caption += f', trained at a rate of {config.learning_rate:g}'
   caption += '.'
+  table = [
+    [row, s.protocol, s.network, str(s), f'{s.seconds:.1f}']
+    for row, found in scores.items()
+    for s in found
+  ]
   columns = ['set', 'protocol', 'network', 'accuracy', 'seconds']
   result = tables.Table('Scores', columns, table, caption)
   rows = {row: [s.as_dict() for s in found] for row, found in scores.items()}

@@ -36,7 +36,6 @@ def describe_result(
   scores: Sequence[dict[str, Any]] = (),
   *,
   method: str = '',
-  label_coding: str = '',
   further: Mapping[str, Any] | None = None,
   theta_seed: int | None = None,
 ) -> distilled_set.DistilledSet:
@@ -51,8 +50,6 @@ def describe_result(
     config: its distillation.
     scores: measured accuracies.
     method: the row of a table that it is; by default that of Alg. 4.
-    label_coding: of its labels; by default that of the config, or `learned`
-      where steps change them.
     further: what else the file records, by name; JSON values.
     theta_seed: of the fixed network that it was distilled in, if in one.
 
@@ -60,13 +57,11 @@ def describe_result(
     What `distilled_set.save_distilled` writes.
   """
   seeds = {} if theta_seed is None else {'theta': theta_seed}
-  if not label_coding:
-    learned = config.label_learning_rate > 0
-    label_coding = 'learned' if learned else config.label_coding
+  learned = config.label_learning_rate > 0
   metadata = distilled_set.Metadata(
     dataset=data.dataset,
     class_names=dataset.class_names,
-    label_coding=label_coding,
+    label_coding='learned' if learned else config.label_coding,
     ipc=config.ipc,
     network=dataclasses.asdict(network),
     recipe={
@@ -84,6 +79,14 @@ def describe_result(
     normalization,
     metadata,
   )
+
+
+def with_learned_labels(
+  distilled: distilled_set.DistilledSet,
+) -> distilled_set.DistilledSet:
+  """The set, whose file says that its labels were fitted."""
+  metadata = dataclasses.replace(distilled.metadata, label_coding='learned')
+  return dataclasses.replace(distilled, metadata=metadata)
 
 
 def write_result(

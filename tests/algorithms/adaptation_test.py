@@ -526,10 +526,18 @@ def test_the_binary_takes_grey_images_above_its_resolution(
     *(f'--translator={file}', '--dataset=digits', '--limit=100'),
     *('--image_size=16', '--adapt_ipcs=1', '--ipcs=2', '--num_steps=2'),
     *('--num_adaptation_steps=2', '--network_pool=2'),
+    *('--fit_labels', '--label_learning_rate=0'),
     f'--workdir={tmp_path / "run"}',
   )
   assert result.returncode == 0, result.stderr
   assert 'adaptation statistics' in result.stdout
+  codings = [
+    distilled_set.read_distilled(
+      tmp_path / 'run' / f'{name}_ipc2.safetensors'
+    ).metadata.label_coding
+    for name in ('in_theta', 'distilled', 'fitted')
+  ]
+  assert codings == ['centered', 'centered', 'learned']
   path = tmp_path / 'run' / 'distilled_ipc2.safetensors'
   distilled = distilled_set.read_distilled(path)
   assert distilled.images.shape == (20, 16, 16, 3)
