@@ -137,6 +137,8 @@ _TOPICS = {
   'Scores and files': (
     'evaluate',
     'Score',
+    'EvaluationSettings',
+    'unsuitable_augmentation',
     'PROTOCOLS',
     'DistilledSet',
     'Metadata',

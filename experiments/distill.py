@@ -38,7 +38,7 @@ from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import learned_network
 from workbench import config_flags, launching, problems, results
-from workbench.methods import METHODS
+from workbench.methods import METHODS, Method
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -91,14 +91,14 @@ class Plan(NamedTuple):
   further: dict[str, Any]
 
 
-def _check_flags(own: type | None) -> None:
-  """Raises a ValueError for a setting that is another method's alone."""
+def _check_flags(method: Method) -> None:
+  """Raises a ValueError for a setting that the method would pass over."""
   taken = {
     field.name
-    for kind in (DistillationConfig, own)
+    for kind in (DistillationConfig, method.config_class)
     for field in (dataclasses.fields(kind) if kind else ())
-  }
-  for kind in _PEER_CONFIGS:
+  }.difference(method.passed_over)
+  for kind in (DistillationConfig, *_PEER_CONFIGS):
     for field in dataclasses.fields(kind):
       if flags.FLAGS[field.name].present and field.name not in taken:
         raise ValueError(
@@ -112,7 +112,7 @@ def _by_method(
 ) -> Plan:
   """A method of `METHODS` with its own settings."""
   method, own = METHODS[_METHOD.value], None
-  _check_flags(method.config_class)
+  _check_flags(method)
   further: dict[str, Any] = {}
   if method.config_class is not None:
     own = config_flags.read(method.config_class)

@@ -1,7 +1,8 @@
 """All ways to make a distilled set without a translator, by their names."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -32,6 +33,7 @@ class Method(NamedTuple):
     learns: whether it changes images and labels.
     check: raises the error of a network that it cannot take, given this and
       `own`.
+    passed_over: settings of `DistillationConfig` that it does not use.
   """
 
   title: Callable[[DistillationConfig], str]
@@ -39,6 +41,7 @@ class Method(NamedTuple):
   config_class: type[Config] | None = None
   learns: bool = True
   check: Callable[[nn.Module, Any], Any] = lambda network, own: None
+  passed_over: Collection[str] = ()
 
 
 def _over_networks(
@@ -109,19 +112,35 @@ def _selected(select_fn: selection.SelectFn) -> ChooseFn:
   return choose
 
 
-def _real(title: str, choose: ChooseFn) -> Method:
-  return Method(lambda config: title, _chosen(title, choose), learns=False)
+def _real(title: str, choose: ChooseFn, *uses: str) -> Method:
+  names = {field.name for field in dataclasses.fields(DistillationConfig)}
+  # Commands that differ in their method alone share how long they run.
+  shared = {'num_steps', 'checkpoint_every', 'log_every'}
+  used = {'ipc', 'seed', 'label_coding', *shared, *uses}
+  return Method(
+    lambda config: title,
+    _chosen(title, choose),
+    learns=False,
+    passed_over=names - used,
+  )
 
 
 def _peer(peer: frame.Peer) -> Method:
   run = functools.partial(frame.distill_by, peer)
-  return Method(lambda config: peer.title, run, peer.settings, check=peer.check)
+  return Method(
+    lambda config: peer.title,
+    run,
+    peer.settings,
+    check=peer.check,
+    # A peer draws its networks by settings of its own.
+    passed_over=('num_networks', 'revisit'),
+  )
 
 
 METHODS = {
   'networks': Method(baseline.method_name, _over_networks),
   **{name: _peer(peer) for name, peer in PEERS.items()},
-  'random_real': _real('random real', _random_real),
+  'random_real': _real('random real', _random_real, 'short_classes'),
   'herding': _real('herding', _selected(selection.herding)),
   'k_centre': _real('k-centre', _selected(selection.k_centre)),
 }

@@ -67,6 +67,10 @@ def test_what_is_no_flag_is_not_passed_over(command_line, tmp_path):
     ('--method=networks', '--pool_size=2'),
     ('--method=frepo', '--real_batch=9', '--kernel=ntk'),
     ('--method=herding', '--networks_per_step=2'),
+    ('--method=rfad', '--real_batch=9', '--revisit'),
+    ('--method=herding', '--loss=platt'),
+    ('--method=herding', '--short_classes=repeat'),
+    ('--method=random_real', '--jitter=flip'),
   ],
 )
 def test_settings_of_another_method_are_not_passed_over(settings, tmp_path):
