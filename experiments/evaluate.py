@@ -7,6 +7,7 @@ A set is a file, or a shipped one by its name, such as cifar10_ipc1.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,10 @@ from fsdd_jax.types import LabeledSet, labeled_set
 from workbench import config_flags, launching, problems
 
 _OUTPUT = flags.DEFINE_string(
-  'output', None, 'JSON file of the scores; default: SET.scores.json.'
+  'output',
+  None,
+  'JSON file of the scores; default: SET.scores.json, or SET.scores_2.json and '
+  'so on, if that has scores of other settings.',
 )
 _RANDOM_REAL = flags.DEFINE_bool(
   'random_real', True, 'Score random real images of the same IPC as well.'
@@ -174,7 +178,6 @@ def main(arguments: list[str]) -> None:
       f'{path} is shipped, and its file stays as it is; leave --write_scores '
       'out.'
     )
-  output = files.resolve(_OUTPUT.value or f'{path}.scores.json')
   config = config_flags.read(EvaluationConfig)
   if _WRITE_SCORES.value and config.learning_rate:
     raise ValueError(
@@ -183,6 +186,8 @@ def main(arguments: list[str]) -> None:
     )
   distilled = zoo.load_distilled(path)
   data = _data_config(path, distilled)
+  settings = {'dataset': data.dataset, **dataclasses.asdict(config)}
+  output = files.resolve(_OUTPUT.value or _default_output(path, settings))
   dataset = _load(data, config.split, distilled)
   networks = _networks(path, distilled, dataset, config)
   _check(config, networks, [output, *([path] * _WRITE_SCORES.value)])
@@ -209,24 +214,35 @@ def main(arguments: list[str]) -> None:
       for network in networks
     ]
   if processes.is_first_process():
-    _write(path, output, scores, data, len(dataset.labels))
+    _write(path, output, scores, settings, len(dataset.labels))
+
+
+def _default_output(path: str, settings: Mapping[str, Any]) -> str:
+  """The first file beside the set that has no scores of other settings."""
+  settings = json.loads(json.dumps(settings))
+  names = (f'{path}.scores_{number}.json' for number in itertools.count(2))
+  for name in itertools.chain([f'{path}.scores.json'], names):
+    file = files.resolve(name)
+    if not file.exists() or files.read_json(file).get('settings') == settings:
+      break
+  return name
 
 
 def _write(
   path: str,
   output: pathlib.Path,
   scores: Mapping[str, Sequence[evaluate.Score]],
-  data: DataConfig,
+  settings: Mapping[str, Any],
   num_images: int,
 ) -> None:
   """Writes the scores, by the name of the set, and shows them."""
-  config = config_flags.read(EvaluationConfig)
   caption = (
-    f'{config.split} accuracy in percent on {num_images} images of '
-    f'{data.dataset}: mean ± std (ddof=1) over n fresh networks, last step'
+    f'{settings["split"]} accuracy in percent on {num_images} images of '
+    f'{settings["dataset"]}: mean ± std (ddof=1) over n fresh networks, last '
+    'step'
   )
-  if config.learning_rate:
-    caption += f', trained at a rate of {config.learning_rate:g}'
+  if settings['learning_rate']:
+    caption += f', trained at a rate of {settings["learning_rate"]:g}'
   caption += '.'
   table = [
     [row, s.protocol, s.network, str(s), f'{s.seconds:.1f}']
@@ -236,7 +252,6 @@ def _write(
   columns = ['set', 'protocol', 'network', 'accuracy', 'seconds']
   result = tables.Table('Scores', columns, table, caption)
   rows = {row: [s.as_dict() for s in found] for row, found in scores.items()}
-  settings = {'dataset': data.dataset, **dataclasses.asdict(config)}
   record = {'file': path, 'scores': rows, 'settings': settings}
   text = json.dumps(record, indent=2, sort_keys=True)
   try:

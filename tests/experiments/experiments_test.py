@@ -48,9 +48,14 @@ def test_evaluate_scores_beside_random_real_and_adds_to_the_file(workdir):
   assert score['n'] == 2
   assert score['split'] == 'holdout'
   assert distilled_set.read_distilled(path).metadata.scores == (score,)
-  result = run('evaluate.py', path, '--repeats=1', '--width=7')
-  assert result.returncode == 0, result.stderr
-  assert result.stdout.count('width=7') == 2
+  for _ in range(2):  # Scores of other settings stay, the same are replaced.
+    result = run('evaluate.py', path, '--repeats=1', '--width=7')
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count('width=7') == 2
+    assert f'Wrote {path}.scores_2.json' in result.stdout
+  kept = json.loads(pathlib.Path(f'{path}.scores.json').read_text())
+  assert kept == written
+  assert not pathlib.Path(f'{path}.scores_3.json').exists()
 
 
 def test_evaluate_of_real_images_has_two_rows(tmp_path):
