@@ -46,19 +46,9 @@ def _sets(recipe: Recipe, row: str) -> dict[str, Made]:
       f'--ipc={_IPC.value} must be in --seen and not in --unseen.'
     )
   still = '--num_adaptation_steps=0'
+  translated = columns.adapted(recipe, row, 'no_ada', still, adapt_ipcs=seen)
   made = {
-    # A random translator whose head is zero changes nothing.
-    _ARBITRARY: columns.adapted(
-      recipe,
-      row,
-      'untranslated',
-      *(still, '--head_scale=0'),
-      adapt_ipcs=seen,
-      pretrained=None,
-    ),
-    'translated, w/o Ada': columns.adapted(
-      recipe, row, 'no_ada', still, adapt_ipcs=seen
-    ),
+    'translated, w/o Ada': translated,
     'translated, w Ada': columns.adapted(
       recipe, row, 'ada_seen', adapt_ipcs=seen
     ),
@@ -69,7 +59,9 @@ def _sets(recipe: Recipe, row: str) -> dict[str, Made]:
     ),
   }
   file = f'distilled_ipc{_IPC.value}.safetensors'
-  return {name: Made(task, file) for name, task in made.items()}
+  before = Made(translated, f'in_theta_ipc{_IPC.value}.safetensors')
+  after = {name: Made(task, file) for name, task in made.items()}
+  return {_ARBITRARY: before, **after}
 
 
 def main(_: list[str]) -> None:
@@ -78,9 +70,7 @@ def main(_: list[str]) -> None:
   recipe = dataclasses.replace(recipe, ipcs=(_IPC.value,))
   sets = _sets(recipe, row)
   scored = {
-    name: columns.score_of(
-      recipe, made, f'{made.task.name}-score-ipc{_IPC.value}'
-    )
+    name: columns.score_of(recipe, made, f'{row}-score-{name}-ipc{_IPC.value}')
     for name, made in sets.items()
   }
   workdir = files.resolve(flags.FLAGS.workdir)

@@ -59,7 +59,7 @@ def draw(sets: Sequence[DistilledSet], most: int) -> mpl_figure.Figure:
     axes.set_ylabel(method, rotation=0, ha='right', va='center')
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-  width = row.shape[1] / len(classes)
+  width = grid[0].images[0].get_array().shape[1] / len(classes)
   grid[0].xaxis.tick_top()
   grid[0].set_xticks((np.arange(len(classes)) + 0.5) * width, classes)
   grid[0].tick_params(length=0, labelsize=8)

@@ -127,7 +127,13 @@ def _splits(root: pathlib.Path) -> dict[str, _Split]:
     )
   with _opened(root) as archive:
     names = _names(archive)
-  if 'train_images' not in names and 'images' in names:
+  own = [name for name in names if name.startswith(('train_', 'test_'))]
+  if 'images' in names and own:
+    raise ValueError(
+      f'{root} has the array images, and {", ".join(own)} beside it; name the '
+      'arrays images and labels alone, or all by train_ and test_.'
+    )
+  if 'images' in names:
     return dict.fromkeys(_SPLITS, _Split(root))
   if 'train_images' not in names:
     raise ValueError(

@@ -107,9 +107,28 @@ def test_rows(labels: np.ndarray, split: str) -> np.ndarray:
   return np.flatnonzero(in_test == (split == 'test'))
 
 
+def _files_within(root: pathlib.Path) -> Iterator[pathlib.Path]:
+  """The files in a folder and in those that it links to."""
+  above = {}  # By folder: the real places of it and of those that hold it.
+  for name, folders, names in os.walk(root, followlinks=True):
+    real = os.path.realpath(name)
+    held_by = above.get(os.path.dirname(name), frozenset())
+    if real in held_by:  # A link to a folder that holds it.
+      folders.clear()
+      continue
+    above[name] = held_by | {real}
+    yield from filter(
+      pathlib.Path.is_file, map(pathlib.Path(name).joinpath, names)
+    )
+
+
 def fingerprint_of(root: pathlib.Path) -> str:
-  """Hexadecimal digits that follow from the files in a folder."""
-  found = sorted(p for p in root.rglob('*') if p.is_file())
+  """Hexadecimal digits that follow from the files in a folder.
+
+  Links to folders are followed, as by who reads them: a subset of classes is
+  often a folder of links.
+  """
+  found = sorted(_files_within(root))
   names = '\n'.join(str(p.relative_to(root)) for p in found)
   digest = hashlib.sha256(names.encode(errors='surrogateescape'))
   digest.update(files.fingerprint(found).encode())

@@ -6,6 +6,7 @@ and the fitted model; always the last step counts.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,14 +37,18 @@ def unsuitable_augmentation(dataset: str) -> tuple[str, ...]:
   """Operations that change a class: digits do without the flip.
 
   Args:
-    dataset: the name that it is loaded by.
+    dataset: the name that it is loaded by, or a path whose end has the name.
 
   Example:
-    >>> unsuitable_augmentation('mnist'), unsuitable_augmentation('cifar10')
-    (('flip',), ())
+    >>> unsuitable_augmentation('npz:/data/mnist.npz')
+    ('flip',)
+    >>> unsuitable_augmentation('cifar10')
+    ()
   """
-  name = dataset.partition(':')[0].partition('/')[0]
-  return ('flip',) if name in _CHIRAL else ()
+  # Such as /data/mnist/3.0.1, npz:mnist/train.npz and mnist:3.0.1.
+  parts = re.split(r'[:/\\]', dataset)[-3:]
+  names = {part.partition('.')[0] for part in parts}
+  return ('flip',) if names.intersection(_CHIRAL) else ()
 
 
 @functools.cache

@@ -10,6 +10,9 @@ from fsdd_jax.storage.distilled_set import DistilledSet
 _FOLDER = pathlib.Path(__file__).parent / 'clients'
 
 
+PROGRAMS = 'train_torch.py', 'dd_ranking.py'
+
+
 def convnet_of(distilled: DistilledSet) -> dict[str, Any] | None:
   """Fields of the ConvNet that a set was distilled in, as PyTorch builds it.
 
@@ -33,7 +36,9 @@ def convnet_of(distilled: DistilledSet) -> dict[str, Any] | None:
   # Binaries record flags, where 0 and '' stand for the network's own; others
   # what `describe_network` says.
   name = str(network.get('network', network.get('name', ''))).lower()
-  own = convnet.ConvNet(depth=convnet.depth_for(distilled.images.shape[1]))
+  own = convnet.ConvNet(
+    depth=convnet.depth_for(min(distilled.images.shape[1:3]))
+  )
   fields = ('width', 'width_multiplier', 'norm', 'depth', 'initialization')
   found = {x: network.get(x) or getattr(own, x) for x in fields}
   if found.pop('initialization') != 'pytorch' or name != 'convnet':
@@ -52,11 +57,11 @@ def write_programs(distilled: DistilledSet, folder: pathlib.Path) -> list[str]:
     Names of the files: `train_torch.py` for a set of a ConvNet, and
     `dd_ranking.py` for one without ZCA.
   """
-  can_read = {
-    'train_torch.py': convnet_of(distilled) is not None,
-    'dd_ranking.py': distilled.normalization.zca is None,
-  }
-  names = [name for name, can in can_read.items() if can]
+  can_read = (
+    convnet_of(distilled) is not None,
+    distilled.normalization.zca is None,
+  )
+  names = [name for name, can in zip(PROGRAMS, can_read, strict=True) if can]
   for name in names:
     files.write_bytes_atomic(folder / name, (_FOLDER / name).read_bytes())
   return names

@@ -172,6 +172,13 @@ FORMATS: dict[str, Callable[[DistilledSet, pathlib.Path], None]] = {
 }
 
 
+_FILES = {
+  'npz': 'distilled.npz',
+  'torch': 'distilled_torch.safetensors',
+  'pt': 'distilled.pt',
+}
+
+
 def default_formats() -> tuple[str, ...]:
   """All formats that this machine can write; `pt` only where PyTorch is.
 
@@ -195,9 +202,9 @@ def export(
 
   Args:
     distilled: the set.
-    folder: where to; made if missing. Files of an earlier export are replaced,
-      but PNG images are never mixed with those of another set: they stay where
-      they are the same.
+    folder: where to; made if missing. Files of an earlier export are replaced
+      or removed, but PNG images are never mixed with those of another set:
+      they stay where they are the same.
     formats: names in `FORMATS`; `pt` includes `torch`.
 
   Raises:
@@ -235,6 +242,12 @@ def export(
     distilled, chosen, tensors=list(_arrays(distilled)), programs=programs
   )
   files.write_bytes_atomic(path / 'README.md', text.encode())
+  # Of another set, perhaps, beside which they would pass for this one's.
+  written = {_FILES[name] for name in chosen if name in _FILES}
+  written |= {_FILES['torch']} if 'pt' in chosen else set()
+  for name in {*_FILES.values(), *export_clients.PROGRAMS}:
+    if name not in written.union(programs):
+      (path / name).unlink(missing_ok=True)
 
 
 def _arrays(distilled: DistilledSet) -> dict[str, np.ndarray]:

@@ -116,8 +116,8 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def fingerprint(paths: Iterable[str | os.PathLike[str]]) -> str:
   """SHA-256 of names, sizes, and the first and last MiB of files.
 
-  It differs for files of other content, however large they are, in a moment;
-  damage amid a large one is for its reader to notice.
+  It takes a moment, however large files are. What changes amid one of more
+  than two MiB, of the same size, is for its reader to notice.
 
   Args:
     paths: existing files.
@@ -153,6 +153,26 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
   """
   with _temporary(path, data) as (temporary, target):
     os.replace(temporary, target)
+
+
+def write_bytes_once(path: str | os.PathLike[str], data: bytes) -> bool:
+  """Writes `data` as `write_bytes_atomic` does, unless the file is there.
+
+  Returns:
+    Whether it was written; of several programs that try, one is told so.
+  """
+  with _temporary(path, data) as (temporary, target):
+    try:
+      os.link(temporary, target)
+    except FileExistsError:
+      return False
+    except OSError:  # As on file systems without links.
+      if target.exists():
+        return False
+      os.replace(temporary, target)
+    finally:
+      temporary.unlink(missing_ok=True)
+    return True
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -262,7 +282,10 @@ def _take(file: Any, path: pathlib.Path) -> None:
     if fcntl is None:
       raise OSError(errno.ENOSYS, 'this machine knows no flock')
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if not path.exists():  # Who kept it until now has just removed it.
+    # Who kept it until now may have removed it, and another made it anew.
+    if not path.exists() or not os.path.samestat(
+      os.fstat(file.fileno()), path.stat()
+    ):
       raise refused
   except BlockingIOError as error:
     raise refused from error

@@ -74,10 +74,10 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
   for name in ('checkpoint_every', 'log_every'):
     settings.pop(name, None)
   path = pathlib.Path(workdir) / 'config.json'
-  if not path.exists():
-    noted = {**settings, _VERSIONS: library_versions()}
-    text = json.dumps(noted, indent=2, sort_keys=True) + '\n'
-    files.write_bytes_atomic(path, text.encode())
+  noted = {**settings, _VERSIONS: library_versions()}
+  text = json.dumps(noted, indent=2, sort_keys=True) + '\n'
+  # Of two programs that start at once, one finds the other's settings.
+  if not path.exists() and files.write_bytes_once(path, text.encode()):
     return
   # A setting that is newer than the folder was at its default there.
   defaults = {

@@ -8,6 +8,7 @@ out.
 import contextlib
 import dataclasses
 import os
+import pathlib
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -184,7 +185,7 @@ def written_in_turn(path: Path) -> contextlib.AbstractContextManager[None]:
   Args:
     path: of a distilled set.
   """
-  file = files.resolve(path)
+  file = pathlib.Path(os.path.realpath(files.resolve(path)))
   return files.lock_in_turn(file.parent, f'.{file.name}.lock')
 
 

@@ -308,3 +308,11 @@ def test_a_set_distilled_from_arrays_is_scored_on_them(path, tmp_path):
   result = binaries.run('evaluate.py', distilled)
   assert result.returncode == 1
   assert 'has no test images; add' in result.stderr
+
+
+@pytest.mark.parametrize('prefix', ['test_', 'train_'])
+def test_images_of_a_split_beside_images_of_none_are_refused(tmp_path, prefix):
+  path = tmp_path / 'both.npz'
+  np.savez(path, **_split(), **_split(prefix=prefix), class_names=_NAMES)
+  with pytest.raises(ValueError, match=f'{prefix}images'):
+    _load(path)

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from PIL import Image
 
-from fsdd_jax.data import datasets, sources
+from fsdd_jax.data import datasets, sources, undecoded
 
 _REAL = os.environ.get('FSDD_DATA_DIR', '')
 _REAL_SETS = {  # Name: classes, size, training and test images.
@@ -358,3 +358,33 @@ def test_sizes_are_those_of_what_is_loaded(name, image_size, split):
   data = _load(name, image_size=image_size, split=split)
   found = sources.size(name, split, image_size=image_size)
   assert found == (len(data.labels), data.num_classes, data.images.shape[1:])
+
+
+def test_a_folder_of_links_has_the_content_of_what_they_lead_to(tmp_path):
+  for value, name in enumerate(('cat', 'dog', 'cow', 'pig')):
+    (tmp_path / name).mkdir()
+    for i in range(4):
+      image = Image.fromarray(np.full((4, 4), 10 + 60 * value, np.uint8))
+      image.save(tmp_path / name / f'{i}.png')
+  subset = tmp_path / 'subset'
+  seen, prints = [], []
+  for names in (('cat', 'dog'), ('cow', 'pig')):
+    subset.mkdir()
+    for link, name in zip(('a', 'b'), names, strict=True):
+      (subset / link).symlink_to(tmp_path / name)
+    data = _load(f'folder:{subset}')
+    seen.append(sorted(np.unique(data.images)))
+    prints.append(sources.fingerprint(f'folder:{subset}'))
+    for link in ('a', 'b'):
+      (subset / link).unlink()
+    subset.rmdir()
+  assert seen == [[10, 70], [130, 190]]
+  assert prints[0] != prints[1]
+
+
+def test_a_link_to_a_folder_above_it_ends(tmp_path):
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'a' / 'x.png').write_bytes(b'1')
+  (tmp_path / 'a' / 'above').symlink_to(tmp_path)
+  found = [path.name for path in undecoded._files_within(tmp_path)]
+  assert found == ['x.png']

@@ -147,9 +147,23 @@ def test_batch_statistics_are_trained(real, tiny_normalization, monkeypatch):
   assert any(np.abs(m).sum() > 0 for m in means)
 
 
-def test_digits_are_not_flipped():
-  assert protocols.unsuitable_augmentation('digits') == ('flip',)
-  assert protocols.unsuitable_augmentation('cifar10') == ()
+@pytest.mark.parametrize(
+  ('dataset', 'is_chiral'),
+  [
+    ('digits', True),
+    ('mnist:3.0.1', True),
+    ('/data/mnist/3.0.1', True),
+    ('npz:mnist/train.npz', True),
+    ('npz:/data/mnist.npz', True),
+    ('folder:/data/svhn_cropped', True),
+    ('cifar10', False),
+    ('imagenette/160px', False),
+    ('folder:/mnist/of/my/cats', False),
+  ],
+)
+def test_digits_are_not_flipped(dataset, is_chiral):
+  found = protocols.unsuitable_augmentation(dataset)
+  assert found == (('flip',) if is_chiral else ())
 
 
 def test_unknown_protocol_and_other_sizes_are_refused(

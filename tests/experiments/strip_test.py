@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 import PIL.Image
+import pytest
 
 import binaries
+import strip
 import toy
 from fsdd_jax.storage import distilled_set
 
@@ -42,3 +44,16 @@ def test_sets_of_other_classes_are_refused(tmp_path):
   assert result.returncode != 0
   assert 'different classes' in result.stderr
   assert not path.exists()
+
+
+def test_names_stand_over_the_images_of_the_first_row():
+  small, k = toy.distilled(), 3
+  large = dataclasses.replace(
+    small, images=np.repeat(np.repeat(small.images, 16, 1), 16, 2)
+  )
+  for sets in ([small, large], [large, small]):
+    axes = strip.draw(sets, 10).axes[0]
+    width = axes.images[0].get_array().shape[1]
+    assert axes.get_xticks() == pytest.approx(
+      [(place + 0.5) * width / k for place in range(k)]
+    )

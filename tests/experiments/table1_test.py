@@ -188,7 +188,7 @@ def _check_figures(recipes, workdir):
   assert len(sets) == 4
   with open(workdir / 'figure3.csv') as stream:
     changes = [float(row[2]) for row in list(csv.reader(stream))[1:]]
-  # The zero head changes nothing, all other translators something.
+  # What was translated is itself; all translators change something.
   assert changes[0] == 0
   assert min(changes[1:]) > 0
   # Four grids, and three of differences.

@@ -12,7 +12,8 @@ import safetensors.numpy
 
 import binaries
 from fsdd_jax.data import normalization
-from fsdd_jax.reporting import export_card, exports
+from fsdd_jax.networks import extractors
+from fsdd_jax.reporting import export_card, export_clients, exports
 from fsdd_jax.storage import distilled_set
 from fsdd_jax.types import centered_one_hot
 
@@ -223,3 +224,28 @@ def test_binary_exports_and_reports_clipping(tmp_path):
   )
   assert bad.returncode == 1
   assert 'is no file and no shipped distilled set' in bad.stderr
+
+
+def test_a_second_export_leaves_nothing_of_the_first(tmp_path):
+  exports.export(make_distilled()[0], tmp_path, ['npz', 'torch'])
+  exports.export(make_distilled(zca=True)[0], tmp_path, ['npz'])
+  assert sorted(os.listdir(tmp_path)) == ['README.md', 'distilled.npz']
+  (tmp_path / 'notes.txt').write_text('mine')
+  exports.export(make_distilled()[0], tmp_path, ['torch'])
+  found = os.listdir(tmp_path)
+  assert 'distilled.npz' not in found
+  assert 'notes.txt' in found
+
+
+@pytest.mark.parametrize('shape', [(64, 32), (32, 64)])
+def test_the_exported_network_is_as_deep_as_ours(shape):
+  distilled, _ = make_distilled()
+  images = np.zeros((6, *shape, 3), np.float32)
+  metadata = dataclasses.replace(
+    distilled.metadata, network={'network': 'convnet', 'width': 8, 'depth': 0}
+  )
+  found = export_clients.convnet_of(
+    dataclasses.replace(distilled, images=images, metadata=metadata)
+  )
+  own = extractors.make('convnet', image_shape=(*shape, 3), num_classes=3)
+  assert found['depth'] == own.depth == 3

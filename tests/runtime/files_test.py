@@ -112,6 +112,28 @@ def test_a_lock_of_a_part_is_removed_but_not_by_who_was_refused(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
+def test_a_lock_made_anew_is_not_held_by_who_has_the_former(tmp_path):
+  path = tmp_path / '.part.lock'
+  with path.open('a') as former:
+    path.unlink()
+    with (
+      files.lock(tmp_path, '.part.lock'),
+      pytest.raises(BlockingIOError),
+    ):
+      files._take(former, path)
+
+
+@pytest.mark.parametrize('has_links', [True, False])
+def test_one_of_several_programs_writes_once(tmp_path, monkeypatch, has_links):
+  if not has_links:
+    monkeypatch.setattr(os, 'link', _fail_with_full_disk)
+  path = tmp_path / 'x.bin'
+  assert files.write_bytes_once(path, b'first')
+  assert not files.write_bytes_once(path, b'second')
+  assert path.read_bytes() == b'first'
+  assert os.listdir(tmp_path) == ['x.bin']
+
+
 @pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, None])
 def test_where_there_are_no_locks_it_warns_and_goes_on(
   tmp_path, monkeypatch, number
