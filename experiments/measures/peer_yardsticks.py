@@ -71,7 +71,7 @@ def step_of(
   def step() -> Any:
     nonlocal state
     state, values = plan.step(state, *inputs)
-    return values
+    return state, values  # Networks of a pool may be trained after the values.
 
   passes = jax.jit(PASSES[method](network, own))
   variables = setup.draw(0, 0)

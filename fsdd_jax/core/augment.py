@@ -61,11 +61,16 @@ def _draw_color(*samplers: Sampler) -> Draw:
   return draw
 
 
-def shift_by(ratio: float) -> Draw:
-  """Draws whole pixels `[n, 2]`, up to a share of each side either way."""
+def shift_by(ratio: float, *, least: int = 0) -> Draw:
+  """Draws whole pixels `[n, 2]`, up to a share of each side either way.
+
+  Args:
+    ratio: the share.
+    least: pixels that it stands for at least.
+  """
 
   def draw(key: jax.Array, n: int, size: Size) -> jax.Array:
-    limit = jnp.array(_pixels(ratio, size), jnp.int32)
+    limit = jnp.maximum(jnp.array(_pixels(ratio, size), jnp.int32), least)
     return jax.random.randint(key, (n, 2), -limit, limit + 1, jnp.int32)
 
   return draw

@@ -21,7 +21,7 @@ MOVES: dict[str, augment.Operation] = {
   'flip': augment.STRATEGIES['dsa']['flip'],
   'shift': augment.Operation(
     functools.partial(image_ops.crop, fill=image_ops.edge_fill),
-    augment.shift_by(1 / 32),
+    augment.shift_by(1 / 32, least=1),
   ),
 }
 
@@ -34,7 +34,8 @@ def move(keys: jax.Array, images: jax.Array, names: Sequence[str]) -> jax.Array:
       depend on which others are in the batch; consumed.
     images: `[n, h, w, c]`.
     names: of `MOVES`: flip (mirrored with probability 1/2) and shift (by up to
-      1/32 of each side, borders repeated); without any, images stay.
+      1/32 of each side, and a pixel at least, borders repeated); without any,
+      images stay.
 
   Returns:
     `[n, h, w, c]` images.

@@ -55,13 +55,51 @@ def solve(
   """
   n, d = features.shape
   features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-  mask = jnp.ones(n, features.dtype) if mask is None else mask
-  features = features * mask[:, None]
+  weights = jnp.ones(n, features.dtype) if mask is None else mask
+  features = features * weights[:, None]
   if n <= d:
-    kernel = matmul(features, features.T)
-    return matmul(
-      features.T, solve_kernel(kernel, labels, ridge=ridge, mask=mask)
-    )
+    return _by_images(features, labels, weights, ridge)
+  if mask is None:
+    return _by_features(features, labels, weights, ridge)
+  # Of few images among much padding, the second form has the rank of the images
+  # and a level below rounding.
+  few = weights.sum() <= d
+  return jax.lax.cond(
+    few, _by_few_images, _by_features, features, labels, weights, ridge
+  )
+
+
+def _by_images(
+  features: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  ridge: float | jax.Array,
+) -> jax.Array:
+  """`solve` by the kernel of the images, `[n, n]`."""
+  kernel = matmul(features, features.T)
+  return matmul(
+    features.T, solve_kernel(kernel, labels, ridge=ridge, mask=mask)
+  )
+
+
+def _by_few_images(
+  features: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  ridge: float | jax.Array,
+) -> jax.Array:
+  """As `_by_images`, of at most d images, wherever they are."""
+  first = jnp.argsort(mask == 0)[: features.shape[1]]  # A stable sort.
+  return _by_images(features[first], labels[first], mask[first], ridge)
+
+
+def _by_features(
+  features: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  ridge: float | jax.Array,
+) -> jax.Array:
+  """`solve` by the Gram matrix of the features, `[d, d]`."""
   gram, right = matmul(features.T, features), matmul(features.T, labels)
   trace = jnp.trace(gram)
   level = ridge * trace / jnp.maximum(mask.sum(), 1.0)

@@ -48,10 +48,9 @@ def label_sums(
   Returns:
     Sums to add to those of other networks.
   """
-  features = features * mask[:, None]
-  kernel = krr.matmul(features, features.T)
-  # A map fitted to Y is rows' Y, as the regularised kernel is symmetric.
-  rows = krr.solve_kernel(kernel, features, ridge=ridge, mask=mask)
+  # A map fitted to Y is rows' Y, as it is linear in the labels.
+  each = jnp.eye(len(features), dtype=features.dtype)
+  rows = krr.solve(features, each, ridge=ridge, mask=mask).T
   if isinstance(target, krr_errors.Statistics):
     return LabelSums(
       krr.matmul(rows, krr.matmul(target.gram, rows.T)) / target.count,

@@ -14,7 +14,8 @@ class ResNet18(Network):
     self, images: jax.Array, train: bool = False
   ) -> tuple[jax.Array, jax.Array]:
     """Returns logits `[n, num_classes]` and features `[n, d]`."""
-    x = pad_to_multiple(images, 8)
+    # More than a pixel must be left, of which instance norm makes a constant.
+    x = pad_to_multiple(images, 8 if min(images.shape[1:3]) > 8 else 16)
     x = self.conv(x, 64, use_bias=False)
     x = self.activate(self.normalize(x, train))
     for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):

@@ -65,7 +65,10 @@ class MapDecoder(nn.Module):
 
 
 def _resize(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
-  """Nearest neighbours upwards, means downwards, cropped to a size."""
+  """Nearest neighbours upwards, means downwards, cropped to a size.
+
+  In the middle, as networks pad images on both sides.
+  """
   for axis, wanted in enumerate(size, 1):
     found = x.shape[axis]
     if found < wanted:
@@ -73,5 +76,6 @@ def _resize(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     elif (factor := found // wanted) > 1:
       window = (factor, 1) if axis == 1 else (1, factor)
       x = nn.avg_pool(x, window, window)
-    x = jax.lax.slice_in_dim(x, 0, wanted, axis=axis)
+    first = (x.shape[axis] - wanted) // 2
+    x = jax.lax.slice_in_dim(x, first, first + wanted, axis=axis)
   return x

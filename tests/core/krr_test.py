@@ -41,15 +41,18 @@ def test_solve_equals_oracle(n, d, ridge):
   )
 
 
-@pytest.mark.parametrize(('n', 'd'), [(6, 30), (30, 8)])
-@pytest.mark.parametrize('ridge', [0.0, 1e-3])
-def test_padding_changes_neither_weights_nor_gradients(n, d, ridge):
+@pytest.mark.parametrize(
+  ('n', 'd', 'more'),
+  [(6, 30, 4), (30, 8, 4), (6, 30, 90)],  # Of few images among much padding.
+)
+@pytest.mark.parametrize('ridge', [0.0, 1e-6, 1e-3])
+def test_padding_changes_neither_weights_nor_gradients(n, d, more, ridge):
   features, labels = make(n, d)
   rng = np.random.default_rng(2)
-  junk = jnp.asarray(rng.standard_normal((4, d)), jnp.float32)
+  junk = jnp.asarray(rng.standard_normal((more, d)), jnp.float32)
   padded = jnp.concatenate([features, junk])
-  padded_labels = jnp.pad(labels, [(0, 4), (0, 0)], constant_values=5.0)
-  mask = jnp.concatenate([jnp.ones(n), jnp.zeros(4)])
+  padded_labels = jnp.pad(labels, [(0, more), (0, 0)], constant_values=5.0)
+  mask = jnp.concatenate([jnp.ones(n), jnp.zeros(more)])
 
   def total(features, labels, mask):
     weights = solve(features, labels, ridge=ridge, mask=mask)
@@ -288,3 +291,18 @@ def test_half_precision_is_solved_in_single():
   found = krr.solve(half, labels, ridge=1e-3)
   expected = krr.solve(half.astype(jnp.float32), labels, ridge=1e-3)
   np.testing.assert_array_equal(found, expected)
+
+
+def test_few_images_anywhere_among_padding_are_solved_by_their_kernel():
+  features, labels = make(20, 64)
+  places = np.sort(np.random.default_rng(3).permutation(500)[:20])
+  padded = jnp.zeros((500, 64)).at[places].set(features)
+  padded_labels = jnp.zeros((500, 3)).at[places].set(labels)
+  mask = jnp.zeros(500).at[places].set(1.0)
+  found = solve(padded, padded_labels, ridge=1e-6, mask=mask)
+  expected = oracle(features, labels, 1e-6)
+  np.testing.assert_allclose(
+    krr.predict(features, found),
+    np.asarray(features, np.float64) @ expected,
+    atol=1e-4,
+  )

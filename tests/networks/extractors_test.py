@@ -303,3 +303,12 @@ def test_registered_modules_can_be_made(monkeypatch):
     extractors.register('convnet')(Tiny)
   with pytest.raises(TypeError, match='num_classes'):
     extractors.register('dense')(nn.Dense)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_digits_of_eight_pixels_have_features(name):
+  network = extractors.make(name, image_shape=(8, 8, 1), num_classes=10)
+  images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+  variables = jax.jit(network.init)(jax.random.key(1), images)
+  _, features = jax.jit(network.apply)(variables, images)
+  assert np.asarray(features).std(axis=0).max() > 1e-3

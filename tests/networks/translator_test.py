@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax.networks import extractors
+from fsdd_jax.networks import extractors, translator_layers
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import (
   TRANSLATORS,
@@ -307,3 +307,20 @@ def test_missing_or_unknown_inputs_are_named(theta):
   mlp = FixedNetwork(extractors.Mlp(width=4, depth=1), 0, (8, 8, 3))
   with pytest.raises(ValueError, match="leave 'theta' out"):
     mlp.maps_of(jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.parametrize('size', [28, 32])
+def test_maps_of_theta_lie_over_the_images_that_it_padded(size):
+  """Its ConvNet pads 28 to 32 pixels on both sides."""
+  row = size // 2
+  images = np.zeros((2, size, size, 3), np.float32)
+  images[1, row : row + 2] = 1.0
+  network = extractors.make(
+    'convnet', image_shape=(size, size, 3), num_classes=3, width=4, norm='none'
+  )
+  theta = FixedNetwork(network, 0, (size, size, 3))
+  first = theta.maps_of(jnp.asarray(images))[0]
+  fitted = np.asarray(translator_layers._resize(first, (size // 2, size // 2)))
+  moved = np.abs(fitted[1] - fitted[0]).sum(axis=(1, 2))
+  center = (np.arange(len(moved)) * moved).sum() / moved.sum()
+  assert abs(center - row / 2) < 0.2

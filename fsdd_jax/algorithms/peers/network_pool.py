@@ -120,8 +120,10 @@ def training_step(
     thousand images at most, drawn by the number of the step.
   """
 
-  def loss_fn(params: Any, variables: Any, batch: LabeledSet) -> jax.Array:
-    found, _ = network.apply(
+  def loss_fn(
+    params: Any, variables: Any, batch: LabeledSet
+  ) -> tuple[jax.Array, Any]:
+    found, changed = network.apply(
       {**variables, 'params': params},
       batch.images,
       train=True,
@@ -130,7 +132,8 @@ def training_step(
     logits, _ = extractors.outputs(
       found, batch.images, num_classes=batch.labels.shape[1]
     )
-    return 0.5 * jnp.sum((logits - batch.labels) ** 2, axis=1).mean()
+    loss = 0.5 * jnp.sum((logits - batch.labels) ** 2, axis=1).mean()
+    return loss, changed  # Running statistics, where it has some.
 
   def train(
     online: OnlineNetwork, labeled: LabeledSet, step: jax.Array
@@ -140,9 +143,12 @@ def training_step(
       rows = jax.random.permutation(key, len(labeled.images))[:_MAX_TRAINED]
       labeled = jax.tree.map(lambda x: x[rows], labeled)
     variables, params = online.variables, online.variables['params']
-    gradient = jax.grad(loss_fn)(params, variables, labeled)
+    gradient, changed = jax.grad(loss_fn, has_aux=True)(
+      params, variables, labeled
+    )
     updates, opt_state = tx.update(gradient, online.opt_state, params)
     params = optax.apply_updates(params, updates)
-    return OnlineNetwork({**variables, 'params': params}, opt_state)
+    variables = {**variables, **changed, 'params': params}
+    return OnlineNetwork(variables, opt_state)
 
   return train

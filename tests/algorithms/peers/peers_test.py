@@ -427,3 +427,18 @@ def test_real_images_cannot_start_from_a_set():
       options=LoopOptions(),
       start=start,
     )
+
+
+def test_a_network_of_a_pool_keeps_its_running_statistics():
+  network = extractors.make(
+    'convnet', image_shape=(8, 8, 3), num_classes=3, width=4, norm='batch'
+  )
+  real = toy.target().random_real(jax.random.key(0), ipc=4)
+  variables = jax.jit(network.init)(jax.random.key(1), real.images)
+  tx = optax.sgd(1e-3)
+  online = network_pool.OnlineNetwork(variables, tx.init(variables['params']))
+  train = jax.jit(network_pool.training_step(network, tx))
+  for step in range(2):
+    online = train(online, real, jnp.asarray(step))
+  means = jax.tree.leaves(online.variables['batch_stats'])
+  assert any(np.abs(mean).max() > 0 for mean in means)
