@@ -109,9 +109,8 @@ def test_rows(labels: np.ndarray, split: str) -> np.ndarray:
 
 def _files_within(root: pathlib.Path) -> Iterator[pathlib.Path]:
   """The files in a folder and in those that it links to."""
-  above: dict[
-    str, frozenset[str]
-  ] = {}  # By folder: the real places of it and of those that hold it.
+  # By folder, the real places of it and of those that hold it.
+  above: dict[str, frozenset[str]] = {}
   for name, folders, names in os.walk(root, followlinks=True):
     real = os.path.realpath(name)
     held_by = above.get(os.path.dirname(name), frozenset())
