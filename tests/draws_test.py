@@ -370,7 +370,7 @@ def test_the_start_of_peers_has_images_of_each_class():
   assert setup.start.images.shape == (6, 8, 8, 3)
   keys = setup.network_key, setup.order_key, setup.batch_key
   assert _all_differ([_number(key) for key in keys])
-  with pytest.raises(ValueError, match='set to start from'):
+  with pytest.raises(ValueError, match='given set has images'):
     frame.prepare(
       'RFAD',
       network,
