@@ -22,6 +22,7 @@ from fsdd_jax.algorithms.method_configs import CachingConfig
 from fsdd_jax.data import sources
 from fsdd_jax.data.normalization import describe_normalization
 from fsdd_jax.data.target import TargetSet
+from fsdd_jax.networks.extractors import describe_network
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.options import Config, whole
 from fsdd_jax.reporting import exports
@@ -422,8 +423,9 @@ def test_adapted_translators_say_that_they_are(tmp_path):
   trained = dataclasses.replace(
     toy.translator(),
     metadata={
-      'theta_seed': 0,
-      'network': {'name': 'convnet'},
+      'theta_seed': toy.translator().theta.seed,
+      'network': describe_network(network),
+      'image_shape': [8, 8, 3],
       'normalization': {'mean': [0.0]},
       'training': {'config': {'objective': 'translation'}},
     },
