@@ -7,9 +7,9 @@ import PIL.Image
 import pytest
 
 import binaries
-import strip
 import toy
 from fsdd_jax.storage import distilled_set
+from workbench import strips
 
 
 def _write(path, **changes):
@@ -52,7 +52,7 @@ def test_names_stand_over_the_images_of_the_first_row():
     small, images=np.repeat(np.repeat(small.images, 16, 1), 16, 2)
   )
   for sets in ([small, large], [large, small]):
-    axes = strip.draw(sets, 10).axes[0]
+    axes = strips.draw(sets, 10).axes[0]
     width = axes.images[0].get_array().shape[1]
     assert axes.get_xticks() == pytest.approx(
       [(place + 0.5) * width / k for place in range(k)]
