@@ -208,7 +208,7 @@ def first_set(
       key, ipc=config.ipc, short_classes=config.short_classes
     )
     return real, {}
-  check_size(start, target, ipc=config.ipc)
+  check_size(start, target.image_shape, target.num_classes, ipc=config.ipc)
   return start, {'start_sha256': hashes.hash_tree(start)}
 
 

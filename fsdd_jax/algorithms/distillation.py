@@ -9,7 +9,6 @@ import optax
 
 from fsdd_jax.algorithms.configs import DistillationConfig, UpdateConfig
 from fsdd_jax.core import distill_step, jitter, krr, losses
-from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime.loop import Loop, LoopOptions
 from fsdd_jax.types import LabeledSet, LossFn
 
@@ -128,16 +127,23 @@ def _diagnosis(
   )
 
 
-def check_size(labeled: LabeledSet, target: TargetSet, *, ipc: int) -> None:
+def check_size(
+  labeled: LabeledSet,
+  image_shape: tuple[int, ...],
+  num_classes: int,
+  *,
+  ipc: int,
+) -> None:
   """Raises a ValueError unless a set has I images of each class.
 
   Args:
     labeled: the set, unpadded.
-    target: the target set, whose resolution and classes it is to have.
+    image_shape: `(h, w, c)` that its images are to have.
+    num_classes: k.
     ipc: images per class, I.
   """
-  num_classes, count = target.num_classes, ipc * target.num_classes
-  expected = (count, *target.image_shape), (count, num_classes)
+  count = ipc * num_classes
+  expected = (count, *image_shape), (count, num_classes)
   found = labeled.images.shape, labeled.labels.shape
   if found != expected:
     raise ValueError(

@@ -217,7 +217,11 @@ def check_set(
     ipc: the images per class that it is to have.
   """
   _check_target(theta, target)
-  check_size(labeled, target.at_most(theta.image_shape), ipc=ipc)
+  # Of shapes alone, as scaling the images down takes seconds.
+  shape = target.image_shape
+  if resolution.is_above(shape, theta.image_shape):
+    shape = theta.image_shape
+  check_size(labeled, shape, target.num_classes, ipc=ipc)
 
 
 def _check_target(theta: FixedNetwork, target: TargetSet) -> None:

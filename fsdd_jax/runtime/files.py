@@ -269,6 +269,17 @@ def lock_in_turn(
     yield
 
 
+def _is_at(file: Any, path: pathlib.Path) -> bool:
+  """Whether an open file is still that of a path.
+
+  Who kept it until now may have removed it, and another may have made it anew.
+  """
+  try:
+    return os.path.samestat(os.fstat(file.fileno()), path.stat())
+  except FileNotFoundError:
+    return False
+
+
 # Not by filelock: without flock it falls back to a soft lock, which a kill
 # leaves behind, and where flock fails otherwise it raises instead of warning.
 def _take(file: Any, path: pathlib.Path) -> None:
@@ -282,10 +293,7 @@ def _take(file: Any, path: pathlib.Path) -> None:
     if fcntl is None:
       raise OSError(errno.ENOSYS, 'this machine knows no flock')
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # Who kept it until now may have removed it, and another made it anew.
-    if not path.exists() or not os.path.samestat(
-      os.fstat(file.fileno()), path.stat()
-    ):
+    if not _is_at(file, path):
       raise refused
   except BlockingIOError as error:
     raise refused from error

@@ -74,7 +74,8 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
   for name in ('checkpoint_every', 'log_every'):
     settings.pop(name, None)
   path = pathlib.Path(workdir) / 'config.json'
-  noted = {**settings, _VERSIONS: library_versions()}
+  versions = library_versions()
+  noted = {**settings, _VERSIONS: versions}
   text = json.dumps(noted, indent=2, sort_keys=True) + '\n'
   # Of two programs that start at once, one finds the other's settings.
   if not path.exists() and files.write_bytes_once(path, text.encode()):
@@ -93,9 +94,7 @@ def claim_workdir(options: LoopOptions, config: Any, **facts: Any) -> None:
       f'({"; ".join(different)}). Use those settings to resume it, or choose '
       'a new workdir.'
     )
-  if isinstance(began, dict) and (
-    different := differences(began, library_versions())
-  ):
+  if isinstance(began, dict) and (different := differences(began, versions)):
     warnings.warn(
       f'The workdir {workdir} was begun with other versions '
       f'({"; ".join(different)}). What is done there is not done again; choose '

@@ -667,6 +667,27 @@ def test_given_sets_have_the_ipc_and_the_classes(
     )
 
 
+def test_given_sets_are_checked_without_scaling_the_images(
+  start, target, monkeypatch
+):
+  large = TargetSet(
+    dataclasses.replace(
+      target.dataset,
+      images=target.dataset.images.repeat(2, axis=1).repeat(2, axis=2),
+    ),
+    target.normalization,
+  )
+  given = target.random_real(jax.random.key(0), ipc=1)
+
+  def scaled(*_):
+    raise AssertionError('The images were scaled.')
+
+  monkeypatch.setattr(resolution, 'reduce_resolution', scaled)
+  in_theta_stage.check_set(start.theta, large, given, ipc=1)
+  with pytest.raises(ValueError, match='ipc = 2 of 3 classes'):
+    in_theta_stage.check_set(start.theta, large, given, ipc=2)
+
+
 def test_a_translator_of_whitened_images_takes_no_others(
   start, target, tiny_network
 ):

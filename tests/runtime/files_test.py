@@ -116,6 +116,8 @@ def test_a_lock_made_anew_is_not_held_by_who_has_the_former(tmp_path):
   path = tmp_path / '.part.lock'
   with path.open('a') as former:
     path.unlink()
+    with pytest.raises(BlockingIOError):  # Nobody made it anew yet.
+      files._take(former, path)
     with (
       files.lock(tmp_path, '.part.lock'),
       pytest.raises(BlockingIOError),
