@@ -11,7 +11,7 @@ those of table1.py.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -48,25 +48,6 @@ _UPDATES = flags.DEFINE_list(
 Scores = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
-def _adapted(
-  recipe: Recipe, name: str, *further: str, ipcs: Sequence[int]
-) -> Task:
-  listed = ','.join(map(str, ipcs))
-  return recipe.task(
-    f'{_ROW.value}-{name}',
-    'adapt.py',
-    recipe.flagfile(_ROW.value),
-    recipe.flagfile('adapt'),
-    f'--translator={recipe.translator}',
-    *recipe.theta_flags,
-    *recipe.target_flags,
-    *further,
-    f'--adapt_ipcs={listed}',
-    f'--ipcs={listed}',
-    '--workdir={out}',
-  )
-
-
 def _direct(
   recipe: Recipe, name: str, ipc: int, networks: int, steps: int, *further: str
 ) -> Made:
@@ -98,22 +79,24 @@ def curves(
   Returns:
     `{method: {R: Made}}`.
   """
-  without = _adapted(
-    recipe, 'no_ada', '--num_adaptation_steps=0', ipcs=recipe.ipcs
-  )
+
+  def adapt(name: str, *further: str) -> Task:
+    return columns.adapted(
+      recipe, _ROW.value, name, *further, adapt_ipcs=recipe.ipcs
+    )
+
+  without = adapt('no_ada', '--num_adaptation_steps=0')
   found: dict[str, dict[int, Made]] = {
     '1 Net': {0: Made(without, f'in_theta_ipc{ipc}.safetensors')},
     'w/o Ada': {0: Made(without, f'distilled_ipc{ipc}.safetensors')},
   }
   for networks, (steps, updates) in plan.items():
     adapted, fitted, finished = (
-      _adapted(
-        recipe,
+      adapt(
         f'{name}-R{networks}',
         f'--network_pool={networks}',
         f'--num_adaptation_steps={count}',
         further,
-        ipcs=recipe.ipcs,
       )
       for name, count, further in (
         ('ada', updates, f'--finishing_steps={steps}'),
@@ -174,8 +157,7 @@ def _write(
   found: dict[str, dict[int, dict[str, Any]]] = {}
   for name, by_count in scored.items():
     for count, task in by_count.items():
-      (scores,) = cells.read_scores(task, root).values()
-      found.setdefault(name, {})[count] = scores[0]
+      found.setdefault(name, {})[count] = cells.read_score(task, root)
   title = f'Accuracy over networks seen, {_ROW.value}, IPC {ipc}'
   protocol = recipe.protocols[0]
   picture = pictures.figure_png(draw(found, title, protocol))

@@ -81,7 +81,7 @@ def main(_: list[str]) -> None:
   recipes.run([t for curve in wanted.values() for t in curve.values()], root)
   protocol = recipe.protocols[0]
   found = {
-    name: {ipc: _first(cells.read_scores(t, root)) for ipc, t in curve.items()}
+    name: {ipc: cells.read_score(t, root) for ipc, t in curve.items()}
     for name, curve in wanted.items()
   }
   title = f'Accuracy over IPC, {_ROW.value}'
@@ -103,12 +103,6 @@ def main(_: list[str]) -> None:
   results.write_table(
     workdir, 'figure2', table, found, recipe, shown=[(title, picture)]
   )
-
-
-def _first(scores: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
-  """The first protocol's score of the only set."""
-  ((first, *_),) = scores.values()
-  return first
 
 
 def draw(

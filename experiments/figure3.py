@@ -78,8 +78,7 @@ def main(_: list[str]) -> None:
   recipes.run(list(scored.values()), root)
   rows, records, shown, pixels = [], {}, [], {}
   for name, made in sets.items():
-    (scores,) = cells.read_scores(scored[name], root).values()
-    score = records[name] = scores[0]
+    score = records[name] = cells.read_score(scored[name], root)
     accuracy = cells.accuracy(score)
     found = distilled_set.read_distilled(made.task.folder(root) / made.file)
     pixels[name] = np.asarray(

@@ -30,7 +30,7 @@ from workbench import (
   results,
   tasks,
 )
-from workbench.cells import Cell, over_seeds, read_cell
+from workbench.cells import Cell, accuracy, over_seeds, read_cell
 from workbench.columns import RANDOM_REAL, Recipe
 
 _PUBLISHED = pathlib.Path(__file__).parent / 'recipes' / 'paper_table1.json'
@@ -201,10 +201,7 @@ def to_table(cells: Sequence[Cell], recipe: Recipe, over: str) -> tables.Table:
     own = {c.column: c for c in cells if (c.row, c.ipc) == (row, ipc)}
     for index, protocol in enumerate(recipe.protocols):
       scores = {name: cell.scores[index] for name, cell in own.items()}
-      accuracies = [
-        f'{s["mean"]:.1f}' + (f' ± {s["std"]:.1f}' if s['n'] > 1 else '')
-        for s in (scores[name] for name in names)
-      ]
+      accuracies = [accuracy(scores[name]) for name in names]
       rows.append([row, ipc, f'accuracy, {protocol}', *accuracies])
     spent = {n: c.total_seconds for n, c in own.items() if c.seconds}
     rows.append([row, ipc, 'seconds', *_numbers(names, spent, '.1f')])

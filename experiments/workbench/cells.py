@@ -108,6 +108,12 @@ def read_scores(
   return scores
 
 
+def read_score(task: Task, root: str | pathlib.Path) -> dict[str, Any]:
+  """As `read_scores`, of a task that scored one set by one protocol."""
+  ((score,),) = read_scores(task, root).values()
+  return score
+
+
 def accuracy(score: Mapping[str, Any]) -> str:
   """A score's mean, and its deviation if it has one, in percent."""
   spread = '' if score['std'] is None else f' ± {score["std"]:.1f}'
