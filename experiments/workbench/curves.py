@@ -24,6 +24,8 @@ from fsdd_jax.types import LabeledSet
 _TIMED, _TIMED_SHARE = 8, 0.1
 TranslateFn = Callable[[Any, LabeledSet], LabeledSet]
 
+_DEFAULTS = protocols.Settings()
+
 
 class _TimeIsUpError(Exception):
   """Ends a method that is timed."""
@@ -173,9 +175,6 @@ def _seconds_of_part(snapshots: Sequence[Snapshot], part: int) -> list[float]:
       parts.append([])
     parts[-1].append(snapshot)
   return [x.seconds for x in parts[part]] if part < len(parts) else []
-
-
-_DEFAULTS = protocols.Settings()
 
 
 def score(

@@ -55,17 +55,17 @@ def solve(
   """
   n, d = features.shape
   features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-  weights = jnp.ones(n, features.dtype) if mask is None else mask
-  features = features * weights[:, None]
+  kept = jnp.ones(n, features.dtype) if mask is None else mask
+  features = features * kept[:, None]
   if n <= d:
-    return _by_images(features, labels, weights, ridge)
+    return _by_images(features, labels, kept, ridge)
   if mask is None:
-    return _by_features(features, labels, weights, ridge)
+    return _by_features(features, labels, kept, ridge)
   # Of few images among much padding, the second form has the rank of the images
   # and a level below rounding.
-  few = weights.sum() <= d
+  few = kept.sum() <= d
   return jax.lax.cond(
-    few, _by_few_images, _by_features, features, labels, weights, ridge
+    few, _by_few_images, _by_features, features, labels, kept, ridge
   )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fsdd_jax.data import label_checks, sources, subsets
+from fsdd_jax.data import array_checks, sources, subsets
 from fsdd_jax.data.decoding import decode_once
 from fsdd_jax.options import real, whole
 
@@ -41,13 +41,8 @@ class Dataset:
   class_names: tuple[str, ...]
 
   def __post_init__(self) -> None:
-    images, labels = self.images, self.labels
-    if images.dtype != np.uint8 or images.ndim != 4:
-      raise ValueError(
-        f'images must be [n, h, w, c] uint8; got {images.dtype}'
-        f'{list(images.shape)}. Make the data set by from_arrays.'
-      )
-    label_checks.check_integers(labels, len(images))
+    array_checks.check_pixels(self.images)
+    array_checks.check_integers(self.labels, len(self.images))
 
   @property
   def num_classes(self) -> int:
@@ -130,18 +125,18 @@ def load(
   source = sources.open_source(
     name, part, image_size=image_size, data_dir=data_dir
   )
-  old_labels = label_checks.check_labels(
+  old_labels = array_checks.check_labels(
     source.labels, source.class_names, name
   )
   kept = _class_indices(classes, source.class_names)
-  label_checks.check_several(len(kept), name)
+  array_checks.check_several(len(kept), name)
   new_class = np.full(len(source.class_names), -1, np.int32)
   new_class[kept] = np.arange(len(kept))
   in_split, ranks = _split_rows(old_labels, split, holdout)
   rows = np.flatnonzero(in_split & (new_class[old_labels] >= 0))
   labels = new_class[old_labels[rows]]
   class_names = tuple(source.class_names[i] for i in kept)
-  label_checks.check_classes_filled(
+  array_checks.check_classes_filled(
     labels,
     class_names,
     f'{split!r} of {name!r}',
@@ -202,15 +197,15 @@ def from_arrays(
       'images must be [n, h, w] or [n, h, w, c] with c in {1, 3} and none of '
       f'these 0; got shape {images.shape}.'
     )
-  label_checks.check_integers(labels, len(images))
+  array_checks.check_integers(labels, len(images))
   if class_names is None:
     class_names = [str(i) for i in range(max(int(labels.max()), 0) + 1)]
   names = tuple(map(str, class_names))
   if len(set(names)) < len(names):
     raise ValueError(f'Two classes have the same name among {names}.')
-  labels = label_checks.check_labels(labels, names, 'the arrays')
-  label_checks.check_several(len(names), 'The arrays')
-  label_checks.check_classes_filled(
+  labels = array_checks.check_labels(labels, names, 'the arrays')
+  array_checks.check_several(len(names), 'The arrays')
+  array_checks.check_classes_filled(
     labels,
     names,
     'the arrays',

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fsdd_jax.data import array_checks
 from fsdd_jax.runtime import array_store, hashes
 
 # Above this many values an image the d x d whitening matrix passes 1 GiB.
@@ -64,7 +65,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     ValueError: for other images.
   """
-  _check_pixels(images)
+  array_checks.check_pixels(images)
   counts = np.zeros((images.shape[-1], 256), np.int64)
   for start in range(0, len(images), _COUNTED):
     part = images[start : start + _COUNTED]
@@ -183,15 +184,6 @@ def zca_whitening_once(images: np.ndarray, fingerprint: str) -> Normalization:
   return dataclasses.replace(standardization(images), **arrays)
 
 
-def _check_pixels(images: np.ndarray | jax.Array) -> None:
-  """Raises a ValueError unless images are `[n, h, w, c]` pixels."""
-  if images.dtype != np.uint8 or images.ndim != 4:
-    raise ValueError(
-      'images must be [n, h, w, c] uint8 in [0, 255]; got '
-      f'{images.dtype}{list(images.shape)}.'
-    )
-
-
 def _checked_values(images: np.ndarray) -> int:
   """Values an image, d; raises a ValueError if they are too many."""
   d = int(np.prod(images.shape[1:]))
@@ -219,7 +211,7 @@ def normalize(
     >>> x.shape, x.mean().round(3).item(), x.std().round(3).item()
     ((24, 8, 8, 3), 0.0, 1.0)
   """
-  _check_pixels(images)
+  array_checks.check_pixels(images)
   x = jnp.asarray(images).astype(jnp.float32) / 255.0
   x = (x - normalization.mean) / normalization.std
   if normalization.zca is None or normalization.zca_mean is None:

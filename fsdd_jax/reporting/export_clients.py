@@ -1,6 +1,7 @@
 """Programs for an exported set that do without this package: `clients/*.py`."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from fsdd_jax.networks import convnet
@@ -8,9 +9,6 @@ from fsdd_jax.runtime import files
 from fsdd_jax.storage.distilled_set import DistilledSet
 
 _FOLDER = pathlib.Path(__file__).parent / 'clients'
-
-
-PROGRAMS = 'train_torch.py', 'dd_ranking.py'
 
 
 def convnet_of(distilled: DistilledSet) -> dict[str, Any] | None:
@@ -46,6 +44,13 @@ def convnet_of(distilled: DistilledSet) -> dict[str, Any] | None:
   return found
 
 
+# By their names, which sets they read.
+PROGRAMS: dict[str, Callable[[DistilledSet], bool]] = {
+  'train_torch.py': lambda distilled: convnet_of(distilled) is not None,
+  'dd_ranking.py': lambda distilled: distilled.normalization.zca is None,
+}
+
+
 def write_programs(distilled: DistilledSet, folder: pathlib.Path) -> list[str]:
   """Copies the programs that can read an exported set.
 
@@ -57,11 +62,7 @@ def write_programs(distilled: DistilledSet, folder: pathlib.Path) -> list[str]:
     Names of the files: `train_torch.py` for a set of a ConvNet, and
     `dd_ranking.py` for one without ZCA.
   """
-  can_read = (
-    convnet_of(distilled) is not None,
-    distilled.normalization.zca is None,
-  )
-  names = [name for name, can in zip(PROGRAMS, can_read, strict=True) if can]
+  names = [name for name, reads in PROGRAMS.items() if reads(distilled)]
   for name in names:
     files.write_bytes_atomic(folder / name, (_FOLDER / name).read_bytes())
   return names

@@ -100,6 +100,14 @@ def _contents(folder: pathlib.Path) -> dict[str, bytes]:
   }
 
 
+# By the formats that write them; `pt` writes that of `torch` as well.
+_FILES = {
+  'npz': 'distilled.npz',
+  'torch': 'distilled_torch.safetensors',
+  'pt': 'distilled.pt',
+}
+
+
 def export_npz(distilled: DistilledSet, folder: pathlib.Path) -> None:
   """Writes `distilled.npz`: images, pixels, labels, classes, normalisation.
 
@@ -120,7 +128,7 @@ def export_npz(distilled: DistilledSet, folder: pathlib.Path) -> None:
   }
   stream = io.BytesIO()
   np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-  files.write_bytes_atomic(folder / 'distilled.npz', stream.getvalue())
+  files.write_bytes_atomic(folder / _FILES['npz'], stream.getvalue())
 
 
 def export_torch(distilled: DistilledSet, folder: pathlib.Path) -> None:
@@ -137,7 +145,7 @@ def export_torch(distilled: DistilledSet, folder: pathlib.Path) -> None:
   """
   metadata = distilled.metadata
   containers.write_container(
-    folder / 'distilled_torch.safetensors',
+    folder / _FILES['torch'],
     'distilled_torch',
     _torch_arrays(distilled),
     {
@@ -161,7 +169,7 @@ def export_pt(distilled: DistilledSet, folder: pathlib.Path) -> None:
   }
   stream = io.BytesIO()
   torch.save(tensors, stream)
-  files.write_bytes_atomic(folder / 'distilled.pt', stream.getvalue())
+  files.write_bytes_atomic(folder / _FILES['pt'], stream.getvalue())
 
 
 FORMATS: dict[str, Callable[[DistilledSet, pathlib.Path], None]] = {
@@ -169,13 +177,6 @@ FORMATS: dict[str, Callable[[DistilledSet, pathlib.Path], None]] = {
   'npz': export_npz,
   'torch': export_torch,
   'pt': export_pt,
-}
-
-
-_FILES = {
-  'npz': 'distilled.npz',
-  'torch': 'distilled_torch.safetensors',
-  'pt': 'distilled.pt',
 }
 
 
@@ -243,11 +244,10 @@ def export(
   )
   files.write_bytes_atomic(path / 'README.md', text.encode())
   # Of another set, perhaps, beside which they would pass for this one's.
-  written = {_FILES[name] for name in chosen if name in _FILES}
-  written |= {_FILES['torch']} if 'pt' in chosen else set()
-  for name in {*_FILES.values(), *export_clients.PROGRAMS}:
-    if name not in written.union(programs):
-      (path / name).unlink(missing_ok=True)
+  made = {*chosen, 'torch'} if 'pt' in chosen else {*chosen}
+  left = {name for kind, name in _FILES.items() if kind not in made}
+  for name in left.union(export_clients.PROGRAMS).difference(programs):
+    (path / name).unlink(missing_ok=True)
 
 
 def _arrays(distilled: DistilledSet) -> dict[str, np.ndarray]:

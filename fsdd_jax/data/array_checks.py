@@ -1,8 +1,18 @@
-"""What must hold for the labels of every data set."""
+"""What must hold for the images and labels of every data set."""
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
+
+
+def check_pixels(images: np.ndarray | jax.Array) -> None:
+  """Makes sure that images are `[n, h, w, c]` uint8."""
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(
+      'images must be [n, h, w, c] uint8 in [0, 255]; got '
+      f'{images.dtype}{list(images.shape)}.'
+    )
 
 
 def check_integers(labels: np.ndarray, num_images: int) -> None:
