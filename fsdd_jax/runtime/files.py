@@ -156,11 +156,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_bytes_once(path: str | os.PathLike[str], data: bytes) -> bool:
-  """Writes `data` as `write_bytes_atomic` does, unless the file is there.
-
-  Returns:
-    Whether it was written; of several programs that try, one is told so.
-  """
+  """As `write_bytes_atomic`, unless the file is there; whether it wrote."""
   with _temporary(path, data) as (temporary, target):
     try:
       os.link(temporary, target)
@@ -270,10 +266,7 @@ def lock_in_turn(
 
 
 def _is_at(file: Any, path: pathlib.Path) -> bool:
-  """Whether an open file is still that of a path.
-
-  Who kept it until now may have removed it, and another may have made it anew.
-  """
+  """Whether an open file is that of a path, not one that was removed."""
   try:
     return os.path.samestat(os.fstat(file.fileno()), path.stat())
   except FileNotFoundError:
