@@ -4,6 +4,7 @@ import importlib.metadata
 
 from fsdd_jax.algorithms.adaptation import AdaptationResult, adapt
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.adaptation_samples import pool_networks
 from fsdd_jax.algorithms.baseline import (
   DistillationResult,
   distill_over_networks,
@@ -11,6 +12,7 @@ from fsdd_jax.algorithms.baseline import (
 from fsdd_jax.algorithms.bilevel import learn_network
 from fsdd_jax.algorithms.caching import build_cache
 from fsdd_jax.algorithms.configs import DistillationConfig
+from fsdd_jax.algorithms.finishing import finish, fit_labels
 from fsdd_jax.algorithms.method_configs import (
   BilevelConfig,
   CachingConfig,
@@ -101,6 +103,8 @@ __all__ = (
   'dsa',
   'evaluate',
   'feature_fn',
+  'finish',
+  'fit_labels',
   'from_arrays',
   'krr_loss',
   'krr_loss_from_statistics',
@@ -114,6 +118,7 @@ __all__ = (
   'normalize',
   'open_cache',
   'pad',
+  'pool_networks',
   'predict',
   'pretrain',
   'random_translator',

@@ -16,6 +16,10 @@ from fsdd_jax.options import option, out_of_range, seed_option
 class AdaptationConfig(UpdateConfig):
   """Alg. 3: distillation in theta, then a few updates of the translator.
 
+  `fit_labels` and `finishing_steps` are of what follows translation. `adapt`
+  and `distill_dataset` do not look at them: `experiments/adapt.py` does, and
+  calls `fsdd_jax.fit_labels` and `fsdd_jax.finish`.
+
   Example:
     >>> config = AdaptationConfig(adapt_ipcs=(1, 50), network_pool=16)
     >>> config.distillation(50).ipc

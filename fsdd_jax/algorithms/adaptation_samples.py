@@ -130,6 +130,13 @@ def pool_networks(
   Returns:
     A function of the network's number; it sums the statistics of a network at
     the first call with its number.
+
+  Example:
+    >>> import toy
+    >>> pool = pool_networks(
+    ...   toy.problem()[0], toy.target(), AdaptationConfig(network_pool=2)
+    ... )
+    >>> variables, statistics = pool(1)
   """
   target = target.coded(config.label_coding)
   total = config.num_adaptation_steps * config.batch_size

@@ -143,7 +143,7 @@ class TranslatorConfig(Config):
   head_scale: float = option(
     0.01,
     'Initial weights of its head: 0.01 starts near the identity; use 1 for '
-    'w/o Pre-Train and w AE [ours].',
+    'w AE. Of w/o Pre-Train 1 diverged on a GPU [ours].',
     least=0,
   )
 

@@ -139,6 +139,22 @@ def finish(
 
   Returns:
     What `baseline.distill_over_networks` returns, and it raises the same.
+
+  Example:
+    >>> import toy
+    >>> from fsdd_jax.algorithms.adaptation_samples import pool_networks
+    >>> network, target = toy.problem()[0], toy.target()
+    >>> config = AdaptationConfig(network_pool=2, finishing_steps=2)
+    >>> real = target.random_real(jax.random.key(0), ipc=1)
+    >>> finish(
+    ...   network,
+    ...   real,
+    ...   target,
+    ...   ipc=1,
+    ...   config=config,
+    ...   networks=pool_networks(network, target, config),
+    ... ).synthetic.images.shape
+    (3, 8, 8, 3)
   """
   return baseline.distill_over_networks(
     network,
