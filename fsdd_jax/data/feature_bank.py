@@ -33,7 +33,6 @@ _SHAPING = (  # Programs that shape features.
   *('networks/*.py', 'core/augment.py', 'core/image_ops.py'),
   *('data/normalization.py', 'data/feature_bank.py'),
 )
-# Drawn afresh for each batch of images, from the seed of a copy.
 _NO_AUGMENTATION: Mapping[str, Any] = {'strategy': 'none', 'seed': 0, 'copy': 0}
 
 
@@ -250,22 +249,31 @@ def _fill(
 def features_of(
   source: BankSource, images: np.ndarray, piece: int, batch: int
 ) -> jax.Array:
-  """Features `[b, d]` of a batch of images, which its place augments."""
+  """Features `[b, d]` of a batch of images, which its place augments.
+
+  All of a copy has one operation, as X_T has at a step of Alg. 1. A batch may
+  hold one class alone, so an operation of its own would tell the class.
+  """
   augmentation = source.augmentation
-  key = jax.random.key(augmentation['seed'])
-  for number in (augmentation['copy'], piece, batch):
+  seed = jax.random.key(augmentation['seed'])
+  key, copy = seed, augmentation['copy']
+  for number in (copy, piece, batch):
     key = jax.random.fold_in(key, number)
+  operations = tuple(augment.select(augmentation['strategy']).items())
+  if operations:
+    order = jax.random.permutation(seed, len(operations))
+    operations = (operations[order[copy % len(operations)]],)
   return _extract(
     source.variables,
     images,
     source.large.normalization,
     key,
     features_of=losses.feature_fn(source.network),
-    strategy=augmentation['strategy'],
+    operations=operations,
   )
 
 
-@functools.partial(jax.jit, static_argnames=('features_of', 'strategy'))
+@functools.partial(jax.jit, static_argnames=('features_of', 'operations'))
 def _extract(
   variables: Any,
   images: jax.Array,
@@ -273,10 +281,10 @@ def _extract(
   key: jax.Array,
   *,
   features_of: losses.FeatureFn,
-  strategy: str,
+  operations: tuple[tuple[str, augment.Operation], ...],
 ) -> jax.Array:
   x = normalize(images, normalization)
-  x = augment.dsa(key, x, strategy=strategy, siamese=False)
+  x = augment.augment(key, x, operations=dict(operations), siamese=False)
   return features_of(variables, x)
 
 

@@ -1,10 +1,13 @@
 """Banks of features against the features themselves."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdd_jax.core import krr_errors, losses
+from fsdd_jax.core import augment, krr_errors, losses
 from fsdd_jax.data import feature_bank
 from fsdd_jax.data.normalization import normalize
 from fsdd_jax.data.target import TargetSet
@@ -98,6 +101,34 @@ def test_augmented_copies_differ_and_come_back_the_same(source, tmp_path):
   first = copy(0, 'a')
   np.testing.assert_array_equal(first, copy(0, 'b'))
   assert np.abs(first - copy(1, 'a')).max() > 0.01
+
+
+def test_classes_of_a_copy_share_the_operation(
+  source, tiny_dataset, monkeypatch
+):
+  """Else a class could be told from how it was augmented."""
+
+  def brighter(by):
+    return augment.Operation(
+      lambda images, _: images + by, lambda key, n, size: jnp.zeros(n)
+    )
+
+  numbered = {f'by {by}': brighter(by) for by in range(6)}
+  monkeypatch.setitem(augment.STRATEGIES, 'numbered', numbered)
+  alike = dataclasses.replace(
+    tiny_dataset, images=np.full_like(tiny_dataset.images, 100)
+  )
+  large = dataclasses.replace(source.large, dataset=alike)
+  seen = []
+  for copy in range(6):
+    drawn_by = {'strategy': 'numbered', 'seed': 0, 'copy': copy}
+    own = source._replace(large=large, augmentation=drawn_by)
+    sums = feature_bank.class_sums(own)
+    means = sums.total / sums.count[:, None]
+    np.testing.assert_allclose(means, means[:1].repeat(3, 0), rtol=1e-5)
+    seen.append(means[0])
+  distances = np.abs(np.array(seen)[:, None] - np.array(seen)).max(axis=2)
+  assert (distances + np.eye(6) > 1e-3).all()
 
 
 def test_class_major_rows_are_balanced_and_refuse_too_many(tiny_dataset):
