@@ -104,9 +104,7 @@ def _run(
   start, target = problem.start, common['target']
   config, clock = common['config'], common['clock']
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
-  theta_networks = in_theta.theta_networks(
-    start.theta, target, clock, error=config.loss
-  )
+  theta_networks = in_theta.theta_networks(start.theta, target, config, clock)
   before = in_theta.distill_in_theta(
     start.theta, ipcs=wanted, networks=theta_networks, **common
   )

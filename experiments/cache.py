@@ -100,6 +100,8 @@ def inspect(folder: pathlib.Path) -> None:
     path = folder / 'inspection.png'
     files.write_bytes_atomic(path, pictures.png_bytes(grid))
     print(f'Wrote {path}: a subset a row, one image a class.')
+    if fitted.get('zca_sha256'):
+      print('The images are whitened, and drawn so: a cache has no matrix.')
   if summary.damaged:
     raise ValueError(f'{len(summary.damaged)} files are damaged, see above.')
 

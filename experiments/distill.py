@@ -141,8 +141,9 @@ def _in_learned_network(
   """Bi-Level: the same in a learned network."""
   # At the resolution that theta was learned at, as the supplement's times of
   # Bi-Level imply.
+  in_theta.check_target(theta, plan.target)
   target = plan.target.at_most(theta.image_shape)
-  networks = in_theta.theta_networks(theta, target, error=config.loss)
+  networks = in_theta.theta_networks(theta, target, config)
   run = functools.partial(baseline.distill_over_networks, networks=networks)
   further = {**plan.further, 'theta': _THETA.value}
   return Plan('Bi-Level', run, theta.network, target, further)

@@ -122,6 +122,7 @@ def curves(
 def main(_: list[str]) -> None:
   """Runs what is missing; writes a picture and a table for each IPC."""
   recipe = recipes.of_one_protocol(__file__)
+  recipes.check_networks(recipe, [_ROW.value])
   counts, *each = map(config_flags.counts, ('networks', 'steps', 'updates'))
   if len(set(counts)) < len(counts):
     raise ValueError(f'--networks={counts} names a number twice.')

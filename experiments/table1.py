@@ -107,6 +107,8 @@ def _places() -> list[Place]:
 def main(_: list[str]) -> None:
   """Runs what is missing, and writes the table."""
   places = _places()
+  rows = dict.fromkeys(place.row for place in places)
+  recipes.check_networks(places[0].recipe, rows)
   workdir = files.resolve(flags.FLAGS.workdir)
   if _DRY_RUN.value:
     console.show(estimate(places, workdir / 'tasks'))

@@ -15,12 +15,11 @@ from absl import flags
 import binaries
 import fsdd_jax as fsdd
 import toy
-from fsdd_jax.algorithms import adaptation, baseline
+from fsdd_jax.algorithms import adaptation, baseline, in_theta
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import DataConfig, EvaluationConfig
 from fsdd_jax.algorithms.method_configs import CachingConfig
-from fsdd_jax.data import sources
-from fsdd_jax.data.normalization import describe_normalization
+from fsdd_jax.data import normalization, sources
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.extractors import describe_network
 from fsdd_jax.networks.fixed import FixedNetwork
@@ -306,6 +305,37 @@ def test_a_learned_network_keeps_all_but_its_head(tmp_path):
     theta.sample((8, 8, 3))
 
 
+def test_a_translator_of_a_learned_theta_is_not_saved(tmp_path):
+  start, transform = toy.translator(), toy.problem()[2]
+  adapted = start.adapted(start.variables['params'], transform, record={})
+  learned = learned_network.learned_network(
+    start.theta.network, 0, (8, 8, 3), toy.theta(5)
+  )
+  with pytest.raises(ValueError, match='theta was learned'):
+    translators.save_translator(
+      tmp_path / 'w.safetensors', dataclasses.replace(adapted, theta=learned)
+    )
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_whitened_images_takes_no_others(tmp_path):
+  network, train, transform = toy.problem()
+  path = tmp_path / 'network.safetensors'
+  theta = learned_network.learned_network(network, 3, (8, 8, 3), toy.theta(5))
+  whitening = normalization.zca_whitening(train.images)
+  for kept, other in ((transform, whitening), (whitening, transform)):
+    learned_network.save_learned(path, theta, kept, record={})
+    again = learned_network.load_learned(path, num_classes=3)
+    in_theta.check_target(again, TargetSet(train, kept))
+    with pytest.raises(ValueError, match=r'whitening \(ZCA\)'):
+      in_theta.distill_in_theta(
+        again,
+        TargetSet(train, other),
+        ipcs=(1,),
+        config=AdaptationConfig(num_steps=1),
+      )
+
+
 class _Wrong(nn.Module):
   """Returns what a network must not."""
 
@@ -440,7 +470,8 @@ def test_adapted_translators_say_that_they_are(tmp_path):
   translators.save_translator(path, adapted)
   found = translators.read_translator(path)
   assert found.is_adapted
-  assert found.metadata['normalization'] == describe_normalization(transform)
+  described = normalization.describe_normalization(transform)
+  assert found.metadata['normalization'] == described
   kernel = safetensors.numpy.load_file(path)['params/head/kernel']
   np.testing.assert_array_equal(
     kernel, adapted.variables['params']['head']['kernel']

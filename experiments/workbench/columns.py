@@ -34,6 +34,7 @@ class Recipe:
       those of the flagfiles.
     image_flags: further flags of all that loads images, of the large set too.
     theta_flags: further flags of all that distils in one network, caches too.
+    common_flags: further flags of every task.
   """
 
   binaries: str
@@ -47,6 +48,7 @@ class Recipe:
   seed: int | None = None
   image_flags: tuple[str, ...] = ()
   theta_flags: tuple[str, ...] = ()
+  common_flags: tuple[str, ...] = ()
 
   @property
   def target_flags(self) -> tuple[str, ...]:
@@ -63,7 +65,7 @@ class Recipe:
   ) -> Task:
     """A task of one of its binaries."""
     path = str(pathlib.PurePosixPath(self.binaries) / binary)
-    return Task(name, path, arguments, needs)
+    return Task(name, path, (*arguments, *self.common_flags), needs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """The flags of tables and figures, and the recipe that they name."""
 
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
 from fsdd_jax import zoo
 from fsdd_jax.algorithms import translated_sets
+from fsdd_jax.algorithms.configs import NetworkConfig
 from fsdd_jax.evaluation import evaluate
+from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import files
 from workbench import config_flags, tasks
 from workbench.columns import Recipe
@@ -77,6 +80,7 @@ def from_flags(binary: str) -> Recipe:
       f'{", ".join(evaluate.PROTOCOLS)}.'
     )
   image_flags, steps = [], values.theta_steps
+  modules = ','.join(values['import'].value) if 'import' in values else ''
   if values.translator:
     given = zoo.load_translator(values.translator)
     image_flags = ['--zca'] if given.is_whitened else []
@@ -95,7 +99,43 @@ def from_flags(binary: str) -> Recipe:
     # So that sets which are not translated have no more steps than those that
     # are.
     theta_flags=(f'--num_steps={steps}',) if steps else (),
+    common_flags=(f'--import={modules}',) if modules else (),
   )
+
+
+def check_networks(recipe: Recipe, rows: Iterable[str]) -> None:
+  """Refuses rows in other networks than those of the given translator.
+
+  What a row's flagfile leaves open, `adapt.py` takes from the translator's
+  file, and the columns that know no translator by default.
+
+  Args:
+    recipe: of the table or figure.
+    rows: its target sets.
+
+  Raises:
+    ValueError: naming the row and what differs.
+  """
+  if not recipe.translator:
+    return
+  theta = zoo.load_translator(recipe.translator).theta.network
+  described = extractors.describe_network(theta)
+  known = {'network': described['name'], **described}
+  for row in rows:
+    arguments = [recipe.flagfile(row), *recipe.target_flags]
+    (config,) = config_flags.parse(arguments, NetworkConfig)
+    own = dataclasses.asdict(config)
+    # Larger images have deeper networks than theta.
+    names = sorted((own.keys() & known.keys()) - {'depth'})
+    if different := [x for x in names if known[x] not in (None, own[x])]:
+      flags_of = [f'--{name}={known[name]}' for name in different]
+      raise ValueError(
+        f'{recipe.translator} has networks of {" ".join(flags_of)}, and '
+        f'{recipe.scale}_{row}.flags others, in which columns without a '
+        'translator would be. Give '
+        f'{" ".join(f"--target_flag={flag}" for flag in flags_of)}, or another '
+        'scale or translator.'
+      )
 
 
 def of_one_protocol(binary: str) -> Recipe:

@@ -133,7 +133,14 @@ def _inputs(arguments: Sequence[str]) -> dict[str, str]:
       path = str(zoo.path_of(value))
     if os.path.isfile(path):
       found[argument] = files.fingerprint([path])
+    for name in value.split(',') if flag == '--import' else ():
+      found[name] = hashes.hash_code([pathlib.Path(_origin(name))])
   return found
+
+
+def _origin(name: str) -> str:
+  """The file of a module that this program has imported, too."""
+  return sys.modules[name].__file__ or name
 
 
 def _flags(arguments: Sequence[Any]) -> Iterator[str]:

@@ -217,7 +217,11 @@ def learn_network(
       loop.state, loop.metrics = _update(loop.state, results, tx=tx)
       losses.append(loop.metrics['loss'])
   learned = learned_network(
-    network, config.theta_seed, image_shape, {'params': loop.state.params}
+    network,
+    config.theta_seed,
+    image_shape,
+    {'params': loop.state.params},
+    target.normalization.zca is not None,
   )
   return BilevelResult(learned, tuple(map(float, losses)))
 

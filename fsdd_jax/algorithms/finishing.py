@@ -55,8 +55,8 @@ def fit_labels(
       network and the ridge.
     networks: the pool that `pool_networks` made of the target set. It sums
       nothing here if the config has a number of real images.
-    clock: gets the seconds; those of the pool's statistics are a part of their
-      own.
+    clock: gets the seconds of `labels, IPC <I>`; those of the pool's
+      statistics are a part of their own.
 
   Returns:
     The set with new labels, which stay near the old ones.
@@ -82,7 +82,8 @@ def fit_labels(
   network_at = networks
   if config.label_images:
     network_at = with_batches(network, target, config, config.label_images)
-  with clock.part('labels'):
+  ipc = len(labeled.labels) // labeled.labels.shape[1]
+  with clock.part(f'labels, IPC {ipc}'):
     each = []
     for index in range(config.network_pool):
       variables, seen = network_at(index)

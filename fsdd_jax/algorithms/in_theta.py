@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.configs import UpdateConfig
 from fsdd_jax.algorithms.distillation import (
   check_size,
   distill_from,
@@ -20,6 +21,7 @@ from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.runtime import metrics
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.runtime.workdir import claim_workdir, options_within
+from fsdd_jax.storage.learned_network import LearnedNetwork
 from fsdd_jax.storage.translators import stage_keys
 from fsdd_jax.types import LabeledSet
 
@@ -29,9 +31,8 @@ SetName = tuple[int, int]  # Images a class, and number of the start.
 def theta_networks(
   theta: FixedNetwork,
   target: TargetSet,
+  config: UpdateConfig,
   clock: metrics.StageClock | None = None,
-  *,
-  error: str = 'squared',
 ) -> NetworksFn:
   """The fixed network and its statistics, as the one network of Alg. 4.
 
@@ -39,18 +40,18 @@ def theta_networks(
     theta: the fixed network.
     target: the target set (X_T, Y_T), with the channels of theta; images above
       its resolution are scaled down to it.
+    config: the loss and the coding of labels.
     clock: gets the seconds of `statistics`.
-    error: as for `TargetSet.statistics`.
 
   Returns:
     A function whose number plays no part, and which sums the statistics at its
     first call; `baseline.distill_over_networks` takes it as `networks`.
   """
-  target = target.at_most(theta.image_shape)
+  target = target.coded(config.label_coding).at_most(theta.image_shape)
   return target.networks(
     losses.feature_fn(theta.network),
     lambda index: theta.sample(target.image_shape),
-    error=error,
+    error=config.loss,
     clock=clock,
   )
 
@@ -135,13 +136,12 @@ def distill_sets(
     FloatingPointError: when a loss is not finite.
   """
   options, clock = with_clock(options or LoopOptions(), clock)
-  _check_target(theta, target)
+  check_target(theta, target)
   target = target.coded(config.label_coding).at_most(theta.image_shape)
   features_of = losses.feature_fn(theta.network)
   loss_fn = losses.LOSSES[config.loss].on_statistics
-  network = networks or theta_networks(  # Line 9.
-    theta, target, clock, error=config.loss
-  )
+  # Line 9.
+  network = networks or theta_networks(theta, target, config, clock)
   starts = {
     name: start_of(theta, target, name=name, config=config) for name in names
   }
@@ -216,7 +216,7 @@ def check_set(
     labeled: the set, unpadded.
     ipc: the images per class that it is to have.
   """
-  _check_target(theta, target)
+  check_target(theta, target)
   # Of shapes alone, as scaling the images down takes seconds.
   shape = target.image_shape
   if resolution.is_above(shape, theta.image_shape):
@@ -224,8 +224,15 @@ def check_set(
   check_size(labeled, shape, target.num_classes, ipc=ipc)
 
 
-def _check_target(theta: FixedNetwork, target: TargetSet) -> None:
+def check_target(theta: FixedNetwork, target: TargetSet) -> None:
   """Raises a ValueError unless theta can see the images of a target set."""
+  whitened = target.normalization.zca is not None
+  if isinstance(theta, LearnedNetwork) and theta.is_whitened is not None:
+    if whitened != theta.is_whitened:
+      raise ValueError(
+        f'theta learned from images with whitening (ZCA) {theta.is_whitened}, '
+        f'these have {whitened}; give zca = {theta.is_whitened}.'
+      )
   shape = target.image_shape
   if shape[2] != theta.image_shape[2]:
     raise ValueError(
@@ -233,9 +240,7 @@ def _check_target(theta: FixedNetwork, target: TargetSet) -> None:
       f'{theta.image_shape[2]}. Pass grey images through '
       'resolution.repeat_channels, or take another translator.'
     )
-  if target.normalization.zca is not None and resolution.is_above(
-    shape, theta.image_shape
-  ):
+  if whitened and resolution.is_above(shape, theta.image_shape):
     raise ValueError(
       f'Images of {shape[0]} x {shape[1]} are whitened (ZCA) at that '
       f'resolution and cannot be scaled to the {theta.image_shape[0]} x '

@@ -67,7 +67,7 @@ def distill_dataset(
     options: progress, logs, checkpoints.
     progress_fn: replaces that of the options.
     in_theta: the set distilled in theta before, instead of anew.
-    clock: gets the seconds of each part, `translation` being the last.
+    clock: gets the seconds of each part, the last `translation, IPC <I>`.
 
   Returns:
     The distilled set at the target set's resolution; its labels are those
@@ -102,7 +102,7 @@ def distill_dataset(
       options=options,
       clock=clock,
     )[ipc]
-  with clock.part('translation'):
+  with clock.part(f'translation, IPC {ipc}'):
     translated = start.translate(
       resolution.upsample(in_theta, target.image_shape)
     )

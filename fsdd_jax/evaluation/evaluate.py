@@ -203,7 +203,8 @@ def evaluate(
   """Scores a distilled set in fresh networks, which all devices share.
 
   Args:
-    key: consumed; network i uses `fold_in(key, i)`.
+    key: consumed; network i uses `fold_in(key, i)`. Of the seed that the set
+      was distilled by, one of these networks may be among those it has seen.
     synthetic: the distilled set, without padding.
     dataset: the images to measure on.
     normalization: that of the distilled set.

@@ -156,15 +156,26 @@ class Loop:
       progress.Bar(num_steps, description, unit='step')
     )
     if options.workdir is not None:
-      if processes.is_first_process():
-        self._stack.enter_context(files.lock(options.workdir))
       folder = pathlib.Path(options.workdir) / 'checkpoints'
-      self._checkpointer = self._stack.enter_context(Checkpointer(folder))
+      with self._undone_on_error():
+        if processes.is_first_process():
+          self._stack.enter_context(files.lock(options.workdir))
+        self._checkpointer = self._stack.enter_context(Checkpointer(folder))
 
   def __enter__(self) -> 'Loop':
-    self._stack.enter_context(preemption.defer())
-    self.state = self._restore_or(self.state)
+    with self._undone_on_error():
+      self._stack.enter_context(preemption.defer())
+      self.state = self._restore_or(self.state)
     return self
+
+  @contextlib.contextmanager
+  def _undone_on_error(self) -> Iterator[None]:
+    """Frees the folder and the signals, so that the remedy can be tried."""
+    try:
+      yield
+    except BaseException:
+      self._stack.close()
+      raise
 
   def __exit__(
     self,

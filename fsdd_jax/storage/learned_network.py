@@ -22,11 +22,16 @@ class LearnedNetwork(FixedNetwork):
   Attributes:
     digest: SHA-256 of the weights, by which work directories know it.
     variables: as `network.init` returns them.
+    is_whitened: whether it learned from whitened images (ZCA), None if that
+      is not known.
   """
 
   digest: str
   # Of another identity in each copy; the digest tells weights apart.
   variables: Any = dataclasses.field(repr=False, compare=False)
+  is_whitened: bool | None = dataclasses.field(
+    default=None, repr=False, compare=False
+  )
 
   def sample(self, image_shape: tuple[int, ...]) -> Any:
     """Its variables; of another resolution, the head alone is drawn anew.
@@ -46,7 +51,11 @@ class LearnedNetwork(FixedNetwork):
 
 
 def learned_network(
-  network: nn.Module, seed: int, image_shape: tuple[int, ...], variables: Any
+  network: nn.Module,
+  seed: int,
+  image_shape: tuple[int, ...],
+  variables: Any,
+  is_whitened: bool | None = None,
 ) -> LearnedNetwork:
   """Makes a fixed network of learned weights.
 
@@ -55,9 +64,12 @@ def learned_network(
     seed: of the weights that learning started from.
     image_shape: `(h, w, c)` that it was learned at.
     variables: the learned ones.
+    is_whitened: whether it learned from whitened images, if that is known.
   """
   digest = hashes.hash_tree(variables)
-  return LearnedNetwork(network, seed, image_shape, digest, variables)
+  return LearnedNetwork(
+    network, seed, image_shape, digest, variables, is_whitened
+  )
 
 
 def save_learned(
@@ -107,5 +119,9 @@ def load_learned(
   )
   extractors.check_variables(variables, expected, path, besides=extractors.HEAD)
   return learned_network(
-    network, metadata['theta_seed'], image_shape, variables
+    network,
+    metadata['theta_seed'],
+    image_shape,
+    variables,
+    metadata['normalization'].get('zca_sha256') is not None,
   )

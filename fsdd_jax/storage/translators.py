@@ -18,6 +18,7 @@ from fsdd_jax.options import SEEDS, whole
 from fsdd_jax.runtime import operations
 from fsdd_jax.runtime.workdir import differences
 from fsdd_jax.storage import weight_files
+from fsdd_jax.storage.learned_network import LearnedNetwork
 from fsdd_jax.types import LabeledSet, pad
 
 _PIXELS_A_BATCH = 2**17
@@ -156,9 +157,6 @@ def read_translator(
     path: what `save_translator` wrote.
     num_classes: logits of the network; its features do not depend on it.
 
-  Returns:
-    The translator with the network that it was trained for.
-
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged, or of an architecture that is not registered
@@ -197,7 +195,8 @@ def save_translator(
     start: a translator that `pretrain` or `adapt` returned.
 
   Raises:
-    ValueError: if it is a random translator, which its seed makes again.
+    ValueError: if it is random, as its seed makes it again, or theta was
+      learned, as no seed does.
     OSError: if the file cannot be written.
 
   Example:
@@ -214,6 +213,11 @@ def save_translator(
     raise ValueError(
       f'{path}: this translator is random; pre-train or adapt it before it is '
       'saved, or make it again by its seed.'
+    )
+  if isinstance(start.theta, LearnedNetwork):
+    raise ValueError(
+      f'{path}: theta was learned, and a file keeps its seed alone; distil and '
+      'translate in this process.'
     )
   weight_files.save_translator(path, start.variables, start.metadata)
 
@@ -258,8 +262,8 @@ def check_translator(
 ) -> None:
   """Makes sure that a translator is used as its file says it was trained.
 
-  Each data set is normalised by itself. So the images of the target set are
-  whitened where those of the pre-training were, but by a matrix of their own.
+  Images of the target set are whitened where those of the pre-training were,
+  but by a matrix of their own.
 
   Args:
     start: the translator, with the theta that will be used.

@@ -298,7 +298,7 @@ def test_the_statistics_of_theta_are_summed_once_for_all_that_share_them(
 
   monkeypatch.setattr(TargetSet, 'statistics', counted)
   config = dataclasses.replace(_CONFIG, num_starts=2, network_pool=2)
-  shared = in_theta_stage.theta_networks(start.theta, target)
+  shared = in_theta_stage.theta_networks(start.theta, target, config)
   sets = in_theta_stage.distill_in_theta(
     start.theta, target, ipcs=(1, 2), config=config, networks=shared
   )
@@ -312,6 +312,20 @@ def test_the_statistics_of_theta_are_summed_once_for_all_that_share_them(
     theta_networks=shared,
   )
   assert len(passes) == 3  # Two more in the pool.
+
+
+def test_shared_statistics_of_theta_have_the_coding_of_the_config(
+  start, target
+):
+  config = dataclasses.replace(_CONFIG, label_coding='onehot', loss='squared')
+  networks = in_theta_stage.theta_networks(start.theta, target, config)
+  shared, own = (
+    in_theta_stage.distill_in_theta(
+      start.theta, target, ipcs=(1,), config=config, networks=given
+    )[1]
+    for given in (networks, None)
+  )
+  assert _bytes(shared) == _bytes(own)
 
 
 def test_direct_steps_go_on_from_the_translated_set_in_the_pool(

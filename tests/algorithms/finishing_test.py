@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 import toy
-from fsdd_jax.algorithms import adaptation_samples, finishing
+from fsdd_jax.algorithms import (
+  adaptation_samples,
+  finishing,
+  translated_sets,
+)
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.data.target import TargetSet
+from fsdd_jax.runtime import metrics
 
 _CONFIG = AdaptationConfig(network_pool=2, fit_labels=True)
 
@@ -63,3 +68,20 @@ def test_each_network_has_real_images_of_its_own():
 def test_images_for_labels_that_are_not_fitted_are_refused():
   with pytest.raises(ValueError, match=r'label_images = 5 .*fit_labels'):
     AdaptationConfig(network_pool=2, label_images=5)
+
+
+def test_seconds_are_those_of_each_ipc():
+  start, target = toy.translator(), toy.target()
+  network, clock = toy.problem()[0], metrics.StageClock()
+  config = dataclasses.replace(_CONFIG, num_steps=1)
+  pool = adaptation_samples.pool_networks(network, target, config)
+  for ipc in (1, 2):
+    made = translated_sets.distill_dataset(
+      start, target, ipc=ipc, config=config, clock=clock
+    )
+    finishing.fit_labels(
+      *(network, made, target), config=config, networks=pool, clock=clock
+    )
+  assert set(clock.seconds()) >= {
+    f'{part}, IPC {ipc}' for part in ('translation', 'labels') for ipc in (1, 2)
+  }

@@ -12,7 +12,7 @@ import pytest
 
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.core import distill_step
-from fsdd_jax.runtime import checkpoints, metrics
+from fsdd_jax.runtime import checkpoints, metrics, preemption
 from fsdd_jax.runtime.loop import Loop, LoopOptions, with_clock
 from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.types import labeled_set
@@ -30,6 +30,25 @@ def test_a_damaged_settings_file_is_named(tmp_path):
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'config.json is not JSON'):
     claim_workdir(LoopOptions(tmp_path), DistillationConfig())
+
+
+def test_after_an_error_at_the_start_the_remedy_can_be_tried(
+  tmp_path, monkeypatch
+):
+  options = LoopOptions(tmp_path, checkpoint_every=1)
+  _run(options, [1.0], 1)
+
+  def damaged(self, state):
+    raise ValueError('damaged')
+
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoints.Checkpointer, 'restore_or', damaged)
+    with pytest.raises(ValueError, match='damaged') as kept:
+      _run(options, [1.0], 1)
+  # The error still holds the loop, as a notebook keeps the last one.
+  assert int(_run(options, [1.0], 1).step) == 1
+  assert kept.value.args == ('damaged',)
+  assert not preemption._Signals.deferring
 
 
 _TX = distill_step.make_optimizer('sgd', 0.1)

@@ -148,6 +148,8 @@ def init_state(
     config: optimiser and rates of images and labels.
     own: rates of the scale, by AdaBelief, and of the solver.
   """
+  # One that was distilled in theta may carry its own start.
+  start = labeled_set(start.images, start.labels)
   learned = {'images': start.images, 'labels': start.labels}
   further = {}
   if own.platt_learning_rate:
@@ -286,9 +288,8 @@ def plan(setup: Setup) -> Plan:
   )
 
 
-def check(network: nn.Module, own: RcigConfig) -> None:
+def check(network: nn.Module, _: RcigConfig) -> None:
   """Raises a ValueError for a network that cannot be linearised here."""
-  del own
   if not isinstance(network, layers.Network):
     raise ValueError(
       f'RCIG takes networks built on layers.Network, whose classifier it '

@@ -12,6 +12,8 @@ import optax
 import pytest
 
 import toy
+from fsdd_jax.algorithms import in_theta
+from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.algorithms.peers import (
   frame,
@@ -292,7 +294,7 @@ def test_softplus_is_near_relu_and_shares_its_weights():
     layers.with_softplus(Smooth(), 60.0)
 
 
-def _run(own=_OWN, config=_CONFIG, network=None, **options):
+def _run(own=_OWN, config=_CONFIG, network=None, start=None, **options):
   _, dataset, transform = toy.problem()
   network = network or extractors.Mlp(num_classes=3, depth=1, width=8)
   return frame.distill_by(
@@ -300,6 +302,7 @@ def _run(own=_OWN, config=_CONFIG, network=None, **options):
     config=config,
     own=own,
     options=LoopOptions(log_every=1, **options),
+    start=start,
   )
 
 
@@ -318,6 +321,20 @@ def test_the_result_is_the_average_and_networks_are_trained():
   fresh = _run(dataclasses.replace(_OWN, online_learning_rate=1e-30))
   moved = jax.tree.map(lambda x, y: abs(x - y).max(), result.seen, fresh.seen)
   assert max(jax.tree.leaves(moved)) > 1e-6
+
+
+def test_a_set_that_keeps_its_start_is_distilled_further():
+  theta, target = toy.translator().theta, toy.target()
+  given = in_theta.distill_in_theta(
+    theta, target, ipcs=(1,), config=AdaptationConfig(num_steps=1)
+  )[1]
+  assert given.start is not None
+  config = dataclasses.replace(_CONFIG, ipc=1, num_steps=1)
+  kept, without = (
+    _run(config=config, start=start)
+    for start in (given, dataclasses.replace(given, start=None))
+  )
+  np.testing.assert_array_equal(kept.synthetic.images, without.synthetic.images)
 
 
 @functools.cache

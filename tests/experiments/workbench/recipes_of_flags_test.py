@@ -12,7 +12,7 @@ from fsdd_jax.storage import translators
 from workbench import columns, recipes
 
 
-def _recipe(monkeypatch, translator, theta_steps=None):
+def _recipe(monkeypatch, translator, theta_steps=None, modules=()):
   """The recipe of table1.py with a translator's file."""
   given = flags.FlagValues()
   define = {'help': '', 'flag_values': given}
@@ -24,6 +24,7 @@ def _recipe(monkeypatch, translator, theta_steps=None):
     flags.DEFINE_string(name, value, **define)
   flags.DEFINE_list('protocols', 'krr', **define)
   flags.DEFINE_list('target_flag', '--limit=9', **define)
+  flags.DEFINE_list('import', modules, **define)
   flags.DEFINE_integer('repeats', 1, **define)
   flags.DEFINE_integer('theta_steps', theta_steps, **define)
   given.mark_as_parsed()
@@ -35,6 +36,26 @@ def _translator(fit=normalization.standardization):
   start, (_, dataset, _) = toy.translator(), toy.problem()
   transform = fit(dataset.images)
   return start.adapted(start.variables['params'], transform, record={})
+
+
+def test_rows_in_other_networks_than_the_translator_are_refused(tmp_path):
+  name = 'tiny_imagenet_32'
+  recipe = columns.Recipe('.', str(tmp_path), 'own', (1,), translator=name)
+  flagfile = tmp_path / 'own_digits.flags'
+  flagfile.write_text('--dataset=digits\n--width=32\n')
+  missing = '--norm=none --width_multiplier=2'
+  with pytest.raises(ValueError, match=f'{missing}, and own_digits.flags'):
+    recipes.check_networks(recipe, ['digits'])
+  given = dataclasses.replace(recipe, flags=tuple(missing.split()))
+  recipes.check_networks(given, ['digits'])
+  recipes.check_networks(dataclasses.replace(recipe, translator=''), ['digits'])
+
+
+def test_modules_that_are_imported_are_so_in_all_tasks(monkeypatch):
+  found = _recipe(monkeypatch, 'tiny_imagenet_32', modules=['own', 'other'])
+  task = columns.score_task(found, 'cifar10', 'w/o Ada', 1)
+  for each in (task, task.needs['made']):
+    assert each.arguments[-1] == '--import=own,other'
 
 
 @pytest.mark.parametrize(

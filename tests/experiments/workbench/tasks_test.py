@@ -1,6 +1,7 @@
 """Tasks run once, in order, and again only if what shapes them changed."""
 
 import dataclasses
+import importlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from workbench import tasks
+from workbench.columns import Recipe
 from workbench.tasks import Task
 
 _BINARY = """
@@ -46,6 +48,25 @@ def test_a_chain_runs_in_order_and_once(binary, tmp_path):
   assert _runs(second, tmp_path / 'root') == [
     str(first.folder(tmp_path / 'root'))
   ]
+
+
+def test_an_imported_module_is_part_of_a_task(binary, tmp_path, monkeypatch):
+  module = tmp_path / 'own_network.py'
+  module.write_text('x = 1\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.setitem(
+    sys.modules, 'own_network', importlib.import_module('own_network')
+  )
+  recipe = Recipe(
+    '.', '.', 'tiny', (1,), common_flags=('--import=own_network',)
+  )
+  task = dataclasses.replace(recipe.task('one', 'note.py', 'a'), binary=binary)
+  assert task.command(tmp_path)[2:] == ['a', '--import=own_network']
+  before = task.digest
+  module.write_text('x = 1  # A comment.\n')
+  assert task.digest == before
+  module.write_text('x = 2\n')
+  assert task.digest != before
 
 
 def test_a_change_redoes_what_needs_it_alone(binary, tmp_path):
