@@ -9,7 +9,7 @@ r"""Adapts a translator to a data set and distils it for any IPC (Alg. 3).
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -54,6 +54,13 @@ _THETA_SIZE = flags.DEFINE_integer(
   'theta_size', None, "Resolution of theta; the file's, or the data set's."
 )
 
+_START = flags.DEFINE_list(
+  'start',
+  [],
+  'Files of sets that those in theta begin with, one an IPC, such as those of '
+  'distill.py --method=herding; other IPCs begin with random real images.',
+)
+
 # By the name of its file, a set and the method that made it.
 Sets = dict[str, tuple[str, LabeledSet]]
 
@@ -89,14 +96,16 @@ def main(_: list[str]) -> None:
     'options': options,
     'clock': clock,
   }
+  starts = _starts(problem, {*config.adapt_ipcs, *ipcs})
   # All of the run, as its parts share seconds and files.
   with claimed_workdir(options, config, **problem.facts, **target.facts):
-    _run(problem, ipcs, common, workdir)
+    _run(problem, ipcs, starts, common, workdir)
 
 
 def _run(
   problem: problems.AdaptationProblem,
   ipcs: Sequence[int],
+  starts: Mapping[int, LabeledSet],
   common: dict[str, Any],
   workdir: pathlib.Path,
 ) -> None:
@@ -106,7 +115,11 @@ def _run(
   wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
   theta_networks = in_theta.theta_networks(start.theta, target, config, clock)
   before = in_theta.distill_in_theta(
-    start.theta, ipcs=wanted, networks=theta_networks, **common
+    start.theta,
+    ipcs=wanted,
+    networks=theta_networks,
+    starts=starts,
+    **common,
   )
   # Nothing is summed before a network is asked for.
   pool = pool_networks(problem.network, target, config, clock)
@@ -128,6 +141,23 @@ def _run(
     )
 
 
+def _starts(
+  problem: problems.AdaptationProblem, ipcs: Collection[int]
+) -> dict[int, LabeledSet]:
+  """The sets of --start, by their IPCs."""
+  found = {}
+  for path in _START.value:
+    labeled = problems.start_from_file(path, problem.normalization)
+    ipc = len(labeled.labels) // problem.dataset.num_classes
+    if ipc not in ipcs or ipc in found:
+      raise ValueError(
+        f'--start: {path} has {ipc} images a class; give one file for an IPC '
+        f'of {", ".join(map(str, sorted(ipcs)))}.'
+      )
+    found[ipc] = labeled
+  return found
+
+
 def _write(
   workdir: pathlib.Path,
   problem: problems.AdaptationProblem,
@@ -140,6 +170,8 @@ def _write(
     'adaptation': dataclasses.asdict(config),
     'translator': _TRANSLATOR.value,
   }
+  if _START.value:
+    record['start'] = list(_START.value)
   if config.num_adaptation_steps:
     path = workdir / 'translator.safetensors'
     # The file says of which translator it was made, too.

@@ -80,7 +80,7 @@ def from_flags(binary: str) -> Recipe:
       f'{", ".join(evaluate.PROTOCOLS)}.'
     )
   image_flags, steps = [], values.theta_steps
-  modules = ','.join(values['import'].value) if 'import' in values else ''
+  imported = values['import'].value if 'import' in values else None
   if values.translator:
     given = zoo.load_translator(values.translator)
     image_flags = ['--zca'] if given.is_whitened else []
@@ -99,7 +99,7 @@ def from_flags(binary: str) -> Recipe:
     # So that sets which are not translated have no more steps than those that
     # are.
     theta_flags=(f'--num_steps={steps}',) if steps else (),
-    common_flags=(f'--import={modules}',) if modules else (),
+    common_flags=(f'--import={",".join(imported)}',) if imported else (),
   )
 
 

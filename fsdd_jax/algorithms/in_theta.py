@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -18,7 +18,7 @@ from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
 from fsdd_jax.networks import computation
 from fsdd_jax.networks.fixed import FixedNetwork
-from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime import hashes, metrics
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.runtime.workdir import claim_workdir, options_within
 from fsdd_jax.storage.learned_network import LearnedNetwork
@@ -64,6 +64,7 @@ def distill_in_theta(
   config: AdaptationConfig,
   options: LoopOptions | None = None,
   networks: NetworksFn | None = None,
+  starts: Mapping[int, LabeledSet] | None = None,
   clock: metrics.StageClock | None = None,
 ) -> dict[int, LabeledSet]:
   """Distils a target set in theta for some IPCs (Alg. 3, lines 2-16).
@@ -79,6 +80,8 @@ def distill_in_theta(
       `in_theta/ipc_<I>` in the work directory.
     networks: theta with its statistics, which `theta_networks` made of the same
       target set, to share them.
+    starts: the set before the first step, by IPC, at the resolution of theta;
+      others begin with random real images (lines 4-8).
     clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
 
   Returns:
@@ -96,6 +99,7 @@ def distill_in_theta(
     config=config,
     options=options,
     networks=networks,
+    starts=starts,
     clock=clock,
   )
   return {ipc: labeled for (ipc, _), labeled in found.items()}
@@ -109,6 +113,7 @@ def distill_sets(
   config: AdaptationConfig,
   options: LoopOptions | None = None,
   networks: NetworksFn | None = None,
+  starts: Mapping[int, LabeledSet] | None = None,
   clock: metrics.StageClock | None = None,
 ) -> dict[SetName, LabeledSet]:
   """Distils several sets of an IPC in theta, from different real images.
@@ -126,6 +131,7 @@ def distill_sets(
       `in_theta/ipc_<I>`, or `in_theta/ipc_<I>_start_<number>` above 0. Curves
       (`state_fn`) follow the starts of number 0 alone.
     networks: as for `distill_in_theta`.
+    starts: as for `distill_in_theta`, of number 0.
     clock: gets the seconds of `statistics` and of `distillation, IPC <I>`.
 
   Returns:
@@ -142,15 +148,22 @@ def distill_sets(
   loss_fn = losses.LOSSES[config.loss].on_statistics
   # Line 9.
   network = networks or theta_networks(theta, target, config, clock)
-  starts = {
-    name: start_of(theta, target, name=name, config=config) for name in names
+  given = {(ipc, 0): labeled for ipc, labeled in (starts or {}).items()}
+  for (ipc, _), labeled in given.items():
+    check_set(theta, target, labeled, ipc=ipc)
+  first = {
+    name: given.get(name) or start_of(theta, target, name=name, config=config)
+    for name in names
   }
   named = f'{theta!r}{computation.digest(theta.network, theta.image_shape)}'
   found = {}
-  for (ipc, number), start in starts.items():  # Lines 2-3.
+  for (ipc, number), start in first.items():  # Lines 2-3.
     own = config.distillation(ipc)
     folder = _folder(options, ipc, number)
-    claim_workdir(folder, own, theta=named, **target.facts)
+    facts = {'theta': named, **target.facts}
+    if (ipc, number) in given:
+      facts['start_sha256'] = hashes.hash_tree(start)
+    claim_workdir(folder, own, **facts)
     with clock.part(f'distillation, IPC {ipc}'):
       distilled = distill_from(  # Lines 10-14.
         start,

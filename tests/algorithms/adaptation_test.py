@@ -328,6 +328,30 @@ def test_shared_statistics_of_theta_have_the_coding_of_the_config(
   assert _bytes(shared) == _bytes(own)
 
 
+def test_sets_in_theta_begin_with_those_given(start, target, tmp_path):
+  def distil(starts, workdir=None):
+    return in_theta_stage.distill_in_theta(
+      start.theta,
+      target,
+      ipcs=(1, 2),
+      config=_CONFIG,
+      starts=starts,
+      options=LoopOptions(workdir, progress=False),
+    )
+
+  own = distil({})
+  given = target.random_real(jax.random.key(77), ipc=2)
+  found = distil({2: given}, tmp_path)
+  np.testing.assert_array_equal(found[2].start, given.images)
+  assert np.abs(found[2].images - own[2].images).max() > 1e-3
+  assert _bytes(found[1]) == _bytes(own[1])
+  assert _bytes(found) == _bytes(distil({2: given}, tmp_path))
+  with pytest.raises(ValueError, match='start_sha256'):
+    distil({}, tmp_path)
+  with pytest.raises(ValueError, match='images'):
+    distil({1: given})
+
+
 def test_direct_steps_go_on_from_the_translated_set_in_the_pool(
   tiny_network, start, target, in_theta
 ):

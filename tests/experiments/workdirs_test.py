@@ -1,5 +1,6 @@
 """A work directory is that of one run, for every method."""
 
+import numpy as np
 import pytest
 
 from binaries import run
@@ -91,3 +92,33 @@ def test_another_translator_takes_no_seconds_and_files_of_the_first(tmp_path):
   (once, twice) = metrics.read_seconds(tmp_path / 'seconds.jsonl')
   assert 'distillation, IPC 2' not in once
   assert twice['distillation, IPC 2'] > 0
+
+
+@pytest.mark.slow
+def test_sets_in_theta_begin_with_files_that_are_given(tmp_path):
+  chosen = run(
+    *('distill.py', *_DATA, '--method=herding', '--ipc=1'),
+    f'--workdir={tmp_path}/herding',
+  )
+  assert chosen.returncode == 0, chosen.stderr
+  path = tmp_path / 'herding' / 'distilled.safetensors'
+  command = (
+    *('adapt.py', *_DATA, '--translator=none', '--translator_width=2'),
+    *('--translator_blocks=0', '--num_adaptation_steps=0', f'--start={path}'),
+  )
+  refused = run(*command, '--adapt_ipcs=2', f'--workdir={tmp_path}/own')
+  assert 'has 1 images a class; give one file for an IPC of 2' in refused.stderr
+  for name, further in (('own', ()), ('still', ('--learning_rate=1e-9',))):
+    made = run(
+      *(*command, *further),
+      *('--adapt_ipcs=1', f'--workdir={tmp_path}/{name}'),
+    )
+    assert made.returncode == 0, made.stderr
+  still, own = (
+    distilled_set.read_distilled(tmp_path / name / 'in_theta_ipc1.safetensors')
+    for name in ('still', 'own')
+  )
+  given = distilled_set.read_distilled(path)
+  np.testing.assert_allclose(still.images, given.images, atol=1e-6)
+  assert np.abs(own.images - given.images).max() > 1e-3
+  assert own.metadata.recipe['start'] == [str(path)]
