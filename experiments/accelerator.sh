@@ -13,7 +13,7 @@
 #   3  Table 1's row of CIFAR-10 at IPC 10 and 1, one seed, then three
 #   4  Table 1's row of Imagenette at 128 x 128
 #   5  Figure 2
-#   6  the sets of part 3, IPC 10, first seed, scored by training (frepo)
+#   6  the sets of part 3, first seed, scored by training (frepo)
 #
 # OUT has four files: summary.txt (how each part ended, after how long), parts.log
 # (all that they print), tables.tar, and the translator.
@@ -124,11 +124,15 @@ flagfile() {
 # A table or figure, all of whose tasks run in one process.
 table() {  # table NAME MOST BINARY DATA FLAG...
   local name=$1 most=$2 binary=$3 data=$4
+  local own=$work/tables/$name
   shift 4
+  # Tables share their tasks, but not their files, which have the same names.
+  mkdir -p "$work/tables/tasks" "$own"
+  ln -sfn ../tasks "$own/tasks"
   run "$name" "$most" "$binary" --scale="$scale" --recipes="$recipes" \
-    --workdir="$work/tables" --repeats="$repeats" --in_process \
+    --workdir="$own" --repeats="$repeats" --in_process \
     "${translator[@]}" "${image[@]}" --target_flag="--dataset=$data" "$@"
-  local status=$? stem=$work/tables/${binary%.py}
+  local status=$? stem=$own/${binary%.py}
   if ((!status)); then
     mkdir -p "$work/results"
     for file in "$stem".{md,json,png}; do
@@ -232,7 +236,7 @@ figure2() {
 }
 
 trained() {
-  table trained 250 table1.py "$target" --rows=cifar10:10 \
+  table trained 250 table1.py "$target" --rows=cifar10:10+1 \
     --columns="$(columns '1 Net,Baseline,Pool,random real')" \
     --seeds="${seeds%%,*}" --protocols=frepo
 }
