@@ -154,9 +154,10 @@ def _compare(
   made: dict[str, tables.Table] = {}
   titles = [runner.title for runner in methods.values()]
   for text, runner in methods.items():
-    # A variant of a method may have its title.
+    # A variant of a method may have its title, as may another flagfile.
     is_variant = ' ' in text and titles.count(runner.title) > 1
-    name = text if is_variant else runner.title
+    is_taken = runner.title in records
+    name = text if is_variant or is_taken else runner.title
     paths[name] = comparison_records.path_of(workdir, ipc, text)
     records[name] = comparison_runs.run_once(paths[name], runner, plan)
     made['curves'] = page.write_curves(records)

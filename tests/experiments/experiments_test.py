@@ -180,7 +180,8 @@ def test_compare_names_variants_and_knows_its_images(tmp_path):
       )
 
   save(200)
-  (tmp_path / 'tiny_one_net.flags').write_text('--num_steps=2\n')
+  for name in ('one_net', 'again'):
+    (tmp_path / f'tiny_{name}.flags').write_text('--num_steps=2\n')
   command = (
     *('compare.py', f'--dataset=npz:{tmp_path / "own.npz"}', '--width=4'),
     *('--ipcs=1', '--repeats=1', '--points=1', f'--recipes={tmp_path}'),
@@ -188,11 +189,11 @@ def test_compare_names_variants_and_knows_its_images(tmp_path):
     f'--workdir={tmp_path / "compared"}',
   )
   result = run(
-    *command, '--methods=one_net --learning_rate=5,one_net,random_real'
+    *command, '--methods=one_net --learning_rate=5,one_net,again,random_real'
   )
   assert result.returncode == 0, result.stderr
   found = json.loads((tmp_path / 'compared/compare_ipc1.json').read_text())
-  names = ['one_net --learning_rate=5', '1 Net', 'random real']
+  names = ['one_net --learning_rate=5', '1 Net', 'again', 'random real']
   assert list(found['curves']) == names
   save(100)
   other = run(*command, '--methods=random_real')
