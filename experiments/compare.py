@@ -68,7 +68,8 @@ _SCALE = flags.DEFINE_string('scale', 'cpu', 'What their names begin with.')
 _SECONDS = flags.DEFINE_float(
   'seconds',
   0.0,
-  'Time of each method, without compilation; 0: the steps of its flagfile.',
+  'Time of each method, without compilation; 0: the steps of its flagfile, '
+  'which 1 Net, Pool(R), Baseline(R) and w/o Ada keep in any case.',
   lower_bound=0,
 )
 _TRANSLATOR = flags.DEFINE_string(

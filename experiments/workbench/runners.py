@@ -61,7 +61,8 @@ class Runner(NamedTuple):
     run: of a number of steps and options; returns what holds the set.
     num_steps: of its flagfile; 0 where it has none.
     unlike_later: how many steps differ from all later ones; None for a method
-      that more steps do not serve: 1 Net and Pool over-fit their networks.
+      that keeps the steps of its flagfile, whatever its time: 1 Net, Pool and
+      w/o Ada over-fit their networks by more, Baseline(R) has R and no more.
     network: that sets are distilled in.
     distillation: of the set; its number of steps is that of the flagfile.
     further: what else shapes the result, by name; JSON values.
@@ -177,13 +178,13 @@ def _distilling(
       start=None,
     )
 
-  few = config.revisit or config.num_networks == 1
-  over_fits = method is METHODS['networks'] and few
+  draws_more = fresh and config.num_networks > 1 and not config.revisit
+  keeps_steps = method is METHODS['networks'] and not draws_more
   return Runner(
     method.title(config),
     run,
     num_steps=config.num_steps if method.learns else 0,
-    unlike_later=None if over_fits else 1,
+    unlike_later=None if keeps_steps else 1,
     network=changed,
     distillation=config,
     further={} if own is None else {name: dataclasses.asdict(own)},

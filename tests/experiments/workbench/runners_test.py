@@ -108,6 +108,31 @@ def test_labels_are_fitted_in_the_pool_after_translation(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ('flags', 'title', 'unlike_later'),
+  [
+    ('--num_networks=6', 'Baseline', 1),
+    ('--num_networks=3', 'Baseline(R=3)', None),
+    ('--num_networks=3 --revisit', 'Pool(3)', None),
+    ('--num_networks=6 --revisit', 'Pool(6)', None),
+    ('--num_networks=1', '1 Net', None),
+  ],
+)
+def test_networks_of_a_fixed_number_keep_their_steps(
+  flags, title, unlike_later, tmp_path
+):
+  (tmp_path / 'tiny_own.flags').write_text('--num_steps=6\n')
+  runner = runners.make_runner(
+    f'own {flags}',
+    toy.problem(),
+    toy.translator(),
+    ipc=1,
+    settings=runners.Settings(str(tmp_path), 'tiny', NetworkConfig()),
+  )
+  assert (runner.title, runner.num_steps) == (title, 6)
+  assert runner.unlike_later == unlike_later
+
+
+@pytest.mark.parametrize(
   ('text', 'message'),
   [
     ('pool --num_netwroks=4', 'num_netwroks'),
