@@ -132,6 +132,12 @@ def main(_: list[str]) -> None:
       f'--updates {len(each[1])}; give one of each for each number of networks.'
     )
   plan = dict(zip(counts, zip(*each, strict=True), strict=True))
+  for networks, (steps, _) in plan.items():
+    if steps < networks:
+      raise ValueError(
+        f'--steps={",".join(_STEPS.value)} has {steps} for {networks} '
+        'networks; give at least one step a network.'
+      )
   workdir = files.resolve(flags.FLAGS.workdir)
   root = workdir / 'tasks'
   for ipc in recipe.ipcs:

@@ -145,6 +145,20 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
       ),
       '--steps 2 and --updates 4; give one of each',
     ),
+    (
+      (
+        *('few_networks.py', '--translator=tiny_imagenet_32'),
+        *('--networks=1,4', '--steps=2,2', '--updates=2,2'),
+      ),
+      '--steps=2,2 has 2 for 4 networks; give at least',
+    ),
+    (
+      (
+        *('few_networks.py', '--translator=tiny_imagenet_32'),
+        *('--networks=1', '--steps=2', '--updates=0'),
+      ),
+      '--updates=0 must list',
+    ),
     (('figure2.py', '--translator=x'), 'no shipped translator'),
     (('compare.py', '--dataset=digits', '--points=0'), '--points=0'),
     (('compare.py', '--dataset=digits', '--methods='), '--methods names none'),
