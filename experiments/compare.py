@@ -207,7 +207,7 @@ def main(_: list[str]) -> None:
 
   plan = comparison_runs.Plan(
     *(found, scoring, _SECONDS.value, _POINTS.value),
-    comparison_runs.translating(found, _SEED.value),
+    comparison_runs.translating(found),
   )
   made = []
   shared = (_SECONDS, _POINTS, _REPEATS, _PROTOCOL, _SPLIT, _END_WIDTH, _SEED)

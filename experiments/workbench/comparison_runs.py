@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import pathlib
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fsdd_jax.algorithms import in_theta
-from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks.translator import translate
@@ -29,14 +30,14 @@ class Plan(NamedTuple):
     scoring: how points and ends are scored.
     seconds: time of each method; 0 for the steps of its flagfile.
     points: of each part of a curve.
-    translate_fn: as for `curves.record`.
+    translating: as `curves.record` takes it, by the distillation in theta.
   """
 
   problem: problems.AdaptationProblem
   scoring: Scoring
   seconds: float
   points: int
-  translate_fn: curves.TranslateFn
+  translating: Callable[[DistillationConfig], curves.TranslateFn]
 
 
 def run(
@@ -51,14 +52,14 @@ def run(
   Returns:
     Its snapshots and its number of steps.
   """
-  steps = runner.num_steps
+  steps, translate_fn = runner.num_steps, plan.translating(runner.distillation)
   if plan.seconds and steps and runner.unlike_later is not None:
     steps = curves.steps_within(
       runner.run,
       plan.seconds,
       unlike_later=runner.unlike_later,
       part=runner.part,
-      translate_fn=plan.translate_fn,
+      translate_fn=translate_fn,
     )
     if steps == 1:
       warnings.warn(
@@ -69,7 +70,7 @@ def run(
   snapshots = curves.record(
     functools.partial(runner.run, steps),
     every=max(1, steps // plan.points),
-    translate_fn=plan.translate_fn,
+    translate_fn=translate_fn,
   )
   return snapshots, steps
 
@@ -135,25 +136,24 @@ def score_once(path: pathlib.Path, record: Record, scoring: Scoring) -> Record:
 
 
 def translating(
-  problem: problems.AdaptationProblem, seed: int
-) -> curves.TranslateFn:
-  """A function of omega that translates a set as it was distilled in theta.
+  problem: problems.AdaptationProblem,
+) -> Callable[[DistillationConfig], curves.TranslateFn]:
+  """Functions of omega that translate a set as it was distilled in theta.
 
   Args:
     problem: target set and translator.
-    seed: of the start of sets.
 
   Returns:
-    As for `curves.record`.
+    A function of the distillation in theta, whose seed, IPC and short classes
+    fix the start of the set; it returns what `curves.record` takes.
   """
   start, train = problem.start, problem.dataset
   target = TargetSet(train, problem.normalization)
 
   @functools.cache
-  def began_with(ipc: int) -> jax.Array:
-    config = AdaptationConfig(seed=seed)
+  def began_with(config: DistillationConfig) -> jax.Array:
     return in_theta.start_of(
-      start.theta, target, name=(ipc, 0), config=config
+      start.theta, target, name=(config.ipc, 0), config=config
     ).images
 
   @jax.jit
@@ -163,13 +163,14 @@ def translating(
       start.translator, {'params': params}, labeled, start.maps_of
     )
 
-  def from_theta(params: Any, labeled: LabeledSet) -> LabeledSet:
-    ipc = len(labeled.mask) // train.num_classes
+  def from_theta(
+    config: DistillationConfig, params: Any, labeled: LabeledSet
+  ) -> LabeledSet:
     return translated(
-      params, dataclasses.replace(labeled, start=began_with(ipc))
+      params, dataclasses.replace(labeled, start=began_with(config))
     )
 
-  return from_theta
+  return lambda config: functools.partial(from_theta, config)
 
 
 def _set_of(path: pathlib.Path) -> pathlib.Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
-from fsdd_jax.algorithms.configs import UpdateConfig
+from fsdd_jax.algorithms.configs import DistillationConfig, UpdateConfig
 from fsdd_jax.algorithms.distillation import (
   check_size,
   distill_from,
@@ -184,7 +184,7 @@ def start_of(
   target: TargetSet,
   *,
   name: SetName,
-  config: AdaptationConfig,
+  config: AdaptationConfig | DistillationConfig,
 ) -> LabeledSet:
   """The real images that `distill_sets` begins a set with (lines 4-8).
 
@@ -192,7 +192,7 @@ def start_of(
     theta: the fixed network.
     target: the target set (X_T, Y_T).
     name: IPC and number of the start.
-    config: the seed and the coding of labels.
+    config: the seed, the coding of labels, and what short classes do.
 
   Returns:
     The set before the first step, at the resolution of theta.
