@@ -84,7 +84,8 @@ def pretrain(
     ends: asked after each score; if true, the stage ends as at a plateau.
 
   Returns:
-    The translator with omega_0, the best parameters by held-out loss; theta;
+    The translator with omega_0, the best parameters by held-out loss, of those
+    after some updates, so that a given start is not among them; theta;
     and the record of settings, steps, losses and why it ended, which is the
     same for the same config and cache.
 

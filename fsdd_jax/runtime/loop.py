@@ -43,7 +43,8 @@ class LoopOptions:
     workdir: folder of checkpoints, metrics and settings; None writes nothing.
     checkpoint_every: steps between checkpoints.
     log_every: steps between log lines; losses reach the host only then.
-    progress_fn: called at each log line with the steps done and the metrics.
+    progress_fn: called at each log line and checkpoint with the steps done and
+      the metrics.
     state_fn: called there with the steps done and the stage's state, for
       curves; it must copy what it keeps, as the next step donates the state.
     clock: writes its seconds with each checkpoint; see `with_clock`.
