@@ -19,7 +19,8 @@ from absl import flags
 import fsdd_jax as fsdd
 from fsdd_jax.reporting import console, pictures, tables
 from fsdd_jax.runtime import files
-from workbench import launching
+from workbench import first_look, launching
+from workbench.first_look import BOTH, POOL, W_ADA
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/quickstart', 'Folder of the results.'
@@ -35,25 +36,6 @@ _TRANSLATOR = 'tiny_imagenet_32'
 _IPCS = (1, 2, 5)
 _SEEN_IPCS = (1, 5)
 _NETWORKS = 4
-_W_ADA, _POOL = f'w Ada({_NETWORKS})', f'Pool({_NETWORKS})'
-_BOTH = f'w Ada, {_POOL}'
-_MEANINGS = {
-  'random real': 'Real images, drawn at random.',
-  '1 Net': 'Distilled in one network, that of the translator.',
-  'w/o Ada': '1 Net, changed by the translator as it is shipped.',
-  _W_ADA: (
-    f'1 Net, changed by the translator after it was adapted in {_NETWORKS} '
-    f'networks, once, on IPC {_SEEN_IPCS[0]} and {_SEEN_IPCS[1]}.'
-  ),
-  _POOL: f'Distilled in {_NETWORKS} networks at once, each IPC anew.',
-  _BOTH: f'The same, but begun with the images of {_W_ADA}.',
-}
-_PLAN = """\
-This distils scikit-learn's handwritten digits, 1,438 images, to 1, 2 and 5
-images a class: in one network, by the shipped translator, and in four networks.
-It scores each set in networks that it never saw. On two cores that takes about
-two minutes. Nothing is downloaded.
-"""
 
 
 class Sets(NamedTuple):
@@ -76,6 +58,15 @@ class Problem(NamedTuple):
   omega: fsdd.ThetaTranslator
   target: fsdd.TargetSet
   test: fsdd.Dataset
+
+
+def _pool() -> int:
+  """The number of networks, each of which takes a step at least."""
+  return min(_NETWORKS, _STEPS.value)
+
+
+def _title(row: str) -> str:
+  return first_look.title(row, _pool())
 
 
 def _problem() -> Problem:
@@ -113,9 +104,9 @@ def _translated_rows(problem: Problem) -> dict[str, Sets]:
     batch_size=1,
     adaptation_learning_rate=1e-3,
     thinned=0.5,  # For the IPC that is not seen.
-    network_pool=_NETWORKS,
+    network_pool=_pool(),
   )
-  for name, own in (('w/o Ada', config), (_W_ADA, adaptation)):
+  for name, own in (('w/o Ada', config), (W_ADA, adaptation)):
     begin = time.perf_counter()
     seen = {ipc: in_theta[ipc] for ipc in own.adapt_ipcs}
     adapted = fsdd.adapt(network, omega, target, config=own, in_theta=seen)
@@ -137,7 +128,7 @@ def _pool_row(problem: Problem, start: Sets | None = None) -> Sets:
   begin, found = time.perf_counter(), {}
   for ipc in _IPCS:
     config = fsdd.DistillationConfig(
-      ipc=ipc, num_steps=steps, num_networks=min(_NETWORKS, steps), revisit=True
+      ipc=ipc, num_steps=steps, num_networks=_pool(), revisit=True
     )
     found[ipc] = fsdd.distill_over_networks(
       network,
@@ -172,17 +163,17 @@ def _reading(
   lines = []
   for ipc in _IPCS:
     best = max(scores, key=lambda name: scores[name][ipc].mean)
-    gain = scores[_W_ADA][ipc].mean - scores['1 Net'][ipc].mean
+    gain = scores[W_ADA][ipc].mean - scores['1 Net'][ipc].mean
     seen = 'seen' if ipc in _SEEN_IPCS else 'not seen'
     lines.append(
-      f'IPC {ipc} ({seen} by the adaptation): {best} has the highest mean, '
-      f'{scores[best][ipc]}; the adapted translator changes 1 Net by '
+      f'IPC {ipc} ({seen} by the adaptation): {_title(best)} has the highest '
+      f'mean, {scores[best][ipc]}; the adapted translator changes 1 Net by '
       f'{gain:+.1f} points.'
     )
   lines.append(
     'What the translator is for: it is adapted once, and then serves any IPC. '
-    f'One more\nIPC takes {rows[_W_ADA].each:.0f} s, and '
-    f'{rows[_POOL].each:.0f} s in a pool of as many networks. For one set '
+    f'One more\nIPC takes {rows[W_ADA].each:.0f} s, and '
+    f'{rows[POOL].each:.0f} s in a pool of as many networks. For one set '
     'take a\npool of many networks, or fresh ones (distill.py).'
   )
   return '\n'.join(lines) + '\n'
@@ -205,7 +196,7 @@ def _save(workdir: pathlib.Path, problem: Problem, row: Sets) -> None:
         'norm': network.norm,
       },
       recipe={
-        'method': _W_ADA,
+        'method': _title(W_ADA),
         'translator': _TRANSLATOR,
         'data': {'dataset': 'digits', 'image_size': size},
       },
@@ -225,7 +216,8 @@ def _save(workdir: pathlib.Path, problem: Problem, row: Sets) -> None:
 def main(_: list[str]) -> None:
   """Makes, scores, saves and reports each row."""
   workdir = files.resolve(_WORKDIR.value)
-  print(_PLAN)
+  files.check_writable(workdir / 'report.html')
+  print(first_look.plan(_pool()))
   problem = _problem()
   target = problem.target
   key = jax.random.key(0)
@@ -233,11 +225,11 @@ def main(_: list[str]) -> None:
   rows = {
     'random real': Sets(real),
     **_translated_rows(problem),
-    _POOL: _pool_row(problem),
+    POOL: _pool_row(problem),
   }
-  rows[_BOTH] = _pool_row(problem, rows[_W_ADA])
+  rows[BOTH] = _pool_row(problem, rows[W_ADA])
   scores = {name: _scores(problem, row) for name, row in rows.items()}
-  _save(workdir, problem, rows[_W_ADA])
+  _save(workdir, problem, rows[W_ADA])
   _report(workdir, problem, rows, scores)
 
 
@@ -256,7 +248,7 @@ def _report(
   )
   cells = [
     [
-      name,
+      _title(name),
       *(str(found[ipc]).partition(' (')[0] for ipc in _IPCS),
       f'{rows[name].seconds:.0f}',
       f'{rows[name].each:.0f}',
@@ -266,8 +258,9 @@ def _report(
   columns = ['set', *(f'IPC {ipc}' for ipc in _IPCS), 'seconds', 'each']
   table = tables.Table('Digits', columns, cells, caption)
   reading = _reading(rows, scores)
-  meanings = tables.Table(
-    'The rows', ['set', 'what it is'], list(_MEANINGS.items()), reading
+  meanings = first_look.meanings(_pool(), _SEEN_IPCS)
+  explained = tables.Table(
+    'The rows', ['set', 'what it is'], list(meanings.items()), reading
   )
   normalization = problem.target.normalization
   shown = []
@@ -276,11 +269,11 @@ def _report(
     figure = pictures.class_grid(
       np.asarray(pixels), problem.test.class_names, ipc=1
     )
-    shown.append((f'{name}, IPC 1', pictures.figure_png(figure)))
+    shown.append((f'{_title(name)}, IPC 1', pictures.figure_png(figure)))
   tables.write_report(
     workdir / 'report.html',
     title='fsdd_jax: a first look',
-    tables=[table, meanings],
+    tables=[table, explained],
     pictures=shown,
     settings={
       'translator': _TRANSLATOR,
@@ -288,7 +281,7 @@ def _report(
     },
   )
   console.show(table)
-  for name, meaning in _MEANINGS.items():
+  for name, meaning in meanings.items():
     print(f'{name}: {meaning}')
   print(f'\n{reading}')
   print(f'Wrote {workdir}/report.html with a picture of each set.')

@@ -118,6 +118,9 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
     f'--workdir={tmp_path}/file/x',
   )  # fmt: skip
   _assert_refused(result, 'Cannot write')
+  result = binaries.run('quickstart.py', f'--workdir={tmp_path}/file/x')
+  _assert_refused(result, 'Cannot write')
+  assert result.stdout == ''
 
 
 @pytest.mark.parametrize(

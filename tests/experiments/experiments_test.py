@@ -274,11 +274,13 @@ def test_quickstart(tmp_path):
   )
   assert result.returncode == 0, result.stderr
   rows = re.findall(r'^\| (\S.*?) +\|', result.stdout, re.MULTILINE)
-  names = ['random real', '1 Net', 'w/o Ada', 'w Ada(4)', 'Pool(4)']
-  names.append('w Ada, Pool(4)')
+  # A step in each network at least.
+  names = ['random real', '1 Net', 'w/o Ada', 'w Ada(2)', 'Pool(2)']
+  names.append('w Ada, Pool(2)')
   assert rows[-6:] == names
   assert max(map(len, re.findall(r'^\|.*', result.stdout, re.MULTILINE))) <= 80
   assert 'two minutes' in result.stdout.partition('|')[0]
+  assert 'Pool(2): Distilled in 2 networks at once' in result.stdout
   read_aloud = re.findall(r'^IPC \d .*', result.stdout, re.MULTILINE)
   assert ['(seen', '(not', '(seen'] == [x.split()[2] for x in read_aloud]
   assert all('the adapted translator changes 1 Net by' in x for x in read_aloud)
@@ -291,7 +293,7 @@ def test_quickstart(tmp_path):
   assert distilled_set.read_distilled(saved).images.shape == (20, 32, 32, 3)
   scored = run('evaluate.py', saved, '--repeats=1', '--norandom_real')
   assert scored.returncode == 0, scored.stderr
-  assert '| w Ada(4) | krr' in scored.stdout
+  assert '| w Ada(2) | krr' in scored.stdout
 
 
 def test_benchmark_step():
