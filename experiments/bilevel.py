@@ -54,12 +54,13 @@ def main(_: list[str]) -> None:
   path = workdir / 'network.safetensors'
   record = {'config': dataclasses.asdict(config), 'dataset': data.dataset}
   learned_network.save_learned(path, result.theta, transform, record=record)
+  print(f'{config.num_updates} updates in {seconds:.1f} s with compilation.')
   if losses := result.losses:
     tenth = max(1, len(losses) // 10)
     print(
-      f'{len(losses)} updates in {seconds:.1f} s with compilation. Loss in '
-      f'fresh networks: {np.mean(losses[:tenth]):.4f} over the first '
-      f'{tenth}, {np.mean(losses[-tenth:]):.4f} over the last.'
+      f'Loss in fresh networks: {np.mean(losses[:tenth]):.4f} over the first '
+      f'{tenth} of the {len(losses)} updates since the last start, '
+      f'{np.mean(losses[-tenth:]):.4f} over the last {tenth}.'
     )
   print(f'Wrote {path}.')
 

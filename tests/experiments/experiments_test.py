@@ -1,5 +1,6 @@
 """Every binary's `main`, once, at a tiny size, as a user would run it."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from binaries import EXPERIMENTS, run
+from fsdd_jax.algorithms import bilevel
 from fsdd_jax.storage import distilled_set
 
 
@@ -470,6 +472,28 @@ def test_frepos_trained_networks_are_saved_for_theta(tmp_path):
     f'--workdir={tmp_path / "further"}',
   )
   assert result.returncode == 0, result.stderr
+
+
+def test_bilevel_tells_seconds_of_all_updates_and_losses_of_the_last_start(
+  tmp_path, monkeypatch
+):
+  learn = bilevel.learn_network
+
+  def resumed(*arguments, **options):
+    result = learn(*arguments, **options)
+    return dataclasses.replace(result, losses=result.losses[1:])
+
+  monkeypatch.setattr(bilevel, 'learn_network', resumed)
+  result = run(
+    'bilevel.py',
+    *('--dataset=fractals:3', '--limit=60', '--image_size=8', '--width=4'),
+    *('--min_classes=2', '--max_classes=3', '--max_images=12'),
+    *('--max_synthetic=6', '--num_steps=2', '--num_updates=3'),
+    f'--workdir={tmp_path}',
+  )
+  assert result.returncode == 0, result.stderr
+  assert '3 updates in' in result.stdout
+  assert 'of the 2 updates since the last start' in result.stdout
 
 
 def test_bilevel_learns_a_network_that_distill_takes(tmp_path):
