@@ -171,7 +171,7 @@ CASES = {
     'ridge': _HELD_OUT,
     'loss': _HELD_OUT,
     'label_coding': Seen(
-      'test_another_network_data_or_theta_is_named_and_refused'
+      'test_another_coding_of_labels_than_the_caches_is_refused'
     ),
     'clip_norm': Seen('test_a_large_gradient_is_clipped'),
     'jitter': Seen('test_sets_move_with_their_starts_anew_at_each_step'),

@@ -38,12 +38,7 @@ from fsdd_jax.networks.layers import choose
 from fsdd_jax.networks.translator import MapsFn, translate
 from fsdd_jax.runtime import hashes, processes
 from fsdd_jax.runtime.devices import Devices, devices_for, local
-from fsdd_jax.runtime.loop import (
-  Loop,
-  LoopOptions,
-  ProgressFn,
-  with_progress,
-)
+from fsdd_jax.runtime.loop import Loop, LoopOptions, ProgressFn, with_progress
 from fsdd_jax.runtime.workdir import claim_workdir
 from fsdd_jax.storage.cache import batches as cache_batches
 from fsdd_jax.storage.cache.manifest import check_made_of, facts_of
@@ -90,8 +85,10 @@ def pretrain(
     same for the same config and cache.
 
   Raises:
-    ValueError: if the cache was made of something else or is too small, or
-      the work directory is another run's.
+    ValueError: if the cache was made of something else, has labels of another
+      coding or is too small; if `networks_per_call` does not divide the samples
+      of a device, or `start` is of another translator; or if the work directory
+      is another run's.
     FloatingPointError: when a loss is not finite.
 
   Example:
@@ -114,14 +111,7 @@ def pretrain(
   manifest = source.manifest
   facts = facts_of(network, large, theta_seed=config.theta_seed)
   check_made_of(manifest, facts)
-  claim_workdir(
-    options,
-    config,
-    network_fields=computation.named(network, large.image_shape),
-    translator_fields=repr(translator),
-    cache=manifest.digest.hex(),
-    start_sha256=start and hashes.hash_tree(start['params']),
-  )
+  devices = devices_for(config.batch_size)
   omega_key, network_key, heldout_key = jax.random.split(
     jax.random.key(config.seed), 3
   )
@@ -130,23 +120,9 @@ def pretrain(
   )
   problem = Problem(network, large, network_key, config)
   objective = pretraining_objectives.choose(problem, manifest)
-  score = make_score(
-    objective,
-    jax.random.split(heldout_key, config.heldout_networks),
-    cache_batches.read(source, large.dataset, objective.read_fn, rows=heldout),
-  )
   theta = FixedNetwork(network, manifest.network_seed, manifest.image_shape)
   random = ThetaTranslator(translator, {}, theta)
   tx = _optimizer(config)
-  devices = devices_for(config.batch_size)
-  update = make_update(
-    translator,
-    objective.loss_fn,
-    tx,
-    networks_per_call=config.networks_per_call,
-    devices=devices,
-    maps_of=random.maps_of,
-  )
   state = pretraining_state.init_state(  # Line 1.
     omega_key,
     translator,
@@ -155,6 +131,27 @@ def pretrain(
     num_scores=-(-config.num_steps // config.eval_every),
     maps_of=random.maps_of,
     start=start,
+  )
+  claim_workdir(  # Not before: what is refused leaves the folder free.
+    options,
+    config,
+    network_fields=computation.named(network, large.image_shape),
+    translator_fields=repr(translator),
+    cache=manifest.digest.hex(),
+    start_sha256=start and hashes.hash_tree(start['params']),
+  )
+  score = make_score(
+    objective,
+    jax.random.split(heldout_key, config.heldout_networks),
+    cache_batches.read(source, large.dataset, objective.read_fn, rows=heldout),
+  )
+  update = make_update(
+    translator,
+    objective.loss_fn,
+    tx,
+    networks_per_call=config.networks_per_call,
+    devices=devices,
+    maps_of=random.maps_of,
   )
   inputs = _inputs_fn(source, large.dataset, objective, learned, config)
   state, untranslated = _run(  # Lines 2-12.

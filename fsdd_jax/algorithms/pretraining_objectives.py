@@ -200,6 +200,13 @@ def choose(problem: Problem, manifest: Manifest) -> Objective:
     ValueError: if the cache of the manifest cannot serve it.
   """
   config = problem.config
+  # A cache of before this setting was noted is taken.
+  coding = manifest.configuration.get('label_coding', config.label_coding)
+  if coding != config.label_coding:
+    raise ValueError(
+      f'label_coding: {coding!r} in the cache, {config.label_coding!r} now. '
+      f'Set label_coding to {coding!r}, or build another cache.'
+    )
   if config.objective == 'reconstruction':
     return reconstruction(problem)
   if config.bank_networks:

@@ -81,7 +81,9 @@ def source(data, network, tmp_path_factory):
   return shards.open_cache(folder, manifest)
 
 
-def _pretrain(network, source, data, *, options=None, ends=None, **changes):
+def _pretrain(
+  network, source, data, *, options=None, ends=None, start=None, **changes
+):
   return pretraining.pretrain(
     network,
     _TRANSLATOR,
@@ -90,6 +92,7 @@ def _pretrain(network, source, data, *, options=None, ends=None, **changes):
     config=dataclasses.replace(_CONFIG, **changes),
     options=options,
     ends=ends,
+    start=start,
   )
 
 
@@ -385,9 +388,53 @@ def test_a_large_gradient_is_clipped():
   np.testing.assert_allclose(moved(1.0), [-0.6, -0.8], rtol=1e-6)
 
 
+def _with_coding(source, **configuration):
+  """The cache with another setting of how its labels were coded."""
+  known = dict(source.manifest.configuration)
+  del known['label_coding']
+  other = _Negatives(source)
+  other.manifest = dataclasses.replace(
+    source.manifest, configuration={**known, **configuration}
+  )
+  return other
+
+
+@pytest.mark.parametrize('bank_networks', [0, 2])
+def test_another_coding_of_labels_than_the_caches_is_refused(
+  data, network, source, bank_networks
+):
+  other = _with_coding(source, label_coding='onehot')
+  message = "'onehot' in the cache, 'centered' now.*label_coding to 'onehot'"
+  with pytest.raises(ValueError, match=message):
+    _pretrain(network, other, data, bank_networks=bank_networks)
+
+
+def test_a_cache_that_does_not_know_its_coding_is_taken(data, network, source):
+  result = _pretrain(network, _with_coding(source), data, num_steps=1)
+  assert result.record['num_steps'] == 1
+
+
 def test_too_few_subsets_are_refused(data, network, source):
   with pytest.raises(ValueError, match='6 to learn from beside 1 held-out'):
     _pretrain(network, source, data, num_subsets=7)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message', 'remedy'),
+  [
+    ({'num_subsets': 7}, 'lower num_subsets', {'num_subsets': 6}),
+    ({'label_coding': 'onehot'}, "to 'centered'", {}),
+    ({'start': {'params': {'head': np.zeros(1)}}}, 'give its body', {}),
+  ],
+)
+def test_what_is_corrected_runs_in_the_same_workdir(
+  data, network, source, tmp_path, changes, message, remedy
+):
+  options = LoopOptions(tmp_path / 'run')
+  with pytest.raises(ValueError, match=message):
+    _pretrain(network, source, data, options=options, num_steps=1, **changes)
+  assert not (tmp_path / 'run').exists()
+  _pretrain(network, source, data, options=options, num_steps=1, **remedy)
 
 
 def test_divergence_stops_with_the_step(data, network, source):
