@@ -90,29 +90,31 @@ def main(_: list[str]) -> None:
   target = TargetSet(
     problem.dataset, problem.normalization, config.label_coding
   )
+  wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
+  adaptation.check(problem.start, target, config=config, ipcs=wanted)
   common: dict[str, Any] = {
     'target': target,
     'config': config,
     'options': options,
     'clock': clock,
   }
-  starts = _starts(problem, {*config.adapt_ipcs, *ipcs})
+  starts = _starts(problem, wanted)
   # All of the run, as its parts share seconds and files.
   with claimed_workdir(options, config, **problem.facts, **target.facts):
-    _run(problem, ipcs, starts, common, workdir)
+    _run(problem, ipcs, wanted, starts, common, workdir)
 
 
 def _run(
   problem: problems.AdaptationProblem,
   ipcs: Sequence[int],
+  wanted: Sequence[int],
   starts: Mapping[int, LabeledSet],
   common: dict[str, Any],
   workdir: pathlib.Path,
 ) -> None:
-  """Adapts, and writes the sets of each IPC."""
+  """Adapts, and writes the sets of each IPC; `wanted` are those in theta."""
   start, target = problem.start, common['target']
   config, clock = common['config'], common['clock']
-  wanted = tuple(dict.fromkeys((*config.adapt_ipcs, *ipcs)))
   theta_networks = in_theta.theta_networks(start.theta, target, config, clock)
   before = in_theta.distill_in_theta(
     start.theta,

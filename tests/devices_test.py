@@ -259,6 +259,30 @@ def check_pretraining_follows_that_of_one_device():
   )
 
 
+def check_networks_side_by_side_are_of_one_device():
+  """Refused before anything is made, as the batch may be corrected."""
+  network = toy.problem()[0]
+  with tempfile.TemporaryDirectory() as folder:
+    source = toy.build_cache(f'{folder}/cache')
+    options = LoopOptions(f'{folder}/run')
+    with pytest.raises(ValueError, match='does not divide the 1 network'):
+      pretraining.pretrain(
+        *(network, toy.translator().translator, source, toy.target()),
+        config=PretrainingConfig(batch_size=8, networks_per_call=2),
+        options=options,
+      )
+    config = AdaptationConfig(
+      adapt_ipcs=(1,), num_steps=1, batch_size=8, networks_per_call=2
+    )
+    with pytest.raises(ValueError, match='does not divide the 1 network'):
+      adaptation.adapt(
+        *(network, toy.translator(), toy.target()),
+        config=config,
+        options=options,
+      )
+    assert not pathlib.Path(folder, 'run').exists()
+
+
 def check_a_step_reduces_once_and_gathers_no_images():
   """Looks at the compiled program of a pre-training step."""
   network, _, _ = toy.problem()

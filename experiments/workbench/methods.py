@@ -20,6 +20,8 @@ from fsdd_jax.types import LabeledSet
 
 # Of a key, a network, the target set and a config.
 ChooseFn = Callable[..., LabeledSet]
+# Raises the error of classes too small for a config.
+CheckFn = Callable[[TargetSet, DistillationConfig], None]
 
 
 class Method(NamedTuple):
@@ -59,7 +61,7 @@ def _over_networks(
   )
 
 
-def _chosen(title: str, choose: ChooseFn) -> Callable[..., Any]:
+def _chosen(title: str, choose: ChooseFn, check: CheckFn) -> Callable[..., Any]:
   def run(
     network: nn.Module,
     target: TargetSet,
@@ -72,6 +74,7 @@ def _chosen(title: str, choose: ChooseFn) -> Callable[..., Any]:
     del own
     if start is not None:
       raise ValueError('Real images are chosen, not improved: leave start out.')
+    check(target, config)  # A folder is claimed for what can be chosen.
     target = target.coded(config.label_coding)
     named = computation.named(network, target.image_shape)
     facts = {'network_fields': named, **target.facts}
@@ -98,6 +101,14 @@ def _random_real(
   )
 
 
+def _check_real(target: TargetSet, config: DistillationConfig) -> None:
+  target.check_ipc(config.ipc, config.short_classes)
+
+
+def _check_selected(target: TargetSet, config: DistillationConfig) -> None:
+  selection.check_ipc(target, config.ipc)
+
+
 def _selected(select_fn: selection.SelectFn) -> ChooseFn:
   def choose(
     key: jax.Array,
@@ -112,14 +123,14 @@ def _selected(select_fn: selection.SelectFn) -> ChooseFn:
   return choose
 
 
-def _real(title: str, choose: ChooseFn, *uses: str) -> Method:
+def _real(title: str, choose: ChooseFn, check: CheckFn, *uses: str) -> Method:
   names = {field.name for field in dataclasses.fields(DistillationConfig)}
   # Commands that differ in their method alone share how long they run.
   shared = {'num_steps', 'checkpoint_every', 'log_every'}
   used = {'ipc', 'seed', 'label_coding', *shared, *uses}
   return Method(
     lambda config: title,
-    _chosen(title, choose),
+    _chosen(title, choose, check),
     learns=False,
     passed_over=names - used,
   )
@@ -140,7 +151,9 @@ def _peer(peer: frame.Peer) -> Method:
 METHODS = {
   'networks': Method(baseline.method_name, _over_networks),
   **{name: _peer(peer) for name, peer in PEERS.items()},
-  'random_real': _real('random real', _random_real, 'short_classes'),
-  'herding': _real('herding', _selected(selection.herding)),
-  'k_centre': _real('k-centre', _selected(selection.k_centre)),
+  'random_real': _real(
+    'random real', _random_real, _check_real, 'short_classes'
+  ),
+  'herding': _real('herding', _selected(selection.herding), _check_selected),
+  'k_centre': _real('k-centre', _selected(selection.k_centre), _check_selected),
 }

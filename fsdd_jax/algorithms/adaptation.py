@@ -8,7 +8,7 @@ step of distillation.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import flax.linen as nn
 import jax
@@ -17,12 +17,17 @@ import optax
 
 from fsdd_jax.algorithms import adaptation_samples as samples
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
-from fsdd_jax.algorithms.in_theta import SetName, check_set, distill_sets
+from fsdd_jax.algorithms.in_theta import (
+  SetName,
+  check_set,
+  check_target,
+  distill_sets,
+)
 from fsdd_jax.core import distill_step, params_step, translator_step
 from fsdd_jax.core.params_step import Params, ParamsState
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import NetworksFn, TargetSet
-from fsdd_jax.networks import computation
+from fsdd_jax.networks import computation, random_networks
 from fsdd_jax.runtime import hashes, metrics
 from fsdd_jax.runtime.devices import devices_for, local
 from fsdd_jax.runtime.loop import (
@@ -144,8 +149,8 @@ def adapt(
   """
   options, clock = with_clock(with_progress(options, progress_fn), clock)
   target = target.coded(config.label_coding)
-  check_translator(start, target.normalization)
-  _check(config, in_theta, networks)
+  check(start, target, config=config)
+  _check_given(config, in_theta, networks)
   for ipc, labeled in (in_theta or {}).items():
     check_set(start.theta, target, labeled, ipc=ipc)
   given = {(ipc, 0): labeled for ipc, labeled in (in_theta or {}).items()}
@@ -176,7 +181,34 @@ def adapt(
   return AdaptationResult(start, first, clock.seconds())
 
 
-def _check(
+def check(
+  start: ThetaTranslator,
+  target: TargetSet,
+  *,
+  config: AdaptationConfig,
+  ipcs: Iterable[int] = (),
+) -> None:
+  """Raises the ValueError that a run would end in, before it begins.
+
+  `adapt` calls it. A program that makes more of a work directory calls it
+  before it claims that, as a refused run must leave it free.
+
+  Args:
+    start: the translator.
+    target: the target set (X_T, Y_T).
+    config: as for `adapt`.
+    ipcs: images per class of sets that will be distilled in theta.
+  """
+  check_translator(start, target.normalization)
+  check_target(start.theta, target)
+  for ipc in ipcs:
+    target.check_ipc(ipc, config.short_classes)
+  if config.num_adaptation_steps:
+    size = config.batch_size // devices_for(config.batch_size).count
+    random_networks.check_per_call(config.networks_per_call, size)
+
+
+def _check_given(
   config: AdaptationConfig,
   in_theta: Mapping[int, LabeledSet] | None,
   networks: NetworksFn | None,

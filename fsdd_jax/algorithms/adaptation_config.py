@@ -99,6 +99,13 @@ class AdaptationConfig(UpdateConfig):
     ipcs = self.adapt_ipcs
     if not ipcs or min(ipcs) < 1 or len(set(ipcs)) < len(ipcs):
       raise out_of_range('adapt_ipcs', ipcs, 'different numbers from 1 up')
+    steps, size = self.num_adaptation_steps, self.batch_size
+    if steps and size % self.networks_per_call:
+      raise out_of_range(
+        'networks_per_call',
+        self.networks_per_call,
+        f'a divisor of batch_size = {size}',
+      )
     if self.finishing_steps and self.finishing_steps < self.network_pool:
       raise out_of_range(
         'finishing_steps',

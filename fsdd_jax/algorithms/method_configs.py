@@ -199,3 +199,12 @@ class PretrainingConfig(Config):
   seed: int = seed_option('Seed of omega, of networks and of the order.')
   checkpoint_every: int = option(100, 'Steps between checkpoints.', least=1)
   log_every: int = option(10, 'Steps between log lines.', least=1)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.batch_size % self.networks_per_call:
+      raise out_of_range(
+        'networks_per_call',
+        self.networks_per_call,
+        f'a divisor of batch_size = {self.batch_size}',
+      )

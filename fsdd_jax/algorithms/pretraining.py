@@ -32,7 +32,7 @@ from fsdd_jax.algorithms.pretraining_state import (
 from fsdd_jax.core import distill_step, translator_step
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.networks import computation
+from fsdd_jax.networks import computation, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.layers import choose
 from fsdd_jax.networks.translator import MapsFn, translate
@@ -112,6 +112,8 @@ def pretrain(
   facts = facts_of(network, large, theta_seed=config.theta_seed)
   check_made_of(manifest, facts)
   devices = devices_for(config.batch_size)
+  size = config.batch_size // devices.count
+  random_networks.check_per_call(config.networks_per_call, size)
   omega_key, network_key, heldout_key = jax.random.split(
     jax.random.key(config.seed), 3
   )

@@ -169,6 +169,17 @@ class TargetSet:
       return None
     return jax.device_put((np.asarray(images), self.labels))
 
+  def check_ipc(self, ipc: int, short_classes: str = 'error') -> None:
+    """Raises the ValueError of `random_real` for a class with few images."""
+    ipc = whole('ipc', ipc, least=1)
+    counts = np.asarray(self.class_table.counts)
+    if short_classes == 'error' and counts.min() < ipc:
+      name = self.dataset.class_names[int(counts.argmin())]
+      raise ValueError(
+        f'Class {name!r} has {counts.min()} images, fewer than ipc = {ipc}; '
+        'take a smaller ipc, or set short_classes to repeat or noise.'
+      )
+
   def random_real(
     self, key: jax.Array, *, ipc: int, short_classes: str = 'error'
   ) -> LabeledSet:
@@ -187,13 +198,8 @@ class TargetSet:
       ValueError: naming the class that has fewer than `ipc` images.
     """
     ipc = whole('ipc', ipc, least=1)
+    self.check_ipc(ipc, short_classes)
     counts = np.asarray(self.class_table.counts)
-    if short_classes == 'error' and counts.min() < ipc:
-      name = self.dataset.class_names[int(counts.argmin())]
-      raise ValueError(
-        f'Class {name!r} has {counts.min()} images, fewer than ipc = {ipc}; '
-        'take a smaller ipc, or set short_classes to repeat or noise.'
-      )
     rows = subsets.sample_ipc_in_turn(key, self.class_table, ipc)
     real = self.inputs(np.asarray(rows))
     if short_classes != 'noise' or counts.min() >= ipc:

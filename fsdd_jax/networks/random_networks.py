@@ -77,6 +77,21 @@ def sample_many(
   return _sample_many(keys, network, tuple(image_shape))
 
 
+def check_per_call(networks_per_call: int, size: int) -> None:
+  """Raises a ValueError unless so many networks divide a batch of a size.
+
+  Args:
+    networks_per_call: as for `losses_and_gradients`.
+    size: b, the networks of a batch; of several devices, those of each.
+  """
+  if networks_per_call < 1 or size % networks_per_call:
+    divisors = [d for d in range(1, size + 1) if size % d == 0]
+    raise ValueError(
+      f'networks_per_call={networks_per_call} does not divide the {size} '
+      f'networks of a batch on a device; choose one of {divisors}.'
+    )
+
+
 def losses_and_gradients(
   loss_fn: LossFn,
   variables_stack: Any,
@@ -110,12 +125,7 @@ def losses_and_gradients(
   """
   stacked = (variables_stack, sets.images, sets, targets)
   size = _leading_size(stacked)
-  if networks_per_call < 1 or size % networks_per_call:
-    divisors = [d for d in range(1, size + 1) if size % d == 0]
-    raise ValueError(
-      f'networks_per_call={networks_per_call} does not divide the {size} '
-      f'networks of a batch; choose one of {divisors}.'
-    )
+  check_per_call(networks_per_call, size)
 
   def loss(
     variables: Any, images: jax.Array, labeled: LabeledSet, target: Any

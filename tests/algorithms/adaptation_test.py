@@ -539,11 +539,17 @@ def test_method_names(start, training, steps, name):
     ({'batch_size': 0}, 'batch_size = 0'),
     ({'num_steps': 0}, 'num_steps = 0'),
     ({'adaptation_schedule': 'step'}, "adaptation_schedule 'step'"),
+    ({'batch_size': 3, 'networks_per_call': 2}, 'networks_per_call = 2 .* = 3'),
   ],
 )
 def test_configs_out_of_range_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(_CONFIG, **changes)
+
+
+def test_without_updates_any_number_of_networks_may_run_side_by_side():
+  config = AdaptationConfig(num_adaptation_steps=0, networks_per_call=2)
+  assert config.batch_size == 1
 
 
 def test_a_missing_set_in_theta_is_named(tiny_network, start, target, in_theta):

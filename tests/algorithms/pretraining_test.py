@@ -388,6 +388,11 @@ def test_a_large_gradient_is_clipped():
   np.testing.assert_allclose(moved(1.0), [-0.6, -0.8], rtol=1e-6)
 
 
+def test_networks_per_call_divides_the_batch():
+  with pytest.raises(ValueError, match=r'networks_per_call = 2 .* = 3'):
+    dataclasses.replace(_CONFIG, batch_size=3, networks_per_call=2)
+
+
 def _with_coding(source, **configuration):
   """The cache with another setting of how its labels were coded."""
   known = dict(source.manifest.configuration)

@@ -1,11 +1,17 @@
 """A work directory is that of one run, for every method."""
 
+import functools
+
 import numpy as np
 import pytest
 
+import toy
 from binaries import run
+from fsdd_jax.algorithms.configs import DistillationConfig
 from fsdd_jax.runtime import files, metrics
+from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import distilled_set
+from workbench.methods import METHODS
 
 _DATA = (
   *('--dataset=fractals:3', '--limit=30', '--image_size=8', '--width=4'),
@@ -59,13 +65,48 @@ def test_a_finished_command_leaves_the_scores_of_its_set(tmp_path):
 
 
 def test_short_classes_start_from_what_the_flag_says(tmp_path):
-  command = ('distill.py', *_DATA, '--method=random_real', '--ipc=12')
-  result = run(*command, f'--workdir={tmp_path}/a')
+  command = (
+    *('distill.py', *_DATA, '--method=random_real', '--ipc=12'),
+    f'--workdir={tmp_path}/a',
+  )
+  result = run(*command)
   assert 'set short_classes to repeat or noise' in result.stderr
-  result = run(*command, '--short_classes=repeat', f'--workdir={tmp_path}/b')
+  result = run(*command, '--short_classes=repeat')
   assert result.returncode == 0, result.stderr
-  path = tmp_path / 'b' / 'distilled.safetensors'
+  path = tmp_path / 'a' / 'distilled.safetensors'
   assert distilled_set.read_distilled(path).images.shape[0] == 36
+
+
+@pytest.mark.parametrize('name', ['random_real', 'herding', 'k_centre'])
+def test_too_few_images_to_choose_from_leave_the_workdir_free(name, tmp_path):
+  network, dataset, _ = toy.problem()
+  assert dataset.images.shape[0] == 24  # 8 a class.
+  select = functools.partial(
+    METHODS[name].run,
+    network,
+    toy.target(),
+    own=None,
+    options=LoopOptions(tmp_path),
+    start=None,
+  )
+  with pytest.raises(ValueError, match='has 8 images, fewer than ipc = 9'):
+    select(config=DistillationConfig(ipc=9))
+  found = select(config=DistillationConfig(ipc=8)).synthetic
+  assert found.images.shape[0] == 24
+
+
+@pytest.mark.slow
+def test_what_adapt_refuses_leaves_its_workdir_free(tmp_path):
+  command = (
+    *('adapt.py', *_DATA, '--translator=none', '--translator_width=2'),
+    *('--translator_blocks=0', '--adapt_ipcs=1', '--ipcs=12'),
+    *('--num_adaptation_steps=0', f'--workdir={tmp_path}/run'),
+  )
+  result = run(*command)
+  assert 'set short_classes to repeat or noise' in result.stderr
+  assert not (tmp_path / 'run').exists()
+  result = run(*command, '--short_classes=repeat')
+  assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow

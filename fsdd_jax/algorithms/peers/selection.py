@@ -67,6 +67,17 @@ def k_centre(features: np.ndarray, count: int) -> np.ndarray:
   return np.array(rows)
 
 
+def check_ipc(target: TargetSet, ipc: int) -> None:
+  """Raises a ValueError if a class has fewer than `ipc` images."""
+  counts = np.asarray(target.class_table.counts)
+  if counts.min() < ipc:
+    name = target.dataset.class_names[int(counts.argmin())]
+    raise ValueError(
+      f'Class {name!r} has {counts.min()} images, fewer than ipc = {ipc}. '
+      'Choose a smaller ipc, or more images.'
+    )
+
+
 def select(
   key: jax.Array,
   network: nn.Module,
@@ -91,13 +102,7 @@ def select(
     ValueError: if a class has fewer than `ipc` images.
   """
   dataset, normalization = target.dataset, target.normalization
-  counts = np.bincount(dataset.labels, minlength=dataset.num_classes)
-  if counts.min() < ipc:
-    name = dataset.class_names[int(counts.argmin())]
-    raise ValueError(
-      f'Class {name!r} has {counts.min()} images, fewer than ipc = {ipc}. '
-      'Choose a smaller ipc, or more images.'
-    )
+  check_ipc(target, ipc)
   variables = random_networks.sample(key, network, dataset.images.shape[1:])
   features_of = jax.jit(losses.feature_fn(network))
   rows: list[np.ndarray] = []
