@@ -117,7 +117,8 @@ def adapt(
     options: progress, logs, checkpoints; by default only a progress bar.
     progress_fn: replaces that of the options; follows each distillation in
       theta, then the adaptation, each from step 1.
-    in_theta: sets distilled in theta before, by IPC, instead of anew.
+    in_theta: sets distilled in theta before, by IPC, instead of anew; with
+      their starts, if the translator sees them.
     theta_networks: theta with its statistics, which `in_theta.theta_networks`
       made of the same target set, to share them.
     networks: the pool with its statistics, which `pool_networks` made with
@@ -151,8 +152,10 @@ def adapt(
   target = target.coded(config.label_coding)
   check(start, target, config=config)
   _check_given(config, in_theta, networks)
+  seen_ipcs = config.adapt_ipcs if config.num_adaptation_steps else ()
   for ipc, labeled in (in_theta or {}).items():
-    check_set(start.theta, target, labeled, ipc=ipc)
+    translator = start.translator if ipc in seen_ipcs else None
+    check_set(start.theta, target, labeled, ipc=ipc, translator=translator)
   given = {(ipc, 0): labeled for ipc, labeled in (in_theta or {}).items()}
   num_starts = config.num_starts if config.num_adaptation_steps else 1
   names = [(ipc, n) for n in range(num_starts) for ipc in config.adapt_ipcs]

@@ -115,12 +115,14 @@ def build_cache(
       network, large, config=config, on_step=on_step, bank_root=bank_root
     )
 
-  distiller_on(default_device())  # Checks, before anything is made.
+  _check(large, config)  # Before anything is made.
   manifest = _manifest(network, large, config, dataset_name)
   writer = CacheWriter(folder, manifest)
   missing = writer.missing_shards(
     process_index=process_index, process_count=process_count
   )
+  if missing:
+    distiller_on(default_device())  # Its features, before the bar begins.
 
   def make(shard: int) -> np.ndarray:
     distil = distiller_on(default_device())
@@ -141,6 +143,12 @@ def build_cache(
         first, last = losses.mean(axis=0)[[0, -1]].tolist()
         progress_fn(done, {'first_loss': first, 'last_loss': last})
   return manifest
+
+
+def _check(large: TargetSet, config: CachingConfig) -> None:
+  """Raises a ValueError if the data set cannot serve the config."""
+  drawn_subsets.check(large.class_table, config)
+  drawn_subsets.allowed_classes(large.class_table, [0], config)
 
 
 def _manifest(
@@ -199,9 +207,8 @@ class SubsetDistiller:
     Raises:
       ValueError: if the data set cannot serve the config.
     """
+    _check(large, config)
     self._table = large.class_table
-    drawn_subsets.check(self._table, config)
-    drawn_subsets.allowed_classes(self._table, [0], config)
     self._features_of = feature_fn(network)
     self._variables = random_networks.sample(
       jax.random.key(config.theta_seed), network, large.image_shape

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
+import flax.linen as nn
 import jax
 
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
@@ -219,7 +220,12 @@ def _folder(options: LoopOptions, ipc: int, number: int) -> LoopOptions:
 
 
 def check_set(
-  theta: FixedNetwork, target: TargetSet, labeled: LabeledSet, *, ipc: int
+  theta: FixedNetwork,
+  target: TargetSet,
+  labeled: LabeledSet,
+  *,
+  ipc: int,
+  translator: nn.Module | None = None,
 ) -> None:
   """Raises a ValueError unless a set may have been distilled in theta.
 
@@ -228,6 +234,7 @@ def check_set(
     target: the target set.
     labeled: the set, unpadded.
     ipc: the images per class that it is to have.
+    translator: the module G that is to see the set; None: none is.
   """
   check_target(theta, target)
   # Of shapes alone, as scaling the images down takes seconds.
@@ -235,6 +242,13 @@ def check_set(
   if resolution.is_above(shape, theta.image_shape):
     shape = theta.image_shape
   check_size(labeled, shape, target.num_classes, ipc=ipc)
+  inputs = getattr(translator, 'inputs', ())
+  if labeled.start is None and 'start' in inputs:
+    raise ValueError(
+      f'The given set of IPC {ipc} has no start, the images that distillation '
+      f'began with, which the translator sees (its inputs are {inputs}). Give '
+      'a set as `distill_in_theta` returns it, or none.'
+    )
 
 
 def check_target(theta: FixedNetwork, target: TargetSet) -> None:

@@ -76,7 +76,8 @@ def distill_dataset(
   Raises:
     ValueError: as for `distill_in_theta`; if the translator was pre-trained
       on images that were normalised otherwise, or `in_theta` has another IPC,
-      other classes or another resolution.
+      other classes or another resolution, or no start for a translator that
+      sees it.
 
   Example:
     >>> import toy
@@ -92,7 +93,8 @@ def distill_dataset(
   options, clock = with_clock(with_progress(options, progress_fn), clock)
   check_translator(start, target.normalization)
   if in_theta is not None:
-    check_set(start.theta, target, in_theta, ipc=ipc)
+    translator = start.translator
+    check_set(start.theta, target, in_theta, ipc=ipc, translator=translator)
   else:
     in_theta = distill_in_theta(
       start.theta,

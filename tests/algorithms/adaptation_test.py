@@ -711,6 +711,34 @@ def test_given_sets_have_the_ipc_and_the_classes(
     )
 
 
+def test_a_given_set_without_the_start_that_a_translator_sees_is_refused(
+  start, target, in_theta, tiny_network, tmp_path
+):
+  module = Translator(width=4, num_blocks=0, inputs=('images', 'start'))
+  sees = translators.random_translator(0, module, start.theta)
+  bare = {
+    ipc: dataclasses.replace(labeled, start=None)
+    for ipc, labeled in in_theta.items()
+  }
+  options = LoopOptions(tmp_path / 'run')
+  message = r'IPC 1 has no start.*inputs.*`distill_in_theta` returns it'
+  with pytest.raises(ValueError, match=message):
+    _adapt(tiny_network, sees, target, bare, options=options)
+  with pytest.raises(ValueError, match=message):
+    translated_sets.distill_dataset(
+      *(sees, target), ipc=1, config=_CONFIG, in_theta=bare[1], options=options
+    )
+  assert not (tmp_path / 'run').exists()
+  # Where nothing is translated, nothing is missing.
+  _adapt(tiny_network, start, target, bare, num_adaptation_steps=1)
+  _adapt(tiny_network, sees, target, bare, num_adaptation_steps=0)
+  _adapt(
+    *(tiny_network, sees, target, {**bare, 1: in_theta[1]}),
+    adapt_ipcs=(1,),
+    num_adaptation_steps=1,
+  )
+
+
 def test_given_sets_are_checked_without_scaling_the_images(
   start, target, monkeypatch
 ):

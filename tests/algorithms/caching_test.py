@@ -307,6 +307,18 @@ def test_another_cache_in_the_folder_is_refused(data, whole):
     _build(data, whole, theta_seed=1)
 
 
+def test_features_are_computed_only_for_subsets_that_are_missing(
+  data, whole, monkeypatch
+):
+  def computed(*_):
+    raise AssertionError('Features were computed.')
+
+  monkeypatch.setattr(caching.drawn_subsets, 'targets_fn', computed)
+  with pytest.raises(ValueError, match=r'configuration.ridge: .* in the'):
+    _build(data, whole, ridge=0.5)
+  _build(data, whole)
+
+
 def test_ranges_beyond_the_data_are_refused_before_anything_is_written(
   data, tmp_path
 ):
