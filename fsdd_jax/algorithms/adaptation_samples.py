@@ -15,7 +15,7 @@ from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.in_theta import SetName
 from fsdd_jax.core import losses
 from fsdd_jax.data.target import DrawFn, NetworksFn, TargetSet, drawn
-from fsdd_jax.runtime import metrics, processes, residence
+from fsdd_jax.runtime import metrics, preemption, processes, residence
 from fsdd_jax.storage.translators import stage_keys
 from fsdd_jax.types import LabeledSet, LossFn
 
@@ -176,6 +176,9 @@ def pool(
   def fill() -> None:  # Before the first step, so that times do not mix.
     for index in sorted(set(order.tolist())):
       networks(index)
+      # The loop would obey a signal after all networks, minutes later.
+      if processes.any_process(preemption.requested()):
+        preemption.stop('What was saved before is intact')
 
   def samples_at(step: int) -> list[tuple[Any, Any]]:
     fill()

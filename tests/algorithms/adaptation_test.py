@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import signal
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ from fsdd_jax.data.target import TargetSet
 from fsdd_jax.networks import extractors, random_networks
 from fsdd_jax.networks.fixed import FixedNetwork
 from fsdd_jax.networks.translator import Translator, translate
-from fsdd_jax.runtime import metrics
+from fsdd_jax.runtime import metrics, preemption
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage import distilled_set, translators
 
@@ -245,6 +246,42 @@ def test_interrupted_and_resumed_gives_the_bytes_of_the_straight_run(
   changes['batch_size'] = 2
   with pytest.raises(ValueError, match=r'batch_size: 1 there, 2 now'):
     run()
+
+
+def test_a_signal_ends_the_passes_of_the_pool_after_a_network(
+  tiny_network, start, target, in_theta, tmp_path, monkeypatch, capsys
+):
+  passes = []
+  summed = TargetSet.statistics
+
+  def signalled(self, *arguments, **keywords):
+    passes.append(self)
+    if len(passes) == 1:
+      signal.raise_signal(signal.SIGTERM)
+    return summed(self, *arguments, **keywords)
+
+  def run(options=None):
+    return _adapt(
+      *(tiny_network, start, target, in_theta),
+      options=options,
+      network_pool=3,
+      num_adaptation_steps=2,
+    )
+
+  monkeypatch.setattr(TargetSet, 'statistics', signalled)
+  kinds = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+  before = [signal.getsignal(kind) for kind in kinds]
+  try:
+    preemption.install()
+    with pytest.raises(SystemExit):
+      run(LoopOptions(tmp_path))
+  finally:
+    list(map(signal.signal, kinds, before))
+  assert len(passes) == 1
+  assert 'Stopped by SIGTERM. What was saved' in capsys.readouterr().err
+  assert _bytes(run(LoopOptions(tmp_path)).translator.variables) == _bytes(
+    run().translator.variables
+  )
 
 
 def test_later_steps_compile_nothing(tiny_network, start, target, in_theta):
