@@ -165,8 +165,7 @@ def main(_: list[str]) -> None:
     network_config, train.images.shape[1:], train.num_classes
   )
   target = TargetSet(train, transform, config.label_coding)
-  if not METHODS[_METHOD.value].learns:  # Its labels stay as they are coded.
-    config = dataclasses.replace(config, label_learning_rate=0.0)
+  config = METHODS[_METHOD.value].config(config)
   plan, start = _by_method(config, network, target), None
   if _START.value:
     start = problems.start_from_file(_START.value, transform)

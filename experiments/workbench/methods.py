@@ -45,6 +45,12 @@ class Method(NamedTuple):
   check: Callable[[nn.Module, Any], Any] = lambda network, own: None
   passed_over: Collection[str] = ()
 
+  def config(self, given: DistillationConfig) -> DistillationConfig:
+    """The config that it runs by: labels that stay have no rate."""
+    if self.learns:
+      return given
+    return dataclasses.replace(given, label_learning_rate=0.0)
+
 
 def _over_networks(
   network: nn.Module,

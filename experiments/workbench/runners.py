@@ -147,7 +147,9 @@ def _distilling(
     kinds.append(method.config_class)
   config_flags.check_known(arguments, *kinds, besides=['method'])
   (config,) = config_flags.parse(arguments, DistillationConfig)
-  config = dataclasses.replace(config, ipc=ipc, seed=settings.seed)
+  config = method.config(
+    dataclasses.replace(config, ipc=ipc, seed=settings.seed)
+  )
   own: Config | None = None
   if method.config_class is not None:
     (own,) = config_flags.parse(arguments, method.config_class)

@@ -197,6 +197,12 @@ def test_compare_names_variants_and_knows_its_images(tmp_path):
   found = json.loads((tmp_path / 'compared/compare_ipc1.json').read_text())
   names = ['one_net --learning_rate=5', '1 Net', 'again', 'random real']
   assert list(found['curves']) == names
+  codings = [
+    distilled_set.read_distilled(path).metadata.label_coding
+    for path in sorted((tmp_path / 'compared/methods/ipc1').glob('*.safe*'))
+  ]
+  # Real images keep their labels; they come last.
+  assert codings == ['learned', 'learned', 'learned', 'centered']
   save(100)
   other = run(*command, '--methods=random_real')
   assert other.returncode != 0
