@@ -93,6 +93,12 @@ class Plan(NamedTuple):
 
 def _check_flags(method: Method) -> None:
   """Raises a ValueError for a setting that the method would pass over."""
+  if _SAVE_NETWORKS.value and not method.sees_networks:
+    raise ValueError(
+      '--save_networks writes the networks of a distillation, and '
+      f'--method={_METHOD.value} distils in none. Leave it out, or choose '
+      'another method.'
+    )
   taken = {
     field.name
     for kind in (DistillationConfig, method.config_class)

@@ -36,6 +36,7 @@ class Method(NamedTuple):
     check: raises the error of a network that it cannot take, given this and
       `own`.
     passed_over: settings of `DistillationConfig` that it does not use.
+    sees_networks: whether its result has networks that it distilled in.
   """
 
   title: Callable[[DistillationConfig], str]
@@ -44,6 +45,7 @@ class Method(NamedTuple):
   learns: bool = True
   check: Callable[[nn.Module, Any], Any] = lambda network, own: None
   passed_over: Collection[str] = ()
+  sees_networks: bool = True
 
   def config(self, given: DistillationConfig) -> DistillationConfig:
     """The config that it runs by: labels that stay have no rate."""
@@ -139,6 +141,7 @@ def _real(title: str, choose: ChooseFn, check: CheckFn, *uses: str) -> Method:
     _chosen(title, choose, check),
     learns=False,
     passed_over=names - used,
+    sees_networks=False,
   )
 
 
@@ -151,6 +154,7 @@ def _peer(peer: frame.Peer) -> Method:
     check=peer.check,
     # A peer draws its networks by settings of its own.
     passed_over=('num_networks', 'revisit'),
+    sees_networks=peer.sees_networks,
   )
 
 

@@ -81,6 +81,16 @@ def test_settings_of_another_method_are_not_passed_over(settings, tmp_path):
   assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.parametrize('method', ['random_real', 'herding', 'kip'])
+def test_networks_of_a_method_without_any_are_not_asked_for(method, tmp_path):
+  result = binaries.run(
+    *('distill.py', '--dataset=digits', f'--method={method}'),
+    *('--save_networks', f'--workdir={tmp_path}/new'),
+  )
+  _assert_refused(result, f'--method={method} distils in none')
+  assert not (tmp_path / 'new').exists()
+
+
 @pytest.mark.parametrize('protocols', ['krr,krrr', ''])
 def test_protocols_are_looked_at_before_the_first_scores(distilled, protocols):
   result = binaries.run(

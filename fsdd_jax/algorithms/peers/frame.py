@@ -105,12 +105,14 @@ class Peer(NamedTuple):
     settings: the class of its own settings.
     check: raises the error of a network that it cannot take, given this and
       the method's own settings, before anything is written.
+    sees_networks: whether its plans name the networks of a state.
   """
 
   title: str
   plan: Callable[[Setup], Plan]
   settings: type[Config]
   check: Callable[[nn.Module, Any], Any] = _takes_all
+  sees_networks: bool = True
 
 
 def distill_by(

@@ -84,4 +84,5 @@ KIP = Peer(
   plan,
   KipConfig,
   check=lambda network, own: infinite.kernel_fn(network, own.kernel),
+  sees_networks=False,
 )
