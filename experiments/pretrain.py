@@ -70,12 +70,13 @@ def _opened(
   """The cache, and the config with the number of subsets to learn from."""
   manifest = cache_manifest.read_manifest(folder)
   held = manifest.num_heldout
-  began = workdir / 'config.json'
-  if _AVAILABLE.value and not config.num_subsets and began.exists():
+  path = workdir / 'config.json'
+  began = files.read_json(path) if path.exists() else {}
+  takes_available = _AVAILABLE.value and not config.num_subsets
+  if takes_available and 'num_subsets' in began:
     # A run goes on with the subsets that it began with, also if there are more.
-    count = files.read_json(began)['num_subsets']
-    config = dataclasses.replace(config, num_subsets=count)
-  elif _AVAILABLE.value and not config.num_subsets:
+    config = dataclasses.replace(config, num_subsets=began['num_subsets'])
+  elif takes_available:
     found = summary.count_available(folder)
     if found <= held:
       raise ValueError(

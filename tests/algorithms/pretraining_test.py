@@ -579,3 +579,18 @@ def test_the_binary_learns_from_what_is_there_until_its_time_is_over(tmp_path):
   refused = binaries.run('pretrain.py', *arguments)
   assert refused.returncode == 1
   assert 'has 0 subsets yet, of which 1 are held out' in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_folder_of_another_stage_is_told_from_one_to_go_on_in(tmp_path):
+  arguments = _of_binary(tmp_path, subsets_per_batch=2)
+  sorted((tmp_path / 'cache').glob('shard-*'))[-1].unlink()
+  other = tmp_path / 'other'
+  other.mkdir()
+  (other / 'config.json').write_text('{"ipc": 1}')
+  refused = binaries.run(
+    'pretrain.py', *arguments, '--available', f'--workdir={other}'
+  )
+  assert refused.returncode == 1
+  assert 'belongs to a run with other settings' in refused.stderr
+  assert 'Traceback' not in refused.stderr
