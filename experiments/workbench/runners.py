@@ -212,6 +212,7 @@ def _adapting(
     config = dataclasses.replace(config, num_adaptation_steps=0)
     counted = 'finishing_steps'
   target = TargetSet(*problem[1:], config.label_coding)
+  adaptation.check(start, target, config=config, ipcs=(ipc,))
   title, pool = method_name(start, config), config.network_pool
   if name == ADAPT:
     title += f', {pool} networks' if pool else ', fresh networks'

@@ -1,6 +1,7 @@
 """What compare.py hands on to its methods."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import toy
 from fsdd_jax.algorithms import adaptation, translated_sets
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.configs import NetworkConfig
+from fsdd_jax.data import normalization
 from fsdd_jax.runtime.loop import LoopOptions
 from workbench import curves, runners
 
@@ -18,8 +20,11 @@ def test_an_adaptation_distils_in_theta_as_its_translator_knows(
 ):
   (tmp_path / 'tiny_adapt.flags').write_text('--network_pool=2\n')
   caching = {'num_steps': 7, 'learning_rate': 0.5, 'jitter': ['flip']}
-  metadata = {'caching': caching, 'training': {}}
-  start = dataclasses.replace(toy.translator(), metadata=metadata)
+  start = toy.translator()
+  params, transform = start.variables['params'], toy.problem()[2]
+  start = start.adapted(params, transform, record={})
+  metadata = {**(start.metadata or {}), 'caching': caching, 'training': {}}
+  start = dataclasses.replace(start, metadata=metadata)
   seen = []
   monkeypatch.setattr(
     adaptation, 'adapt', lambda *_, config, **__: seen.append(config)
@@ -154,3 +159,20 @@ def test_flags_that_a_method_does_not_know_are_refused(text, message, tmp_path):
     runners.make_runner(
       text, toy.problem(), toy.translator(), ipc=1, settings=settings
     )
+
+
+def test_images_that_an_adaptation_cannot_take_are_refused_before_it(tmp_path):
+  (tmp_path / 'tiny_adapt.flags').write_text('--network_pool=2\n')
+  network, dataset, _ = toy.problem()
+  images = dataset.images.repeat(2, axis=1).repeat(2, axis=2)
+  large = dataclasses.replace(dataset, images=images)
+  make = functools.partial(
+    runners.make_runner,
+    start=toy.translator(),
+    settings=runners.Settings(str(tmp_path), 'tiny', NetworkConfig()),
+  )
+  whitened = network, large, normalization.zca_whitening(images)
+  with pytest.raises(ValueError, match='cannot be scaled to the 8 x 8'):
+    make('adapt', whitened, ipc=1)
+  with pytest.raises(ValueError, match='fewer than ipc = 9'):
+    make('translate', toy.problem(), ipc=9)
