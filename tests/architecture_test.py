@@ -9,6 +9,7 @@ import tempfile
 import pytest
 
 import fsdd_jax
+import mutants
 
 _ROOT = pathlib.Path(fsdd_jax.__file__).parent
 _TOOLS = pathlib.Path(__file__).parents[1] / 'experiments'
@@ -69,3 +70,7 @@ def test_the_public_names_exist():
   for name in fsdd_jax.__all__:
     assert getattr(fsdd_jax, name) is not None
   assert len(set(fsdd_jax.__all__)) == len(fsdd_jax.__all__)
+
+
+def test_each_mutant_has_its_place_in_the_code():
+  mutants.main(['--check'])
