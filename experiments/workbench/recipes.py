@@ -3,7 +3,9 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import flax.linen as nn
 from absl import flags
 
 from fsdd_jax import zoo
@@ -12,7 +14,7 @@ from fsdd_jax.algorithms.configs import NetworkConfig
 from fsdd_jax.evaluation import evaluate
 from fsdd_jax.networks import extractors
 from fsdd_jax.runtime import files
-from workbench import config_flags, tasks
+from workbench import config_flags, problems, tasks
 from workbench.columns import Recipe
 from workbench.tasks import Task
 
@@ -118,16 +120,16 @@ def check_networks(recipe: Recipe, rows: Iterable[str]) -> None:
   """
   if not recipe.translator:
     return
-  theta = zoo.load_translator(recipe.translator).theta.network
-  described = extractors.describe_network(theta)
-  known = {'network': described['name'], **described}
+  theta = zoo.load_translator(recipe.translator).theta
+  known = _described(theta.network)
   for row in rows:
     arguments = [recipe.flagfile(row), *recipe.target_flags]
     (config,) = config_flags.parse(arguments, NetworkConfig)
-    own = dataclasses.asdict(config)
-    # Larger images have deeper networks than theta.
-    names = sorted((own.keys() & known.keys()) - {'depth'})
-    if different := [x for x in names if known[x] not in (None, own[x])]:
+    network = problems.make_network(
+      config, theta.image_shape, theta.network.num_classes
+    )
+    own = _described(network)
+    if different := sorted(x for x in known if known[x] != own.get(x)):
       flags_of = [f'--{name}={known[name]}' for name in different]
       raise ValueError(
         f'{recipe.translator} has networks of {" ".join(flags_of)}, and '
@@ -136,6 +138,17 @@ def check_networks(recipe: Recipe, rows: Iterable[str]) -> None:
         f'{" ".join(f"--target_flag={flag}" for flag in flags_of)}, or another '
         'scale or translator.'
       )
+
+
+def _described(network: nn.Module) -> dict[str, Any]:
+  """A network by the flags that make it, but for its depth.
+
+  Larger images have deeper networks than theta.
+  """
+  described = extractors.describe_network(network)
+  described['network'] = described.pop('name')
+  names = {field.name for field in dataclasses.fields(NetworkConfig)}
+  return {x: described[x] for x in described if x in names - {'depth'}}
 
 
 def of_one_protocol(binary: str) -> Recipe:
