@@ -37,7 +37,7 @@ def meanings(networks: int, seen: Sequence[int]) -> dict[str, str]:
       f'{_counted(networks)}, once, on IPC {seen[0]} and {seen[1]}.'
     ),
     POOL: f'Distilled in {_counted(networks)} at once, each IPC anew.',
-    BOTH: (f'The same, but begun with the images of {title(W_ADA, networks)}.'),
+    BOTH: f'The same, but begun with the images of {title(W_ADA, networks)}.',
   }
   return {title(row, networks): text for row, text in found.items()}
 

@@ -254,12 +254,13 @@ def check_set(
 def check_target(theta: FixedNetwork, target: TargetSet) -> None:
   """Raises a ValueError unless theta can see the images of a target set."""
   whitened = target.normalization.zca is not None
-  if isinstance(theta, LearnedNetwork) and theta.is_whitened is not None:
-    if whitened != theta.is_whitened:
-      raise ValueError(
-        f'theta learned from images with whitening (ZCA) {theta.is_whitened}, '
-        f'these have {whitened}; give zca = {theta.is_whitened}.'
-      )
+  if isinstance(theta, LearnedNetwork) and (
+    theta.is_whitened not in (None, whitened)
+  ):
+    raise ValueError(
+      f'theta learned from images with whitening (ZCA) {theta.is_whitened}, '
+      f'these have {whitened}; give zca = {theta.is_whitened}.'
+    )
   shape = target.image_shape
   if shape[2] != theta.image_shape[2]:
     raise ValueError(

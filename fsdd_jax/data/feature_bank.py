@@ -33,6 +33,8 @@ _SHAPING = (  # Programs that shape features.
   *('networks/*.py', 'core/augment.py', 'core/image_ops.py'),
   *('data/normalization.py', 'data/feature_bank.py'),
 )
+# Random operations, with their names.
+Operations = tuple[tuple[str, augment.Operation], ...]
 _NO_AUGMENTATION: Mapping[str, Any] = {'strategy': 'none', 'seed': 0, 'copy': 0}
 
 
@@ -234,8 +236,7 @@ def _fill(
   pieces: list[slice],
   make: Callable[[int], Mapping[str, np.ndarray]],
 ) -> array_store.Arrays:
-  bar = progress.Bar(len(pieces), 'features', unit='part', leave=False)
-  with bar:
+  with progress.Bar(len(pieces), 'features', unit='part', leave=False) as bar:
     return array_store.fill(
       folder_of(source, kind, rows),
       _facts(source, kind, rows),
@@ -249,28 +250,27 @@ def _fill(
 def features_of(
   source: BankSource, images: np.ndarray, piece: int, batch: int
 ) -> jax.Array:
-  """Features `[b, d]` of a batch of images, which its place augments.
-
-  All of a copy has one operation, as X_T has at a step of Alg. 1. A batch may
-  hold one class alone, so an operation of its own would tell the class.
-  """
+  """Features `[b, d]` of a batch of images, which its place augments."""
   augmentation = source.augmentation
-  seed = jax.random.key(augmentation['seed'])
-  key, copy = seed, augmentation['copy']
-  for number in (copy, piece, batch):
+  key = jax.random.key(augmentation['seed'])
+  for number in (augmentation['copy'], piece, batch):
     key = jax.random.fold_in(key, number)
-  operations = tuple(augment.select(augmentation['strategy']).items())
-  if operations:
-    order = jax.random.permutation(seed, len(operations))
-    operations = (operations[order[copy % len(operations)]],)
   return _extract(
     source.variables,
     images,
     source.large.normalization,
     key,
     features_of=losses.feature_fn(source.network),
-    operations=operations,
+    operations=_operations_of(**augmentation),
   )
+
+
+@functools.cache
+def _operations_of(strategy: str, seed: int, copy: int) -> Operations:
+  """One for all of a copy: that of a batch would tell which class it holds."""
+  found = tuple(augment.select(strategy).items())
+  order = jax.random.permutation(jax.random.key(seed), len(found))
+  return found and (found[order[copy % len(found)]],)
 
 
 @functools.partial(jax.jit, static_argnames=('features_of', 'operations'))
@@ -281,7 +281,7 @@ def _extract(
   key: jax.Array,
   *,
   features_of: losses.FeatureFn,
-  operations: tuple[tuple[str, augment.Operation], ...],
+  operations: Operations,
 ) -> jax.Array:
   x = normalize(images, normalization)
   x = augment.augment(key, x, operations=dict(operations), siamese=False)
