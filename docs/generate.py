@@ -76,6 +76,7 @@ _BINARIES = (
   'distill',
   'evaluate',
   'export',
+  'relabel',
   'strip',
   'cache',
   'pretrain',

@@ -8,7 +8,7 @@ r"""Distils a data set into a few images a class, by Alg. 4 or a peer's method.
 
 --method=frepo, rfad, rcig or kip are the peers', with their own settings in
 experiments/recipes/peer_*.flags; random_real, herding and k_centre choose real
-images.
+images. --label_networks=16 fits the labels of the set anew, in closed form.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from absl import flags
 
-from fsdd_jax.algorithms import baseline, in_theta
+from fsdd_jax.algorithms import baseline, finishing, in_theta
+from fsdd_jax.algorithms.adaptation_config import LabelConfig
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -35,8 +36,8 @@ from fsdd_jax.algorithms.peers.peer_configs import (
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import files, processes
-from fsdd_jax.runtime.loop import LoopOptions
-from fsdd_jax.storage import learned_network
+from fsdd_jax.runtime.loop import LoopOptions, with_clock
+from fsdd_jax.storage import distilled_set, learned_network
 from workbench import config_flags, launching, problems, results
 from workbench.methods import METHODS, Method
 
@@ -69,7 +70,13 @@ _SAVE_NETWORKS = flags.DEFINE_bool(
 )
 
 _PEER_CONFIGS = (FrepoConfig, RfadConfig, RcigConfig, KipConfig)
-CONFIGS = (DataConfig, NetworkConfig, DistillationConfig, *_PEER_CONFIGS)
+CONFIGS = (
+  DataConfig,
+  NetworkConfig,
+  DistillationConfig,
+  LabelConfig,
+  *_PEER_CONFIGS,
+)
 
 
 class Plan(NamedTuple):
@@ -156,10 +163,15 @@ def _in_learned_network(
 
 
 def main(_: list[str]) -> None:
-  """Parses flags, distils and writes the distilled set and its picture."""
+  """Distils, then writes sets and their pictures.
+
+  `distilled` is the method's own; `fitted`, which --label_networks asks for,
+  has new labels.
+  """
   data = config_flags.read(DataConfig)
   network_config = config_flags.read(NetworkConfig)
   config = config_flags.read(DistillationConfig)
+  labels = config_flags.read(LabelConfig)
   workdir = files.resolve(_WORKDIR.value)
   problems.warn_without_test(data)
   train, theta = problems.load_dataset(data, 'train'), None
@@ -178,31 +190,51 @@ def main(_: list[str]) -> None:
     plan.further['start'] = _START.value
   if theta is not None:
     plan = _in_learned_network(plan, theta, config)
+  options, clock = with_clock(
+    LoopOptions(workdir, config.checkpoint_every, config.log_every)
+  )
   result = plan.run(
-    plan.network,
-    plan.target,
+    plan.network, plan.target, config=config, options=options, start=start
+  )
+  synthetic = resolution.upsample(result.synthetic, train.images.shape[1:])
+  describe = functools.partial(
+    results.describe_result,
+    normalization=transform,
+    dataset=train,
+    data=data,
+    network=network_config,
     config=config,
-    options=LoopOptions(workdir, config.checkpoint_every, config.log_every),
-    start=start,
   )
-  if not processes.is_first_process():
+  if processes.is_first_process():
+    distilled = describe(
+      synthetic, method=plan.title, further=plan.further or None
+    )
+    _write(workdir / 'distilled.safetensors', distilled, result.seconds)
+    if _SAVE_NETWORKS.value:
+      record = distilled.metadata.recipe
+      _save_networks(workdir, result.seen, plan, config.seed, record)
+  if not labels.label_networks:
     return
-  distilled = results.describe_result(
-    resolution.upsample(result.synthetic, train.images.shape[1:]),
-    transform,
-    train,
-    data,
-    network_config,
-    config,
-    method=plan.title,
-    further=plan.further or None,
+  pool = labels.pool(config.label_coding, seed=config.seed)
+  fitted = finishing.fit_labels(
+    network, synthetic, target, config=pool, clock=clock
   )
-  path = workdir / 'distilled.safetensors'
+  if processes.is_first_process():
+    title = finishing.method_name(plan.title, pool)
+    further = {**plan.further, 'labels': dataclasses.asdict(labels)}
+    found = describe(fitted, method=title, further=further)
+    found = results.with_learned_labels(found)
+    _write(workdir / 'fitted.safetensors', found, clock.seconds())
+
+
+def _write(
+  path: pathlib.Path,
+  distilled: distilled_set.DistilledSet,
+  seconds: Mapping[str, float],
+) -> None:
+  """Writes a set and its picture, and says so."""
   results.write_result(path, distilled)
-  if _SAVE_NETWORKS.value:
-    record = distilled.metadata.recipe
-    _save_networks(workdir, result.seen, plan, config.seed, record)
-  results.report_seconds(plan.title, result.seconds)
+  results.report_seconds(distilled.metadata.recipe['method'], seconds)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 
 

@@ -18,20 +18,15 @@ import jax
 from absl import flags
 
 from fsdd_jax import zoo
-from fsdd_jax.algorithms.configs import (
-  DataConfig,
-  EvaluationConfig,
-  NetworkConfig,
-)
-from fsdd_jax.data import datasets, resolution
+from fsdd_jax.algorithms.configs import DataConfig, EvaluationConfig
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.evaluation import evaluate, protocols
 from fsdd_jax.networks import extractors
 from fsdd_jax.reporting import console, tables
 from fsdd_jax.runtime import files, processes
-from fsdd_jax.storage import distilled_set, weight_files
+from fsdd_jax.storage import distilled_set
 from fsdd_jax.types import LabeledSet, labeled_set
-from workbench import config_flags, launching, problems
+from workbench import config_flags, described, launching
 
 _OUTPUT = flags.DEFINE_string(
   'output',
@@ -45,63 +40,6 @@ _RANDOM_REAL = flags.DEFINE_bool(
 _WRITE_SCORES = flags.DEFINE_bool(
   'write_scores', False, "Add the scores to the distilled set's own file."
 )
-_DATASET = flags.DEFINE_string(
-  'dataset', None, 'The data set where it is now, such as a folder that moved.'
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'TFDS data directory, if not that of the distillation.'
-)
-
-
-def _data_config(
-  path: str, distilled: distilled_set.DistilledSet
-) -> DataConfig:
-  """The data that the set was distilled from, by its file or a flag."""
-  fields = distilled.metadata.recipe.get('data')
-  if not isinstance(fields, dict):
-    fields = None
-  if fields is None and _DATASET.value is None:
-    raise ValueError(
-      f'{path} does not say how its data were loaded, as experiments/ write '
-      f'it; its data set is named {distilled.metadata.dataset!r}. Give '
-      '--dataset.'
-    )
-  changed = {'dataset': _DATASET.value, 'data_dir': _DATA_DIR.value}
-  fields = {
-    **(fields or {'image_size': distilled.images.shape[1]}),
-    **{name: value for name, value in changed.items() if value is not None},
-  }
-  return _config(DataConfig, fields, path)
-
-
-def _config(kind: Any, fields: Any, path: str) -> Any:
-  """A config of the fields in a file."""
-  try:
-    return kind(**fields)
-  except (TypeError, ValueError) as error:
-    raise ValueError(
-      f'{path}: its metadata make no {kind.__name__}: {error}'
-    ) from error
-
-
-def _load(
-  data: DataConfig, split: str, distilled: distilled_set.DistilledSet
-) -> datasets.Dataset:
-  """A split, with grey images repeated where they were distilled as RGB."""
-  try:
-    dataset = problems.load_dataset(data, split)
-  except FileNotFoundError as error:
-    raise FileNotFoundError(
-      f'{error} If these data lie elsewhere now, or {data.dataset} was named '
-      'from another folder, give --dataset or --data_dir.'
-    ) from error
-  names = distilled.metadata.class_names
-  if dataset.class_names != names:
-    raise ValueError(
-      f'{data.dataset} has the classes {dataset.class_names[:10]}, the set was '
-      f'distilled for {names[:10]}; give the --dataset that has these.'
-    )
-  return resolution.repeat_channels(dataset, distilled.images.shape[-1])
 
 
 def _rows(
@@ -111,7 +49,7 @@ def _rows(
   rows = {}
   if _RANDOM_REAL.value:
     rows['random real'] = TargetSet(
-      _load(data, 'train', distilled), distilled.normalization
+      described.load(data, 'train', distilled), distilled.normalization
     ).random_real(
       jax.random.key(seed),
       ipc=distilled.metadata.ipc,
@@ -124,34 +62,6 @@ def _rows(
     jax.numpy.asarray(distilled.images), jax.numpy.asarray(distilled.labels)
   )
   return rows
-
-
-def _networks(
-  path: str,
-  distilled: distilled_set.DistilledSet,
-  dataset: datasets.Dataset,
-  scoring: EvaluationConfig,
-) -> list[nn.Module]:
-  """Architectures by name; that of the distillation as it was there.
-
-  Stages write the fields of their config, Python those of a module by its name.
-  """
-  described = distilled.metadata.network
-  kind = 'name' if 'name' in described else 'network'
-  shape, count = dataset.images.shape[1:], dataset.num_classes
-  found = []
-  for name in scoring.networks or (described.get(kind),):
-    if kind == 'name' and name == described[kind]:
-      own = {'image_shape': list(shape), 'network': described}
-      found.append(weight_files.network_of(path, own, count)[1])
-      continue
-    config = _config(
-      NetworkConfig, described if kind == 'network' else {}, path
-    )
-    if name != described.get(kind):
-      config = NetworkConfig(network=str(name), width=config.width)
-    found.append(problems.make_network(config, shape, count))
-  return [extractors.of_width(network, scoring.width) for network in found]
 
 
 def _check(
@@ -185,11 +95,16 @@ def main(arguments: list[str]) -> None:
       'set does not take them; leave --write_scores out.'
     )
   distilled = zoo.load_distilled(path)
-  data = _data_config(path, distilled)
+  data = described.data_config(path, distilled)
   settings = {'dataset': data.dataset, **dataclasses.asdict(config)}
   output = files.resolve(_OUTPUT.value or _default_output(path, settings))
-  dataset = _load(data, config.split, distilled)
-  networks = _networks(path, distilled, dataset, config)
+  dataset = described.load(data, config.split, distilled)
+  networks = [
+    extractors.of_width(
+      described.make_network(path, distilled, dataset, name), config.width
+    )
+    for name in config.networks or (None,)
+  ]
   _check(config, networks, [output, *([path] * _WRITE_SCORES.value)])
   seed = config.evaluation_seed
   scores = {}
@@ -268,4 +183,5 @@ def _write(
 
 if __name__ == '__main__':
   config_flags.define(EvaluationConfig)
+  described.define_place()
   launching.run_in_processes(main, check=launching.one_file)

@@ -28,6 +28,7 @@ from workbench import (
   launching,
   recipes,
   results,
+  score_estimates,
   tasks,
 )
 from workbench.cells import Cell, accuracy, over_seeds, read_cell
@@ -154,7 +155,7 @@ def estimate(places: Sequence[Place], root: pathlib.Path) -> tables.Table:
   left = sum(e.seconds for t, e in found.values() if not t.is_done(root))
   for place, task in zip(places, made, strict=True):
     scores = [
-      estimates.of_scores(
+      score_estimates.of_scores(
         task, place.ipc, protocol=protocol, repeats=place.recipe.repeats
       )
       for protocol in place.recipe.protocols

@@ -125,7 +125,7 @@ def test_the_test_split_is_read_where_the_documentation_says():
     if 'test' in _constants(path)
   }
   # evaluate.py asks its config for the split; estimates are of its size alone.
-  assert naming == {'quickstart.py', 'compare.py', 'estimates.py'}
+  assert naming == {'quickstart.py', 'compare.py', 'score_estimates.py'}
   stages = {
     path.name
     for path in (_ROOT / 'fsdd_jax' / 'algorithms').rglob('*.py')

@@ -229,6 +229,10 @@ CASES = {
     'jitter': _HANDED_ON,
     'seed': _HANDED_ON,
   },
+  'LabelConfig': {
+    'label_networks': Seen('test_labels_are_fitted_after_any_method'),
+    'label_images': Seen('test_each_setting_of_relabel_reaches_the_labels'),
+  },
   'FrepoConfig': {
     'pool_size': _FREPO,
     'max_online_updates': _FREPO,

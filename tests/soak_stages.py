@@ -140,6 +140,16 @@ STAGES = {
     lambda straight, scaled: (_set(straight), '--formats=png,npz,torch'),
     needs=('networks',),
   ),
+  'relabel': Stage(
+    'output',
+    ('relabelled.safetensors',),
+    lambda straight, scaled: (
+      *(_set(straight, 'random_real'), f'--label_networks={scaled(8)}'),
+      '--label_images=50',
+    ),
+    needs=('random_real',),
+    file='relabelled.safetensors',
+  ),
   'strip': Stage(
     'output',
     ('strip.png',),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from workbench.tasks import Task
 
 RANDOM_REAL = 'random real'
+REAL = '--method=random_real'
 _PRETRAINED = 'pretrain'  # The flagfile of Alg. 2.
 _ONE_NET = 'one_net'  # That of all that distils in one network.
 _FIRST_SEED = 1000  # Of the networks of scores, as by default.
@@ -110,7 +111,11 @@ def _network(recipe: Recipe) -> Task:
 
 
 def _distilled(
-  name: str, flagfile: str, *further: str, **needs: Callable[[Recipe], Task]
+  name: str,
+  flagfile: str | None,
+  *further: str,
+  file: str = 'distilled',
+  **needs: Callable[[Recipe], Task],
 ) -> Callable[[Recipe, str, int], Made]:
   """A column of `distill.py`."""
 
@@ -120,7 +125,7 @@ def _distilled(
       f'{row}-{name}-ipc{ipc}',
       'distill.py',
       recipe.flagfile(row),
-      recipe.flagfile(flagfile),
+      *([recipe.flagfile(flagfile)] if flagfile else []),
       *in_theta,
       *recipe.target_flags,
       *further,
@@ -128,7 +133,7 @@ def _distilled(
       '--workdir={out}',
       **{key: needed(recipe) for key, needed in needs.items()},
     )
-    return Made(task)
+    return Made(task, f'{file}.safetensors')
 
   return make
 
@@ -217,10 +222,7 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   'Baseline': _distilled('baseline', 'baseline'),
   '1 Net': _one_net,
   'Bi-Level': _distilled(
-    'bilevel',
-    _ONE_NET,
-    '--theta={theta}/network.safetensors',
-    theta=_network,
+    'bilevel', _ONE_NET, '--theta={theta}/network.safetensors', theta=_network
   ),
   'w/o Pre-Train': _adapted('no_pretrain', None),
   'w AE': _adapted('ae', 'pretrain_ae'),
@@ -228,10 +230,7 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
   'w Ada': _adapted('ada', _PRETRAINED),
   'Pool': _distilled('pool', 'pool'),
   'w/o Ada + labels': _adapted(
-    'no_ada_labels',
-    _PRETRAINED,
-    flagfile='labels',
-    file='fitted',
+    'no_ada_labels', _PRETRAINED, flagfile='labels', file='fitted'
   ),
   'w/o Ada + Pool': _adapted(
     'no_ada_then_pool',
@@ -241,10 +240,11 @@ COLUMNS: dict[str, Callable[[Recipe, str, int], Made]] = {
     file='finished',
   ),
   'w Ada + Pool': _adapted(
-    'then_pool',
-    _PRETRAINED,
-    flagfile='then_pool',
-    file='finished',
+    'then_pool', _PRETRAINED, flagfile='then_pool', file='finished'
+  ),
+  'random real + labels': _distilled(
+    *('real_labels', None, REAL, '--label_networks=16', '--label_images=1000'),
+    file='fitted',
   ),
 }
 

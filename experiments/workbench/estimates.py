@@ -11,7 +11,10 @@ import jax.numpy as jnp
 
 from fsdd_jax import zoo
 from fsdd_jax.algorithms import bilevel, translated_sets
-from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.adaptation_config import (
+  AdaptationConfig,
+  LabelConfig,
+)
 from fsdd_jax.algorithms.configs import (
   DataConfig,
   DistillationConfig,
@@ -24,21 +27,24 @@ from fsdd_jax.algorithms.method_configs import (
   CachingConfig,
   PretrainingConfig,
 )
-from fsdd_jax.evaluation import trainings
 from fsdd_jax.types import LabeledSet
 from measures import costs, programs
 from measures.costs import NOTHING, Estimate, real_pass
 from measures.programs import Problem, Program
 from workbench import config_flags, problems, shapes
+from workbench.columns import REAL
 from workbench.tasks import Task
 
 _LARGE_DEFAULTS = {'dataset': 'fractals'}  # Of the binaries that read Z.
 
 
 def _of_distill(task: Task) -> Estimate:
-  data, network, config = config_flags.parse(
-    task.arguments, DataConfig, NetworkConfig, DistillationConfig
+  data, network, config, labels = config_flags.parse(
+    task.arguments, DataConfig, NetworkConfig, DistillationConfig, LabelConfig
   )
+  if REAL in task.arguments:
+    problem = shapes.problem_of(data, network)
+    return _label_passes(problem, labels.label_networks, labels.label_images)
   reduced_to = None
   if 'theta' in task.needs:
     reduced_to = _large(task.needs['theta'])[0].image_shape
@@ -91,9 +97,16 @@ def _of_adapt(task: Task) -> Estimate:
     parts.append(_adaptation(problem, translator, config))
   sums, size = config.sums_statistics, config.network_pool
   if sums or config.label_images:
-    share = 1 if sums else config.label_images / problem.num_real
-    parts.append(real_pass(problem).times(size * share))
+    parts.append(
+      _label_passes(problem, size, 0 if sums else config.label_images)
+    )
   return NOTHING.then(*parts).beside(problem.kept_bytes(size) if sums else 0)
+
+
+def _label_passes(problem: Problem, networks: int, images: int) -> Estimate:
+  """Passes of some real images, 0 for all, through a number of networks."""
+  share = images / problem.num_real if images else 1
+  return real_pass(problem).times(networks * share)
 
 
 def _translator(
@@ -271,30 +284,3 @@ def of_task(task: Task) -> Estimate:
     ValueError, FileNotFoundError: as for `sources.size`.
   """
   return BINARIES[pathlib.Path(task.binary).name](task)
-
-
-def of_scores(task: Task, ipc: int, *, protocol: str, repeats: int) -> Estimate:
-  """What scoring a set takes, without augmentation.
-
-  Args:
-    task: that makes the set.
-    ipc: its images per class.
-    protocol: a name in `protocols.FITS`.
-    repeats: fresh networks.
-
-  Returns:
-    Seconds and bytes on this device.
-  """
-  data, network = config_flags.parse(task.arguments, DataConfig, NetworkConfig)
-  problem = shapes.problem_of(data, network, split='test')
-  num_images = ipc * problem.num_classes
-  fit = NOTHING
-  if protocol in _TRAINED:
-    training = _TRAINED[protocol]()
-    size = min(num_images, training.max_batch)
-    fit = costs.of(programs.training_step, problem, size)
-    fit = fit.times(training.num_steps(num_images, size))
-  return fit.then(real_pass(problem)).times(repeats)
-
-
-_TRAINED = {'frepo': trainings.frepo_training, 'dc': trainings.dc_training}

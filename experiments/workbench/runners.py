@@ -15,8 +15,10 @@ from fsdd_jax.algorithms import (
   translated_sets,
 )
 from fsdd_jax.algorithms.adaptation import method_name
-from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
-from fsdd_jax.algorithms.adaptation_samples import pool_networks
+from fsdd_jax.algorithms.adaptation_config import (
+  AdaptationConfig,
+  LabelConfig,
+)
 from fsdd_jax.algorithms.configs import DistillationConfig, NetworkConfig
 from fsdd_jax.data.datasets import Dataset
 from fsdd_jax.data.normalization import Normalization
@@ -24,7 +26,7 @@ from fsdd_jax.data.target import TargetSet
 from fsdd_jax.options import Config
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.storage.translators import ThetaTranslator
-from workbench import config_flags, problems
+from workbench import config_flags, problems, translating
 from workbench.methods import METHODS
 
 ADAPT, TRANSLATE = 'adapt', 'translate'
@@ -130,7 +132,11 @@ def make_runner(
   if file == ADAPT:
     config_flags.check_known(arguments, AdaptationConfig)
     return _adapting(name, arguments, problem, start, ipc, settings)
-  return _distilling(name, arguments, problem, ipc, settings)
+  runner = _distilling(name, arguments, problem, ipc, settings)
+  (labels,) = config_flags.parse(arguments, LabelConfig)
+  return (
+    _with_labels(runner, problem, labels) if labels.label_networks else runner
+  )
 
 
 def _distilling(
@@ -142,7 +148,7 @@ def _distilling(
 ) -> Runner:
   """A method of `METHODS`, or Alg. 4."""
   method = METHODS.get(name, METHODS['networks'])
-  kinds = [DistillationConfig, NetworkConfig]
+  kinds = [DistillationConfig, NetworkConfig, LabelConfig]
   if method.config_class is not None:
     kinds.append(method.config_class)
   config_flags.check_known(arguments, *kinds, besides=['method'])
@@ -193,6 +199,33 @@ def _distilling(
   )
 
 
+def _with_labels(
+  runner: Runner, problem: Problem, labels: LabelConfig
+) -> Runner:
+  """A method that ends with labels in closed form."""
+  _, dataset, normalization = problem
+  network = problems.make_network(
+    runner.network, dataset.images.shape[1:], dataset.num_classes
+  )
+  config = runner.distillation
+  target = TargetSet(dataset, normalization, config.label_coding)
+  pool = labels.pool(config.label_coding, seed=config.seed)
+
+  def run(num_steps: int, options: LoopOptions) -> Any:
+    before = runner.run(num_steps, options).synthetic
+    fitted = finishing.fit_labels(network, before, target, config=pool)
+    last = baseline.DistillationResult(fitted, [], {})
+    if runner.num_steps and options.state_fn is not None:
+      options.state_fn(0, last)  # What steps showed is the set before.
+    return last
+
+  return runner._replace(
+    title=finishing.method_name(runner.title, pool),
+    run=run,
+    further={**runner.further, 'labels': dataclasses.asdict(labels)},
+  )
+
+
 def _adapting(
   name: str,
   arguments: Sequence[str],
@@ -220,7 +253,7 @@ def _adapting(
 
   def run(num_steps: int, options: LoopOptions) -> Any:
     own = dataclasses.replace(config, **{counted: num_steps})
-    return _adapt_and_finish(network, start, target, own, options)
+    return translating.run(network, start, target, own, options)
 
   return Runner(
     title,
@@ -231,47 +264,4 @@ def _adapting(
     distillation=config.distillation(ipc),
     further={'adaptation': dataclasses.asdict(config)},
     part=1 if name == ADAPT else 0,
-  )
-
-
-def _adapt_and_finish(
-  network: nn.Module,
-  start: ThetaTranslator,
-  target: TargetSet,
-  config: AdaptationConfig,
-  options: LoopOptions,
-) -> Any:
-  """What holds the last set: of the translator, or of the steps after it."""
-  (ipc,) = config.adapt_ipcs
-  common: dict[str, Any] = {'config': config, 'ipc': ipc}
-  in_theta = None
-  # Nothing is summed before a network is asked for.
-  networks = pool_networks(network, target, config)
-  # A set is known when it is translated, not while it is made in theta.
-  quiet = dataclasses.replace(options, state_fn=None)
-  if config.num_adaptation_steps:
-    result = adaptation.adapt(
-      *(network, start, target),
-      config=config,
-      options=options,
-      networks=networks if config.network_pool else None,
-    )
-    if not config.fit_labels and not config.finishing_steps:
-      return result
-    start, in_theta = result.translator, result.distilled_in_theta[ipc]
-  translated = translated_sets.distill_dataset(
-    start, target, **common, in_theta=in_theta, options=quiet
-  )
-  if config.fit_labels:
-    translated = finishing.fit_labels(
-      network, translated, target, config=config, networks=networks
-    )
-  if not config.finishing_steps:
-    last = baseline.DistillationResult(translated, [], {})
-    # What an adaptation showed last is the set before this one.
-    if config.num_adaptation_steps and options.state_fn is not None:
-      options.state_fn(0, last)
-    return last
-  return finishing.finish(
-    network, translated, target, **common, networks=networks, options=options
   )

@@ -9,7 +9,7 @@ from fsdd_jax.algorithms.configs import (
   short_classes_option,
 )
 from fsdd_jax.core import distill_step
-from fsdd_jax.options import option, out_of_range, seed_option
+from fsdd_jax.options import Config, option, out_of_range, seed_option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,3 +135,42 @@ class AdaptationConfig(UpdateConfig):
       if hasattr(self, field.name) and field.name != 'real_batch'
     }
     return DistillationConfig(**shared, ipc=ipc)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelConfig(Config):
+  """Labels in closed form for a set that no translator made [ours].
+
+  Example:
+    >>> LabelConfig(label_networks=16).pool('onehot', seed=3).network_pool
+    16
+  """
+
+  label_networks: int = option(
+    0,
+    'Random networks in which the labels of the set are fitted anew, in closed '
+    'form; 0: none [ours].',
+    least=0,
+  )
+  label_images: int = option(
+    0,
+    'Class-balanced real images in each of these networks; 0: all [ours].',
+    least=0,
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.label_images and not self.label_networks:
+      raise out_of_range(
+        'label_images', self.label_images, '0 without label_networks'
+      )
+
+  def pool(self, label_coding: str, *, seed: int) -> AdaptationConfig:
+    """What `fsdd_jax.fit_labels` takes; `seed` is of networks and images."""
+    return AdaptationConfig(
+      fit_labels=True,
+      network_pool=self.label_networks,
+      label_images=self.label_images,
+      label_coding=label_coding,
+      seed=seed,
+    )

@@ -10,18 +10,20 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from fsdd_jax.algorithms import baseline
 from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
-from fsdd_jax.algorithms.adaptation_samples import with_batches
+from fsdd_jax.algorithms.adaptation_samples import pool_networks, with_batches
 from fsdd_jax.core import krr_errors, label_fit, losses
 from fsdd_jax.data.target import NetworksFn, TargetSet
 from fsdd_jax.runtime import finite, metrics
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import LabeledSet
 
-# How strongly labels are held where they are; chosen on held-out images.
-_STRENGTH = 1.0
+# How strongly one network holds labels where they are, as no other network says
+# how; chosen on held-out images.
+_STRENGTH_OF_ONE = 1.0
 
 
 def method_name(method: str, config: AdaptationConfig) -> str:
@@ -39,13 +41,14 @@ def fit_labels(
   target: TargetSet,
   *,
   config: AdaptationConfig,
-  networks: NetworksFn,
+  networks: NetworksFn | None = None,
   clock: metrics.StageClock | None = None,
 ) -> LabeledSet:
   """Replaces labels by those of least squared error over the pool's networks.
 
   Translation makes new images, but keeps the labels that were learned in theta
-  for the images before.
+  for the images before; real images have those of their classes. How far labels
+  may move, each half of the networks says for the other half.
 
   Args:
     network: f, as for `adapt`.
@@ -53,50 +56,58 @@ def fit_labels(
     target: the target set (X_T, Y_T).
     config: as for `adapt`; the size of the pool, the real images of each
       network and the ridge.
-    networks: the pool that `pool_networks` made of the target set. It sums
-      nothing here if the config has a number of real images.
+    networks: the pool that `pool_networks` made of the target set, if it is
+      there already. It sums nothing here if the config has a number of real
+      images.
     clock: gets the seconds of `labels, IPC <I>`; those of the pool's
       statistics are a part of their own.
 
   Returns:
-    The set with new labels, which stay near the old ones.
+    The set with new labels, which stay as near the old ones as is best.
 
   Raises:
     FloatingPointError: if labels are not finite.
 
   Example:
     >>> import toy
-    >>> from fsdd_jax.algorithms.adaptation_samples import pool_networks
     >>> network, target = toy.problem()[0], toy.target()
     >>> config = AdaptationConfig(network_pool=2)
     >>> real = target.random_real(jax.random.key(0), ipc=2)
-    >>> pool = pool_networks(network, target, config)
-    >>> fitted = fit_labels(
-    ...   network, real, target, config=config, networks=pool
-    ... )
-    >>> fitted.labels.shape
+    >>> fit_labels(network, real, target, config=config).labels.shape
     (6, 3)
   """
   clock = clock or metrics.StageClock()
   network_at: Callable[[int], tuple[Any, krr_errors.Target | LabeledSet]]
-  network_at = networks
+  network_at = networks or pool_networks(network, target, config, clock)
   if config.label_images:
     network_at = with_batches(network, target, config, config.label_images)
   ipc = len(labeled.labels) // labeled.labels.shape[1]
   with clock.part(f'labels, IPC {ipc}'):
-    each = []
+    halves: list[label_fit.LabelSums] = []
     for index in range(config.network_pool):
       variables, seen = network_at(index)
       found = _sums(network, variables, labeled, seen, config.ridge)
       # The memory of one network's real images serves the next.
-      each.append(jax.block_until_ready(found))
-    sums = jax.tree.map(lambda *parts: sum(parts), *each)
-    labels = label_fit.fit(
-      sums, labeled.labels, labeled.mask, strength=_STRENGTH
-    )
+      jax.block_until_ready(found)
+      if index < 2:
+        halves.append(found)
+      else:
+        before = halves[index % 2]
+        halves[index % 2] = jax.tree.map(jnp.add, before, found)
+    labels = _fitted(halves, labeled)
     fitted = dataclasses.replace(labeled, labels=labels)
     finite.check(fitted, 'The set with fitted labels', 'Give a larger ridge.')
     return fitted
+
+
+@jax.jit
+def _fitted(
+  halves: list[label_fit.LabelSums], labeled: LabeledSet
+) -> jax.Array:
+  labels, mask = labeled.labels, labeled.mask
+  if len(halves) == 1:
+    return label_fit.fit(halves[0], labels, mask, strength=_STRENGTH_OF_ONE)
+  return label_fit.fit_checked((halves[0], halves[1]), labels, mask)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 from fsdd_jax.core import krr, krr_errors
 
+# Weights of the distance to given labels, from hardly any to nearly all.
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
 
 @flax.struct.dataclass
 class LabelSums:
@@ -66,7 +69,11 @@ def label_sums(
 
 
 def fit(
-  sums: LabelSums, labels: jax.Array, mask: jax.Array, *, strength: float
+  sums: LabelSums,
+  labels: jax.Array,
+  mask: jax.Array,
+  *,
+  strength: float | jax.Array,
 ) -> jax.Array:
   """The labels of least error that stay near given ones.
 
@@ -98,3 +105,49 @@ def fit(
   right = sums.linear / multiple + level * labels
   # The system of a kernel whose ridge is the strength.
   return krr.solve_kernel(sums.quadratic, right, ridge=strength, mask=mask)
+
+
+def fit_checked(
+  halves: tuple[LabelSums, LabelSums], labels: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """`fit` at the strength by which each half of the networks serves the other.
+
+  Real images with one-hot labels want new labels; labels that were learned in
+  many networks are best left. Half of the networks say which is the case.
+
+  Args:
+    halves: sums over one half of the networks, and over the other.
+    labels: `[n, k]` to stay near.
+    mask: `[n]`, 1 for an image and 0 for padding.
+
+  Returns:
+    Labels as from `fit`, and their strength `[]`, one of `STRENGTHS`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> sums = LabelSums(jnp.eye(2), jnp.array([[0.1, 1.0], [1.0, 0.1]]))
+    >>> fitted, strength = fit_checked((sums, sums), jnp.eye(2), jnp.ones(2))
+    >>> round(float(strength), 2)
+    0.01
+  """
+  strengths = jnp.array(STRENGTHS)
+
+  one, two = halves
+
+  def score(strength: jax.Array) -> jax.Array:
+    by_one, by_two = (
+      fit(half, labels, mask, strength=strength) for half in halves
+    )
+    return _explained(two, by_one) + _explained(one, by_two)
+
+  # One after another, as each has a system of the set's size.
+  best = strengths[jnp.argmax(jax.lax.map(score, strengths))]
+  whole = jax.tree.map(jnp.add, *halves)
+  return fit(whole, labels, mask, strength=best), best
+
+
+def _explained(sums: LabelSums, labels: jax.Array) -> jax.Array:
+  """What the best multiple of the predictions takes from the squared error."""
+  linear = jnp.sum(labels * sums.linear)
+  quadratic = jnp.sum(labels * krr.matmul(sums.quadratic, labels))
+  return jnp.where(linear > 0, linear**2 / quadratic, 0.0)

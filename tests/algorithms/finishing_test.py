@@ -12,7 +12,10 @@ from fsdd_jax.algorithms import (
   finishing,
   translated_sets,
 )
-from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
+from fsdd_jax.algorithms.adaptation_config import (
+  AdaptationConfig,
+  LabelConfig,
+)
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import metrics
 
@@ -65,9 +68,23 @@ def test_each_network_has_real_images_of_its_own():
   assert np.abs(batches[0][1].images - batches[1][1].images).max() > 0
 
 
+def test_one_network_fits_labels_without_another_to_check_it():
+  alone = _fitted(toy.target(), None, network_pool=1)
+  both = _fitted(toy.target(), None)
+  assert np.abs(alone - both).max() > 1e-3
+
+
+def test_the_pool_need_not_be_given():
+  target = toy.target()
+  pool = adaptation_samples.pool_networks(toy.problem()[0], target, _CONFIG)
+  np.testing.assert_array_equal(_fitted(target, None), _fitted(target, pool))
+
+
 def test_images_for_labels_that_are_not_fitted_are_refused():
   with pytest.raises(ValueError, match=r'label_images = 5 .*fit_labels'):
     AdaptationConfig(network_pool=2, label_images=5)
+  with pytest.raises(ValueError, match=r'label_images = 5 .*label_networks'):
+    LabelConfig(label_images=5)
 
 
 def test_seconds_are_those_of_each_ipc():

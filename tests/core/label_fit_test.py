@@ -126,6 +126,55 @@ def test_padding_changes_no_label():
   assert not np.any(found[6:])
 
 
+def _halves(num_networks, scale):
+  """Half-sums of labels near the truth, by `scale` of noise, and by numpy."""
+  each, _, truth, mask = _networks(12, 40, num_networks=num_networks)
+  first = _predictor(*each[0])
+  near = np.linalg.lstsq(first, truth, rcond=None)[0]
+  noise = np.random.default_rng(1).standard_normal(near.shape)
+  labels = (near + scale * noise).astype(np.float32)
+  targets = [krr_errors.statistics(seen, truth, mask) for _, seen in each]
+  halves = tuple(
+    _total(each[start::2], jnp.ones(12), targets[start::2]) for start in (0, 1)
+  )
+  return each, labels, truth.astype(np.float64), halves
+
+
+@pytest.mark.parametrize('scale', [0.0, 0.3, 3.0])
+def test_each_half_of_the_networks_chooses_for_the_other(scale):
+  each, labels, truth, halves = _halves(6, scale)
+  found, strength = label_fit.fit_checked(halves, labels, jnp.ones(12))
+
+  def score(strength):
+    total = 0.0
+    for own in (0, 1):
+      fitted = label_fit.fit(
+        halves[own], labels, jnp.ones(12), strength=strength
+      )
+      fitted = np.asarray(fitted, np.float64)
+      predicted = np.stack(
+        [_predictor(*x) @ fitted for x in each[1 - own :: 2]]
+      )
+      multiple = np.sum(predicted * truth) / np.sum(predicted**2)
+      total -= np.sum((multiple * predicted - truth) ** 2)
+    return total
+
+  assert strength == np.float32(max(label_fit.STRENGTHS, key=score))
+  whole = jax.tree.map(jnp.add, *halves)
+  expected = label_fit.fit(whole, labels, jnp.ones(12), strength=strength)
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_labels_that_say_nothing_move_further_than_good_ones():
+  strengths = []
+  for scale in (0.0, 10.0):
+    _, labels, _, halves = _halves(6, scale)
+    found = label_fit.fit_checked(halves, labels, jnp.ones(12))
+    strengths.append(float(found[1]))
+  good, poor = strengths
+  assert good > poor
+
+
 def test_labels_that_predict_worse_than_nothing_are_replaced():
   sums = label_fit.LabelSums(jnp.eye(2), jnp.eye(2))
   found = label_fit.fit(sums, -jnp.eye(2), jnp.ones(2), strength=0.1)

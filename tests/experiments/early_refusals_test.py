@@ -50,6 +50,7 @@ def distilled(tmp_path, monkeypatch):
     ('benchmarks/step.py', 'ipc=1'),
     ('evaluate.py', 'a', 'b'),
     ('export.py', '--output={0}'),
+    ('relabel.py', '--output={0}'),
     ('strip.py', '--output={0}'),
     ('heldout.py', '--output={0}'),
   ],

@@ -142,6 +142,7 @@ def test_the_command_of_a_card_is_what_the_file_records(name):
   [
     ('export.py', 'digits_ipc1', '--output=out', '--formats=npz'),
     ('strip.py', 'digits_ipc1', '--output=out/strip.png'),
+    ('relabel.py', 'digits_ipc1', '--output=out/relabelled.safetensors'),
     (
       *('distill.py', '--start=digits_ipc1', '--dataset=digits', '--ipc=1'),
       *('--width=4', '--num_steps=1', '--workdir=out'),

@@ -9,7 +9,7 @@ import pytest
 import toy
 from measures import costs, programs
 from measures.programs import Program
-from workbench import columns, estimates, tasks
+from workbench import columns, estimates, score_estimates, tasks
 from workbench.tasks import Task
 
 _TARGET = ('--dataset=digits', '--width=4')
@@ -153,13 +153,22 @@ def test_an_adaptation_counts_the_steps_of_its_sets(monkeypatch):
   assert seconds('--num_adaptation_steps=8') == of_theta + 5 * 2 * 30 + 8 + 2
 
 
+def test_real_images_with_labels_take_the_passes_of_these(monkeypatch):
+  monkeypatch.setattr(estimates, 'real_pass', lambda _: costs.Estimate(1.0, 1))
+  flags = '--method=random_real', '--limit=100', '--label_networks=3'
+  assert estimates.of_task(_distil(*flags)).seconds == 3
+  few = estimates.of_task(_distil(*flags, '--label_images=50'))
+  assert few.seconds == pytest.approx(3 / 2)
+
+
 def test_scores_count_networks_and_training():
   task = _distil()
   one, three = (
-    estimates.of_scores(task, 1, protocol='krr', repeats=n) for n in (1, 3)
+    score_estimates.of_scores(task, 1, protocol='krr', repeats=n)
+    for n in (1, 3)
   )
   assert three.seconds == pytest.approx(3 * one.seconds)
-  trained = estimates.of_scores(task, 1, protocol='frepo', repeats=1)
+  trained = score_estimates.of_scores(task, 1, protocol='frepo', repeats=1)
   assert trained.seconds > one.seconds
 
 

@@ -112,6 +112,17 @@ def test_labels_are_fitted_in_the_pool_after_translation(tmp_path):
   assert np.abs(adapted.labels - plain.labels).max() > 1e-3
 
 
+def test_labels_are_fitted_after_any_method(tmp_path):
+  (tmp_path / 'tiny_pool.flags').write_text('--num_steps=2\n')
+  last = _last_by(tmp_path)
+  for name, title in (('pool', '1 Net'), ('random_real', 'random real')):
+    _, plain = last(name)
+    found, fitted = last(f'{name} --label_networks=2')
+    assert found == f'{title}, labels(2)'
+    np.testing.assert_array_equal(fitted.images, plain.images)
+    assert np.abs(fitted.labels - plain.labels).max() > 1e-3
+
+
 @pytest.mark.parametrize(
   ('flags', 'title', 'unlike_later'),
   [
