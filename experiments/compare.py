@@ -5,7 +5,7 @@ flags: --methods="baseline,pool,pool --num_networks=64,frepo,adapt". A name of
 distill.py --method is that method, any other is Alg. 4, but for `translate`
 (w/o Ada) and `adapt` (w Ada), which share a flagfile. In --network_pool
 networks, --fit_labels fits their labels, and --finishing_steps goes on by
-direct steps.
+direct steps. Any other method ends with labels by --label_networks=16.
 
 By default it scores held-out training images, as it serves to choose. What is
 done stays done: the same command goes on after a kill, and one with other

@@ -35,9 +35,11 @@ from fsdd_jax.algorithms.peers.peer_configs import (
 )
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.runtime import files, processes
+from fsdd_jax.runtime import files, metrics, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
+from fsdd_jax.runtime.workdir import claimed_workdir, options_within
 from fsdd_jax.storage import distilled_set, learned_network
+from fsdd_jax.types import LabeledSet
 from workbench import config_flags, launching, problems, results
 from workbench.methods import METHODS, Method
 
@@ -205,36 +207,49 @@ def main(_: list[str]) -> None:
     network=network_config,
     config=config,
   )
+  title = plan.title
   if processes.is_first_process():
-    distilled = describe(
-      synthetic, method=plan.title, further=plan.further or None
-    )
-    _write(workdir / 'distilled.safetensors', distilled, result.seconds)
+    distilled = describe(synthetic, method=title, further=plan.further or None)
+    _write(workdir / 'distilled.safetensors', distilled)
     if _SAVE_NETWORKS.value:
       record = distilled.metadata.recipe
       _save_networks(workdir, result.seen, plan, config.seed, record)
-  if not labels.label_networks:
-    return
-  pool = labels.pool(config.label_coding, seed=config.seed)
-  fitted = finishing.fit_labels(
-    network, synthetic, target, config=pool, clock=clock
-  )
+  if labels.label_networks:
+    pool = labels.pool(config.label_coding, seed=config.seed)
+    title = finishing.method_name(title, pool)
+    plan.further['labels'] = dataclasses.asdict(labels)
+    # Labels have settings of their own, and other ones would replace them.
+    with claimed_workdir(options_within(options, 'labels'), labels):
+      _fit_labels(
+        workdir / 'fitted.safetensors',
+        functools.partial(
+          finishing.fit_labels, network, synthetic, target, config=pool
+        ),
+        functools.partial(describe, method=title, further=plan.further),
+        clock,
+      )
   if processes.is_first_process():
-    title = finishing.method_name(plan.title, pool)
-    further = {**plan.further, 'labels': dataclasses.asdict(labels)}
-    found = describe(fitted, method=title, further=further)
-    found = results.with_learned_labels(found)
-    _write(workdir / 'fitted.safetensors', found, clock.seconds())
+    results.report_seconds(title, clock.seconds())
 
 
-def _write(
+def _fit_labels(
   path: pathlib.Path,
-  distilled: distilled_set.DistilledSet,
-  seconds: Mapping[str, float],
+  fit: Callable[..., LabeledSet],
+  describe: Callable[[LabeledSet], distilled_set.DistilledSet],
+  clock: metrics.StageClock,
 ) -> None:
+  """Writes the set with new labels, if it is not there already."""
+  if processes.any_process(path.exists()):
+    print(f'{path} is there already.')
+    return
+  fitted = fit(clock=clock)
+  if processes.is_first_process():
+    _write(path, results.with_learned_labels(describe(fitted)))
+
+
+def _write(path: pathlib.Path, distilled: distilled_set.DistilledSet) -> None:
   """Writes a set and its picture, and says so."""
   results.write_result(path, distilled)
-  results.report_seconds(distilled.metadata.recipe['method'], seconds)
   print(f'Wrote {path} and {path.with_suffix(".png")}.')
 
 

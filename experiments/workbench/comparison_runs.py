@@ -104,6 +104,9 @@ def run_once(path: pathlib.Path, runner: runners.Runner, plan: Plan) -> Record:
     method=runner.title,
     further={**runner.further, 'steps': steps},
   )
+  adapted = runner.further.get('adaptation', {})
+  if 'labels' in runner.further or adapted.get('fit_labels'):
+    distilled = results.with_learned_labels(distilled)
   distilled_set.save_distilled(_set_of(path), distilled)
   points = tuple(plan.scoring.curve(snapshots))
   record = Record(runner.title, runner.settings, steps, points)

@@ -42,9 +42,11 @@ def _of_distill(task: Task) -> Estimate:
   data, network, config, labels = config_flags.parse(
     task.arguments, DataConfig, NetworkConfig, DistillationConfig, LabelConfig
   )
+  fitted = _label_passes(
+    shapes.problem_of(data, network), labels.label_networks, labels.label_images
+  )
   if REAL in task.arguments:
-    problem = shapes.problem_of(data, network)
-    return _label_passes(problem, labels.label_networks, labels.label_images)
+    return fitted
   reduced_to = None
   if 'theta' in task.needs:
     reduced_to = _large(task.needs['theta'])[0].image_shape
@@ -59,6 +61,7 @@ def _of_distill(task: Task) -> Estimate:
     ridge=config.ridge,
     num_target=min(config.real_batch, problem.num_real),
   ).times(config.num_steps)
+  own = own.then(fitted)
   if config.real_batch:
     return own
   kept = config.num_networks if config.revisit else 1
@@ -105,8 +108,10 @@ def _of_adapt(task: Task) -> Estimate:
 
 def _label_passes(problem: Problem, networks: int, images: int) -> Estimate:
   """Passes of some real images, 0 for all, through a number of networks."""
+  if not networks:
+    return NOTHING
   share = images / problem.num_real if images else 1
-  return real_pass(problem).times(networks * share)
+  return real_pass(problem).times(networks * min(1, share))
 
 
 def _translator(

@@ -154,7 +154,8 @@ class LabelConfig(Config):
   )
   label_images: int = option(
     0,
-    'Class-balanced real images in each of these networks; 0: all [ours].',
+    'Class-balanced real images in each of these networks; 0, or more than '
+    'there are: all [ours].',
     least=0,
   )
 
@@ -166,7 +167,10 @@ class LabelConfig(Config):
       )
 
   def pool(self, label_coding: str, *, seed: int) -> AdaptationConfig:
-    """What `fsdd_jax.fit_labels` takes; `seed` is of networks and images."""
+    """What `fsdd_jax.fit_labels` takes; `seed` is of networks and images.
+
+    Its ridge is that of the protocol `krr`, for which labels are fitted.
+    """
     return AdaptationConfig(
       fit_labels=True,
       network_pool=self.label_networks,

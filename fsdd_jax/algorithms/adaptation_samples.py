@@ -115,6 +115,7 @@ def pool_networks(
   target: TargetSet,
   config: AdaptationConfig,
   clock: metrics.StageClock | None = None,
+  part: str = 'adaptation statistics',
 ) -> NetworksFn:
   """The networks of an adaptation's pool, each with the statistics of X_T.
 
@@ -126,6 +127,7 @@ def pool_networks(
     target: the target set (X_T, Y_T).
     config: the size of the pool and the seed of its weights.
     clock: gets the seconds of the statistics.
+    part: their name there.
 
   Returns:
     A function of the network's number; it sums the statistics of a network at
@@ -147,7 +149,7 @@ def pool_networks(
     num_networks=config.network_pool or total,
     keep=config.network_pool or 1,
     clock=clock,
-    part='adaptation statistics',
+    part=part,
   )
 
 

@@ -17,6 +17,7 @@ from fsdd_jax.algorithms.adaptation_config import AdaptationConfig
 from fsdd_jax.algorithms.adaptation_samples import pool_networks, with_batches
 from fsdd_jax.core import krr_errors, label_fit, losses
 from fsdd_jax.data.target import NetworksFn, TargetSet
+from fsdd_jax.options import out_of_range
 from fsdd_jax.runtime import finite, metrics
 from fsdd_jax.runtime.loop import LoopOptions
 from fsdd_jax.types import LabeledSet
@@ -67,6 +68,7 @@ def fit_labels(
 
   Raises:
     FloatingPointError: if labels are not finite.
+    ValueError: if the config has no pool.
 
   Example:
     >>> import toy
@@ -78,10 +80,15 @@ def fit_labels(
   """
   clock = clock or metrics.StageClock()
   network_at: Callable[[int], tuple[Any, krr_errors.Target | LabeledSet]]
-  network_at = networks or pool_networks(network, target, config, clock)
-  if config.label_images:
+  if not config.network_pool:
+    raise out_of_range('network_pool', 0, '1 or more, for fit_labels')
+  network_at = networks or pool_networks(
+    network, target, config, clock, part='label statistics'
+  )
+  # More images than there are would be some of them twice.
+  if 0 < config.label_images <= len(target.labels):
     network_at = with_batches(network, target, config, config.label_images)
-  ipc = len(labeled.labels) // labeled.labels.shape[1]
+  ipc = int(labeled.mask.sum()) // labeled.labels.shape[1]
   with clock.part(f'labels, IPC {ipc}'):
     halves: list[label_fit.LabelSums] = []
     for index in range(config.network_pool):
@@ -96,7 +103,12 @@ def fit_labels(
         halves[index % 2] = jax.tree.map(jnp.add, before, found)
     labels = _fitted(halves, labeled)
     fitted = dataclasses.replace(labeled, labels=labels)
-    finite.check(fitted, 'The set with fitted labels', 'Give a larger ridge.')
+    finite.check(
+      fitted,
+      'The set with fitted labels',
+      'Its images may have no features in these networks, as constant ones, or '
+      'the ridge is too small.',
+    )
     return fitted
 
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from fsdd_jax.core import krr, krr_errors
 
-# Weights of the distance to given labels, from hardly any to nearly all.
-STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# Weights of the distance to given labels, from nearly all to hardly any: of
+# equally good ones the first is taken.
+STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 
 
 @flax.struct.dataclass
@@ -87,14 +88,15 @@ def fit(
       the quadratic form.
 
   Returns:
-    `[n, k]` labels; zero where padded. They keep the scale of the given ones,
-    whose best multiple is what they stay near.
+    `[n, k]` labels; zero where padded. They stay near the best multiple of the
+    given ones, and have the norm of these, as the closed form sees no scale but
+    a training does.
 
   Example:
     >>> import jax.numpy as jnp
-    >>> sums = LabelSums(jnp.eye(2), jnp.array([[1.0, 0.5], [0.0, 1.0]]))
+    >>> sums = LabelSums(jnp.eye(2), jnp.array([[0.0, 1.0], [1.0, 0.0]]))
     >>> fit(sums, jnp.eye(2), jnp.ones(2), strength=0.0).tolist()
-    [[1.0, 0.5], [0.0, 1.0]]
+    [[0.0, 1.0], [1.0, 0.0]]
   """
   labels = labels * mask[:, None]
   level = strength * jnp.trace(sums.quadratic) / jnp.maximum(mask.sum(), 1.0)
@@ -104,7 +106,9 @@ def fit(
   multiple = jnp.where(multiple > 0, multiple, 1.0)
   right = sums.linear / multiple + level * labels
   # The system of a kernel whose ridge is the strength.
-  return krr.solve_kernel(sums.quadratic, right, ridge=strength, mask=mask)
+  found = krr.solve_kernel(sums.quadratic, right, ridge=strength, mask=mask)
+  given, size = jnp.linalg.norm(labels), jnp.linalg.norm(found)
+  return jnp.where((given > 0) & (size > 0), given / size, 1.0) * found
 
 
 def fit_checked(
@@ -141,7 +145,9 @@ def fit_checked(
     return _explained(two, by_one) + _explained(one, by_two)
 
   # One after another, as each has a system of the set's size.
-  best = strengths[jnp.argmax(jax.lax.map(score, strengths))]
+  scores = jax.lax.map(score, strengths)
+  scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
+  best = strengths[jnp.argmax(scores)]
   whole = jax.tree.map(jnp.add, *halves)
   return fit(whole, labels, mask, strength=best), best
 
@@ -150,4 +156,5 @@ def _explained(sums: LabelSums, labels: jax.Array) -> jax.Array:
   """What the best multiple of the predictions takes from the squared error."""
   linear = jnp.sum(labels * sums.linear)
   quadratic = jnp.sum(labels * krr.matmul(sums.quadratic, labels))
-  return jnp.where(linear > 0, linear**2 / quadratic, 0.0)
+  explained = linear**2 / jnp.where(quadratic > 0, quadratic, jnp.inf)
+  return jnp.where(linear > 0, explained, 0.0)

@@ -57,6 +57,23 @@ def test_labels_of_few_real_images_need_no_statistics(monkeypatch):
   assert np.abs(few - other).max() > 1e-3
 
 
+def test_more_images_than_there_are_are_all_of_them():
+  target = toy.target()
+  by_statistics = _fitted(target, None)
+  more = _fitted(target, None, label_images=len(target.labels) + 1)
+  np.testing.assert_array_equal(more, by_statistics)
+
+
+def test_a_config_without_networks_is_refused():
+  with pytest.raises(ValueError, match='network_pool = 0'):
+    finishing.fit_labels(
+      toy.problem()[0],
+      toy.target().random_real(jax.random.key(0), ipc=1),
+      toy.target(),
+      config=AdaptationConfig(),
+    )
+
+
 def test_each_network_has_real_images_of_its_own():
   target, network = toy.target(), toy.problem()[0]
   on_batch = adaptation_samples.with_batches(network, target, _CONFIG, 6)

@@ -67,6 +67,7 @@ def test_labels_are_those_of_penalised_least_squares(n, d, strength):
   rows = np.concatenate([stacked, np.sqrt(level) * np.eye(n)])
   right = np.concatenate([goal / multiple, np.sqrt(level) * prior])
   expected = np.linalg.lstsq(rows, right, rcond=None)[0]
+  expected *= np.linalg.norm(prior) / np.linalg.norm(expected)
   np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
 
 
@@ -178,4 +179,20 @@ def test_labels_that_say_nothing_move_further_than_good_ones():
 def test_labels_that_predict_worse_than_nothing_are_replaced():
   sums = label_fit.LabelSums(jnp.eye(2), jnp.eye(2))
   found = label_fit.fit(sums, -jnp.eye(2), jnp.ones(2), strength=0.1)
-  np.testing.assert_allclose(found, np.eye(2) * 0.9 / 1.1, rtol=1e-6)
+  np.testing.assert_allclose(found, np.eye(2), rtol=1e-6)
+
+
+def test_labels_that_predict_next_to_nothing_do_not_blow_up():
+  sums = label_fit.LabelSums(jnp.eye(2), jnp.eye(2))
+  near = jnp.array([[1e-6, 1.0], [-1.0, 1e-6]])
+  for labels in (near, jnp.zeros((2, 2))):
+    found = label_fit.fit(sums, labels, jnp.ones(2), strength=0.1)
+    assert 0 < np.linalg.norm(found) < 2
+
+
+def test_halves_that_contradict_each_other_leave_labels_alone():
+  one = label_fit.LabelSums(jnp.eye(2), jnp.eye(2))
+  two = label_fit.LabelSums(jnp.eye(2), -jnp.eye(2))
+  labels = jnp.array([[1.0, 0.5], [0.5, 1.0]])
+  _, strength = label_fit.fit_checked((one, two), labels, jnp.ones(2))
+  assert strength == max(label_fit.STRENGTHS)

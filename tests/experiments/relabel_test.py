@@ -1,5 +1,6 @@
 """New labels for a set that is there: what they serve, and what is refused."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -38,7 +39,8 @@ def test_real_images_score_higher_with_new_labels(real, tmp_path):
   about = after.metadata
   assert about.label_coding == 'learned'
   assert about.recipe['method'] == 'random real, labels(4)'
-  assert about.recipe['labels']['networks'] == 4
+  assert about.recipe['labels'] == {'label_networks': 4, 'label_images': 0}
+  assert about.seeds['labels'] == 0
   assert path.with_suffix('.png').exists()
   scored = binaries.run('evaluate.py', path, '--repeats=3')
   assert scored.returncode == 0, scored.stderr
@@ -78,12 +80,64 @@ def test_distillation_may_end_with_labels(real, tmp_path):
   method = 'random real, labels(2)'
   assert fitted.metadata.recipe['method'] == method
   assert method in result.stdout
+  seconds = (workdir / 'seconds.jsonl').read_text()
+  files = (workdir / 'distilled.safetensors', workdir / 'fitted.safetensors')
+  before = [path.read_bytes() for path in files]
+  again = _SET[0], *_SET[1:], f'--workdir={workdir}', '--label_networks=2'
+  other = binaries.run(*again, '--label_images=50')
+  assert other.returncode != 0
+  assert 'label_images: 40 there, 50 now' in other.stderr
+  same = binaries.run(*again, '--label_images=40')
+  assert same.returncode == 0, same.stderr
+  assert 'is there already' in same.stdout
+  assert [path.read_bytes() for path in files] == before
+  # Labels were not fitted again, so their seconds stay.
+  fitted_once = [line for line in seconds.splitlines() if 'labels' in line]
+  last = (workdir / 'seconds.jsonl').read_text().splitlines()
+  assert [line for line in last if 'labels' in line] == fitted_once
+
+
+def test_labels_have_the_coding_of_the_set(real, tmp_path):
+  one_hot = distilled_set.read_distilled(real)
+  labels = np.repeat(np.eye(10, dtype=np.float32), 2, axis=0)
+  metadata = dataclasses.replace(one_hot.metadata, label_coding='onehot')
+  path = tmp_path / 'onehot.safetensors'
+  distilled_set.save_distilled(
+    path, dataclasses.replace(one_hot, labels=labels, metadata=metadata)
+  )
+  output = tmp_path / 'relabelled.safetensors'
+  result = _relabel(path, output, '--label_networks=4', '--label_images=200')
+  assert result.returncode == 0, result.stderr
+  found = distilled_set.read_distilled(output).labels
+  assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(labels), 1e-3)
+  # Those of centred labels have sums near zero.
+  assert found.sum() / np.abs(found).sum() > 0.2
+
+
+def test_a_set_that_names_no_network_or_has_other_images_is_refused(
+  real, tmp_path
+):
+  known = distilled_set.read_distilled(real)
+  nameless = dataclasses.replace(known.metadata, network={})
+  images = np.repeat(known.images, 2, axis=1)
+  for changes, named in (
+    ({'metadata': nameless}, 'does not name the network'),
+    ({'images': images}, 'images of shape (16, 8, 1)'),
+  ):
+    path = tmp_path / 'set.safetensors'
+    distilled_set.save_distilled(path, dataclasses.replace(known, **changes))
+    result = _relabel(path, tmp_path / 'out.safetensors')
+    assert result.returncode != 0
+    assert named in result.stderr
+  result = _relabel(real, tmp_path / 'out.safetensors', '--label_networks=0')
+  assert 'fits nothing' in result.stderr
 
 
 @pytest.mark.parametrize('name', ['distilled.safetensors', 'labels.npz'])
 def test_an_output_that_would_be_lost_or_misread_is_refused(real, name):
   before = real.read_bytes()
-  result = _relabel(real, real.with_name(name))
+  linked = real.parent / '..' / real.parent.name / name
+  result = _relabel(real, linked)
   assert result.returncode != 0
   assert 'another file' in result.stderr
   assert real.read_bytes() == before
