@@ -13,11 +13,11 @@ done stays done: the same command goes on after a kill, and one with other
 missing; tables and pictures are of its methods alone. Distilled sets lie in
 W/methods/ipcI, for evaluate.py.
 
---preset=peers is the protocol of all methods at equal time: it runs random
-real, herding, k-centre, 1 Net, Pool, Baseline, w/o Ada and w Ada (of
---translator), FRePo, RFAD, RCIG and KIP at IPC 1, 10 and 50, a minute each, and
-scores their ends by krr, frepo and dc, and by training AlexNet, VGG11 and
-ResNet18; flags that are given go before it.
+--preset=peers is the protocol of all methods at equal time: it runs random real
+(also with labels in closed form), herding, k-centre, 1 Net, Pool, Baseline, w/o
+Ada and w Ada (of --translator), FRePo, RFAD, RCIG and KIP at IPC 1, 10 and 50,
+a minute each, and scores their ends by krr, frepo and dc, and by training
+AlexNet, VGG11 and ResNet18; flags that are given go before it.
 
   python experiments/compare.py --dataset=cifar10 --holdout=0.04 --ipcs=1,10 \
       --seconds=60 --translator=runs/omega/translator.safetensors \
@@ -113,8 +113,8 @@ CONFIGS = (DataConfig, NetworkConfig, TranslatorConfig)
 DEFAULTS = {'holdout': 0.1}
 PEERS = {
   'methods': (
-    'random_real,herding,k_centre,one_net,pool,baseline,translate,adapt,frepo,'
-    'rfad,rcig,kip'
+    'random_real,random_real --label_networks=16 --label_images=1000,herding,'
+    'k_centre,one_net,pool,baseline,translate,adapt,frepo,rfad,rcig,kip'
   ).split(','),
   'ipcs': ['1', '10', '50'],
   'seconds': 60.0,

@@ -227,7 +227,8 @@ def test_compare_of_all_methods_by_one_flag(tmp_path):
     (tmp_path / f'tiny_{name}.flags').write_text(text)
   given = []
   if importlib.util.find_spec('neural_tangents') is None:
-    methods = 'random_real,herding,k_centre,one_net,pool,baseline,translate'
+    methods = 'random_real,random_real --label_networks=16 --label_images=1000'
+    methods += ',herding,k_centre,one_net,pool,baseline,translate'
     given = [f'--methods={methods},adapt,frepo,rfad,rcig']
   result = run(
     'compare.py',
@@ -247,7 +248,8 @@ def test_compare_of_all_methods_by_one_flag(tmp_path):
   assert result.returncode == 0, result.stderr
   found = json.loads((tmp_path / 'ends_ipc1.json').read_text())['ends']
   names = [
-    *('random real', 'herding', 'k-centre', '1 Net', 'Pool(2)', 'Baseline'),
+    *('random real', 'random real, labels(16)', 'herding', 'k-centre'),
+    *('1 Net', 'Pool(2)', 'Baseline'),
     *('w/o Pre-Train, w/o Ada', 'w/o Pre-Train, fresh networks', 'FRePo'),
     *('RFAD', 'RCIG', 'KIP'),
   ]
