@@ -39,6 +39,18 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+  # Labels in closed form.
+  Mutant('core/label_fit', 'return _explained(two, by_one) + _explained(one, by_two)',
+         'return _explained(one, by_one) + _explained(two, by_two)',
+         'core/label_fit'),
+  Mutant('core/label_fit', 'jnp.where((given > 0) & (size > 0), given / size, 1.0)',
+         '1.0', 'core/label_fit'),
+  Mutant('core/label_fit', 'jnp.where(jnp.isfinite(scores), scores, -jnp.inf)',
+         '-scores', 'core/label_fit'),
+  Mutant('algorithms/finishing', 'halves[index % 2] = jax',
+         'halves[0] = jax', 'algorithms/finishing'),
+  Mutant('algorithms/finishing', '0 < config.label_images <= len(target.labels)',
+         '0 < config.label_images', 'algorithms/finishing'),
   # Data: draws, splits, labels.
   Mutant('data/subsets', 'noise = jnp.where(valid, noise, -1.0)',
          'noise = jnp.where(valid, noise, 2.0)', 'data/subsets'),

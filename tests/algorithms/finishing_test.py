@@ -16,6 +16,7 @@ from fsdd_jax.algorithms.adaptation_config import (
   AdaptationConfig,
   LabelConfig,
 )
+from fsdd_jax.core import label_fit, losses
 from fsdd_jax.data.target import TargetSet
 from fsdd_jax.runtime import metrics
 
@@ -89,6 +90,25 @@ def test_one_network_fits_labels_without_another_to_check_it():
   alone = _fitted(toy.target(), None, network_pool=1)
   both = _fitted(toy.target(), None)
   assert np.abs(alone - both).max() > 1e-3
+
+
+def test_each_network_of_the_pool_is_in_one_of_the_halves():
+  target, network = toy.target(), toy.problem()[0]
+  labeled = target.random_real(jax.random.key(5), ipc=2)
+  config = dataclasses.replace(_CONFIG, network_pool=5)
+  networks = adaptation_samples.pool_networks(network, target, config)
+  each = []
+  for variables, statistics in map(networks, range(5)):
+    features = losses.feature_fn(network)(variables, labeled.images)
+    each.append(
+      label_fit.label_sums(features, labeled.mask, statistics, ridge=1e-6)
+    )
+  halves = tuple(
+    jax.tree.map(lambda *x: sum(x), *each[start::2]) for start in (0, 1)
+  )
+  expected, _ = label_fit.fit_checked(halves, labeled.labels, labeled.mask)
+  found = _fitted(target, networks, network_pool=5)
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_pool_need_not_be_given():
