@@ -265,8 +265,9 @@ def test_each_column_has_its_flagfiles(scale, rows):
   assert len(set(names)) == len(names)
   # Shared by all rows: the cache, two translators, a learned network. A row
   # has four adapted translators and three runs without, and for each IPC 1 Net,
-  # Bi-Level, Baseline and Pool; each set is scored, random real with 1 Net.
-  assert len(found) == 4 + len(rows) * (7 + 2 * 4 + 2 * 11)
+  # Bi-Level, Baseline, Pool and real images with labels; each set is scored,
+  # random real with 1 Net.
+  assert len(found) == 4 + len(rows) * (7 + 2 * 5 + 2 * 12)
   for task in found:
     assert pathlib.Path(task.binary).exists()
 
