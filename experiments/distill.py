@@ -35,7 +35,7 @@ from fsdd_jax.algorithms.peers.peer_configs import (
 )
 from fsdd_jax.data import resolution
 from fsdd_jax.data.target import TargetSet
-from fsdd_jax.runtime import files, metrics, processes
+from fsdd_jax.runtime import files, processes
 from fsdd_jax.runtime.loop import LoopOptions, with_clock
 from fsdd_jax.runtime.workdir import claimed_workdir, options_within
 from fsdd_jax.storage import distilled_set, learned_network
@@ -222,11 +222,10 @@ def main(_: list[str]) -> None:
     with claimed_workdir(options_within(options, 'labels'), labels):
       _fit_labels(
         workdir / 'fitted.safetensors',
-        functools.partial(
-          finishing.fit_labels, network, synthetic, target, config=pool
+        lambda: finishing.fit_labels(
+          network, synthetic, target, config=pool, clock=clock
         ),
         functools.partial(describe, method=title, further=plan.further),
-        clock,
       )
   if processes.is_first_process():
     results.report_seconds(title, clock.seconds())
@@ -234,15 +233,14 @@ def main(_: list[str]) -> None:
 
 def _fit_labels(
   path: pathlib.Path,
-  fit: Callable[..., LabeledSet],
+  fit: Callable[[], LabeledSet],
   describe: Callable[[LabeledSet], distilled_set.DistilledSet],
-  clock: metrics.StageClock,
 ) -> None:
   """Writes the set with new labels, if it is not there already."""
   if processes.any_process(path.exists()):
     print(f'{path} is there already.')
     return
-  fitted = fit(clock=clock)
+  fitted = fit()
   if processes.is_first_process():
     _write(path, results.with_learned_labels(describe(fitted)))
 

@@ -54,10 +54,10 @@ def data_config(path: str, distilled: distilled_set.DistilledSet) -> DataConfig:
     **(fields or {'image_size': distilled.images.shape[1]}),
     **{name: value for name, value in changed.items() if value is not None},
   }
-  return make(DataConfig, fields, path)
+  return _config(DataConfig, fields, path)
 
 
-def make(kind: Callable[..., Made], fields: Any, path: str) -> Made:
+def _config(kind: Callable[..., Made], fields: Any, path: str) -> Made:
   """A config of the fields in a file; its errors name the file."""
   try:
     return kind(**fields)
@@ -118,7 +118,7 @@ def make_network(
   if kind == 'name' and name == described[kind]:
     own = {'image_shape': list(shape), 'network': described}
     return weight_files.network_of(path, own, count)[1]
-  config = make(NetworkConfig, described if kind == 'network' else {}, path)
+  config = _config(NetworkConfig, described if kind == 'network' else {}, path)
   if name != described.get(kind):
     config = NetworkConfig(network=str(name), width=config.width)
   return problems.make_network(config, shape, count)

@@ -42,9 +42,12 @@ def _of_distill(task: Task) -> Estimate:
   data, network, config, labels = config_flags.parse(
     task.arguments, DataConfig, NetworkConfig, DistillationConfig, LabelConfig
   )
-  fitted = _label_passes(
-    shapes.problem_of(data, network), labels.label_networks, labels.label_images
-  )
+  fitted = NOTHING
+  if labels.label_networks:
+    fitted = _label_passes(
+      shapes.problem_of(data, network),
+      *(labels.label_networks, labels.label_images),
+    )
   if REAL in task.arguments:
     return fitted
   reduced_to = None
@@ -108,8 +111,6 @@ def _of_adapt(task: Task) -> Estimate:
 
 def _label_passes(problem: Problem, networks: int, images: int) -> Estimate:
   """Passes of some real images, 0 for all, through a number of networks."""
-  if not networks:
-    return NOTHING
   share = images / problem.num_real if images else 1
   return real_pass(problem).times(networks * min(1, share))
 

@@ -134,9 +134,9 @@ def make_runner(
     return _adapting(name, arguments, problem, start, ipc, settings)
   runner = _distilling(name, arguments, problem, ipc, settings)
   (labels,) = config_flags.parse(arguments, LabelConfig)
-  return (
-    _with_labels(runner, problem, labels) if labels.label_networks else runner
-  )
+  if labels.label_networks:
+    return _with_labels(runner, problem, labels)
+  return runner
 
 
 def _distilling(

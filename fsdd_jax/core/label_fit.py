@@ -100,8 +100,8 @@ def fit(
   """
   labels = labels * mask[:, None]
   level = strength * jnp.trace(sums.quadratic) / jnp.maximum(mask.sum(), 1.0)
-  quadratic = jnp.sum(labels * krr.matmul(sums.quadratic, labels))
-  multiple = jnp.sum(labels * sums.linear) / quadratic
+  linear, quadratic = _products(sums, labels)
+  multiple = linear / quadratic
   # Labels that predict worse than nothing have no multiple to keep.
   multiple = jnp.where(multiple > 0, multiple, 1.0)
   right = sums.linear / multiple + level * labels
@@ -135,7 +135,6 @@ def fit_checked(
     0.01
   """
   strengths = jnp.array(STRENGTHS)
-
   one, two = halves
 
   def score(strength: jax.Array) -> jax.Array:
@@ -152,9 +151,16 @@ def fit_checked(
   return fit(whole, labels, mask, strength=best), best
 
 
+def _products(
+  sums: LabelSums, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Of the predictions with the target labels, and with themselves."""
+  quadratic = jnp.sum(labels * krr.matmul(sums.quadratic, labels))
+  return jnp.sum(labels * sums.linear), quadratic
+
+
 def _explained(sums: LabelSums, labels: jax.Array) -> jax.Array:
   """What the best multiple of the predictions takes from the squared error."""
-  linear = jnp.sum(labels * sums.linear)
-  quadratic = jnp.sum(labels * krr.matmul(sums.quadratic, labels))
+  linear, quadratic = _products(sums, labels)
   explained = linear**2 / jnp.where(quadratic > 0, quadratic, jnp.inf)
   return jnp.where(linear > 0, explained, 0.0)
